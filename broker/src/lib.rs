@@ -5,3 +5,7 @@
 pub mod queue;
 
 // shell modules
+pub mod auth;
+pub mod config;
+pub mod exit;
+pub mod telemetry;

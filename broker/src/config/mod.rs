@@ -1,0 +1,205 @@
+//! The settings of `qbroker serve`: one table, four layers, typed values.
+//!
+//! [`SETTINGS`] names every setting once. Flags, environment, file and defaults are layered over
+//! each other by [`Layers::resolve`], which remembers where each value came from; what the broker
+//! reads is the plain [`Settings`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::flags::ServeFlags;
+pub use self::layers::{ConfigError, Environment, Layers, Origin, Resolved, ResolvedRow};
+pub use self::table::{Fallback, SETTINGS, Setting, find};
+
+mod flags;
+mod layers;
+mod reference;
+mod table;
+mod value;
+
+pub use self::reference::reference_page;
+
+/// Typed values of every setting, checked one by one and against each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The folder that holds everything the broker keeps.
+    pub data_dir: PathBuf,
+    /// Free disk space below which publishes are refused.
+    pub disk_reserve: DiskReserve,
+    /// Size of a log segment.
+    pub segment_bytes: u32,
+    /// Where gRPC listens; port 0 takes a free one.
+    pub grpc_listen: SocketAddr,
+    /// Where HTTP listens; `None` is off.
+    pub http_listen: Option<SocketAddr>,
+    /// Certificate chain for gRPC; set exactly where `tls_key` is.
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of `tls_cert`.
+    pub tls_key: Option<PathBuf>,
+    /// File of accepted tokens.
+    pub auth_tokens: Option<PathBuf>,
+    /// Asks nobody for a token.
+    pub insecure_no_auth: bool,
+    /// Makes a missing queue on first use.
+    pub auto_create_queues: bool,
+    /// Largest payload of one message.
+    pub payload_bytes_max: usize,
+    /// Most messages in one publish batch.
+    pub batch_messages_max: u32,
+    /// Most bytes in one publish batch.
+    pub batch_bytes_max: usize,
+    /// Most gRPC connections at once.
+    pub connections_max: u32,
+    /// Most calls at once on one connection.
+    pub streams_max: u32,
+    /// Memory for what is not yet on disk or not yet sent.
+    pub pending_bytes_max: usize,
+    /// How long a stopping broker waits for running jobs.
+    pub shutdown_grace: Duration,
+    /// Level or filter of the log.
+    pub log_level: String,
+    /// How the log is written.
+    pub log_format: LogFormat,
+}
+
+/// Free disk space to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskReserve {
+    /// The larger of 1 GiB and 5 % of the file system.
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl DiskReserve {
+    /// The reserve on a file system of `total` bytes.
+    pub fn bytes_of(self, total: u64) -> u64 {
+        match self {
+            Self::Auto => (total / 20).max(1 << 30),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// One line of text per event.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for Settings {
+    /// The defaults of the table, as they are on this machine.
+    fn default() -> Self {
+        let mut settings = Self::blank();
+        for setting in SETTINGS {
+            (setting.set)(&mut settings, &setting.default_text())
+                .expect("a test sets every default");
+        }
+        settings
+    }
+}
+
+impl Settings {
+    /// Values nobody sees: every row of the table overwrites its own.
+    fn blank() -> Self {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            data_dir: PathBuf::new(),
+            disk_reserve: DiskReserve::Auto,
+            segment_bytes: 0,
+            grpc_listen: nowhere,
+            http_listen: None,
+            tls_cert: None,
+            tls_key: None,
+            auth_tokens: None,
+            insecure_no_auth: false,
+            auto_create_queues: false,
+            payload_bytes_max: 0,
+            batch_messages_max: 0,
+            batch_bytes_max: 0,
+            connections_max: 0,
+            streams_max: 0,
+            pending_bytes_max: 0,
+            shutdown_grace: Duration::ZERO,
+            log_level: String::new(),
+            log_format: LogFormat::Auto,
+        }
+    }
+
+    /// What no single setting can see: values that do not fit together.
+    fn check(&self) -> Result<(), ConfigError> {
+        let conflict = |text: &str| Err(ConfigError::Conflict(text.to_owned()));
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return conflict("tls-cert and tls-key belong together: set both or neither");
+        }
+        if self.insecure_no_auth && self.auth_tokens.is_some() {
+            return conflict("insecure-no-auth and auth-tokens contradict each other: set one");
+        }
+        if self.batch_bytes_max < self.payload_bytes_max {
+            return conflict(
+                "max-batch-bytes is below max-payload: such a message would never fit",
+            );
+        }
+        // A batch is one frame, and a frame must fit into half a segment with its overhead.
+        if u64::from(self.segment_bytes) < 4 * self.batch_bytes_max as u64 {
+            return conflict("segment-bytes must be at least four times max-batch-bytes");
+        }
+        if self.pending_bytes_max < 2 * self.batch_bytes_max {
+            return conflict("max-pending-bytes must be at least twice max-batch-bytes");
+        }
+        let same = |http: SocketAddr| http.port() != 0 && http == self.grpc_listen;
+        if self.http_listen.is_some_and(same) {
+            return conflict("grpc-listen and http-listen are the same address");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_value_of_its_setting_and_they_fit_together() {
+        for setting in SETTINGS {
+            let set = (setting.set)(&mut Settings::blank(), &setting.default_text());
+            assert_eq!(set, Ok(()), "{}", setting.name);
+        }
+        assert!(Settings::default().check().is_ok());
+    }
+
+    #[test]
+    fn values_that_do_not_fit_together_are_refused() {
+        type Spoil = fn(&mut Settings);
+        let broken: [(&str, Spoil); 6] = [
+            ("tls-cert", |s| s.tls_cert = Some("c.pem".into())),
+            ("contradict", |s| {
+                s.insecure_no_auth = true;
+                s.auth_tokens = Some("t".into());
+            }),
+            ("below max-payload", |s| s.batch_bytes_max = s.payload_bytes_max - 1),
+            ("four times", |s| s.segment_bytes = 1 << 20),
+            ("twice", |s| s.pending_bytes_max = s.batch_bytes_max),
+            ("same address", |s| s.http_listen = Some(s.grpc_listen)),
+        ];
+        for (expected, spoil) in broken {
+            let mut settings = Settings::default();
+            spoil(&mut settings);
+            let error = settings.check().expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_reserve_is_the_larger_of_a_gib_and_a_twentieth() {
+        assert_eq!(DiskReserve::Auto.bytes_of(10 << 30), 1 << 30);
+        assert_eq!(DiskReserve::Auto.bytes_of(200 << 30), 10 << 30);
+        assert_eq!(DiskReserve::Bytes(5).bytes_of(200 << 30), 5);
+    }
+}
