@@ -5,7 +5,11 @@
 pub mod queue;
 
 // shell modules
+pub mod accept;
 pub mod auth;
 pub mod config;
 pub mod exit;
+pub mod metrics;
 pub mod telemetry;
+pub mod tls;
+pub mod web;
