@@ -1,1 +1,21 @@
-//! The client.
+//! The Rust client of qbroker.
+#![warn(missing_docs)]
+
+mod backoff;
+mod connection;
+mod error;
+mod group;
+mod message;
+mod options;
+mod publisher;
+mod reason;
+mod stream;
+mod time;
+
+pub use connection::Client;
+pub use error::{Error, Reason, Refusal};
+pub use message::{DeadLetterInfo, DeadLetterReason, Failure, Leased, Message, OutgoingMessage};
+pub use options::ClientBuilder;
+pub use publisher::{
+    BatchReceipt, PendingBatch, PendingReceipt, Publisher, PublisherBuilder, Receipt,
+};

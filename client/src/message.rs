@@ -1,0 +1,274 @@
+//! Messages, as they are published and as they are received.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use qbroker_proto::v1::{self, outgoing_message::Schedule};
+
+use crate::time;
+
+/// A message to publish.
+///
+/// ```
+/// use std::time::Duration;
+/// use qbroker_client::OutgoingMessage;
+///
+/// let reminder = OutgoingMessage::new(r#"{"user": 7}"#)
+///     .queue("mails")
+///     .message_type("send_reminder")
+///     .content_type("application/json")
+///     .header("tenant", "acme")
+///     .delay(Duration::from_secs(3600));
+/// # drop(reminder);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+#[must_use = "a message does nothing until it is published"]
+pub struct OutgoingMessage(pub(crate) v1::OutgoingMessage);
+
+impl OutgoingMessage {
+    /// A message with this content. Payloads are not copied: hand in [`Bytes`] where there are some.
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self(v1::OutgoingMessage { payload: payload.into(), ..v1::OutgoingMessage::default() })
+    }
+
+    /// Where to, instead of the publisher's queue.
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.0.queue = queue.into();
+        self
+    }
+
+    /// An id of your own, 1-64 characters of `[A-Za-z0-9_-]`.
+    ///
+    /// Inside the queue's dedup window a second message of this id is not stored; its receipt says
+    /// `duplicate`. Default: the broker makes one.
+    pub fn message_id(mut self, id: impl Into<String>) -> Self {
+        self.0.message_id = id.into();
+        self
+    }
+
+    /// What the payload is, `application/json` say.
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.0.content_type = content_type.into();
+        self
+    }
+
+    /// What kind of work this is.
+    pub fn message_type(mut self, message_type: impl Into<String>) -> Self {
+        self.0.message_type = message_type.into();
+        self
+    }
+
+    /// The application's own id; need not be unique.
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.0.correlation_id = id.into();
+        self
+    }
+
+    /// Adds a header, or replaces it. Keys are lower case.
+    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.0.headers.insert(key.into(), value.into());
+        self
+    }
+
+    /// Delivered no earlier than this long after it was accepted.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.0.schedule = Some(Schedule::Delay(time::duration(delay)));
+        self
+    }
+
+    /// Delivered no earlier than at this time, by the broker's clock.
+    pub fn deliver_time(mut self, time: SystemTime) -> Self {
+        self.0.schedule = Some(Schedule::DeliverTime(time.into()));
+        self
+    }
+
+    /// What it takes of a publisher's budget: its content and what is kept around it.
+    pub(crate) fn cost(&self) -> usize {
+        let headers: usize =
+            self.0.headers.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.0.payload.len() + headers + MESSAGE_OVERHEAD_BYTES
+    }
+}
+
+/// Ids, keys and bookkeeping of one message, roughly.
+const MESSAGE_OVERHEAD_BYTES: usize = 256;
+
+/// A stored message.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Message {
+    /// The publisher's id, or the broker's.
+    pub message_id: String,
+    /// The queue it is in.
+    pub queue: String,
+    /// The content.
+    pub payload: Bytes,
+    /// What the payload is; may be empty.
+    pub content_type: String,
+    /// The application's headers.
+    pub headers: HashMap<String, String>,
+    /// What kind of work this is; may be empty.
+    pub message_type: String,
+    /// The application's own id; may be empty.
+    pub correlation_id: String,
+    /// Its place in the broker's log: unique, growing.
+    pub sequence: u64,
+    /// When it was accepted, by the broker's clock.
+    pub publish_time: Option<SystemTime>,
+    /// When it became deliverable, where it was delayed.
+    pub deliver_time: Option<SystemTime>,
+    /// How it became a dead letter, where it is one.
+    pub dead_letter: Option<DeadLetterInfo>,
+}
+
+impl From<v1::Message> for Message {
+    fn from(message: v1::Message) -> Self {
+        Self {
+            message_id: message.message_id,
+            queue: message.queue,
+            payload: message.payload,
+            content_type: message.content_type,
+            headers: message.headers,
+            message_type: message.message_type,
+            correlation_id: message.correlation_id,
+            sequence: message.sequence.try_into().unwrap_or_default(),
+            publish_time: message.publish_time.and_then(time::system_time),
+            deliver_time: message.deliver_time.and_then(time::system_time),
+            dead_letter: message.dead_letter.map(DeadLetterInfo::from),
+        }
+    }
+}
+
+/// A message under a lease: yours until you settle it or the lease ends.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Leased {
+    /// Names the lease; opaque, valid on any connection.
+    pub lease_token: Bytes,
+    /// The message.
+    pub message: Message,
+    /// Which attempt this is, from 1: 1 + failures + crashes.
+    pub attempt: u32,
+    /// How often it was nacked before.
+    pub failures: u32,
+    /// How often its lease ended by time or with a lost session.
+    pub crashes: u32,
+    /// What the latest nack told.
+    pub last_failure: Option<Failure>,
+}
+
+impl From<v1::Delivery> for Leased {
+    fn from(delivery: v1::Delivery) -> Self {
+        Self {
+            lease_token: delivery.lease_token,
+            message: delivery.message.unwrap_or_default().into(),
+            attempt: count(delivery.attempt),
+            failures: count(delivery.failures),
+            crashes: count(delivery.crashes),
+            last_failure: delivery.last_failure.map(Failure::from),
+        }
+    }
+}
+
+/// Why an attempt failed, in the application's words. The broker cuts what is longer than 4 KiB.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// Exception or error class.
+    pub kind: String,
+    /// One line for people.
+    pub message: String,
+    /// Traceback or other detail.
+    pub details: String,
+}
+
+impl Failure {
+    /// A failure of this kind with this message.
+    #[must_use]
+    pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: kind.into(), message: message.into(), details: String::new() }
+    }
+
+    /// Adds a traceback or other detail.
+    #[must_use]
+    pub fn details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+}
+
+impl From<v1::Failure> for Failure {
+    fn from(failure: v1::Failure) -> Self {
+        Self { kind: failure.r#type, message: failure.message, details: failure.details }
+    }
+}
+
+impl From<Failure> for v1::Failure {
+    fn from(failure: Failure) -> Self {
+        Self { r#type: failure.kind, message: failure.message, details: failure.details }
+    }
+}
+
+/// How a message became a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetterInfo {
+    /// The queue in which it failed.
+    pub source_queue: String,
+    /// Why it was given up.
+    pub reason: DeadLetterReason,
+    /// The last failure, where the consumer told one.
+    pub failure: Option<Failure>,
+    /// How often it had been delivered, without releases.
+    pub attempts: u32,
+    /// When, by the broker's clock.
+    pub dead_letter_time: Option<SystemTime>,
+}
+
+impl From<v1::DeadLetterInfo> for DeadLetterInfo {
+    fn from(info: v1::DeadLetterInfo) -> Self {
+        Self {
+            reason: DeadLetterReason::from_wire(info.reason()),
+            source_queue: info.source_queue,
+            failure: info.failure.map(Failure::from),
+            attempts: count(info.attempts),
+            dead_letter_time: info.dead_letter_time.and_then(time::system_time),
+        }
+    }
+}
+
+/// Why a message was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeadLetterReason {
+    /// Its failures reached the queue's `max_attempts`.
+    MaxAttempts,
+    /// Its leases ended without a settlement `max_crashes` times.
+    MaxCrashes,
+    /// Its time to live ended.
+    Expired,
+    /// A consumer gave it up.
+    ByConsumer,
+    /// The queue was full.
+    Overflow,
+    /// A reason that this client does not know, of a newer broker.
+    Unknown,
+}
+
+impl DeadLetterReason {
+    fn from_wire(reason: v1::DeadLetterReason) -> Self {
+        match reason {
+            v1::DeadLetterReason::MaxAttempts => Self::MaxAttempts,
+            v1::DeadLetterReason::MaxCrashes => Self::MaxCrashes,
+            v1::DeadLetterReason::Expired => Self::Expired,
+            v1::DeadLetterReason::ByConsumer => Self::ByConsumer,
+            v1::DeadLetterReason::Overflow => Self::Overflow,
+            v1::DeadLetterReason::Unspecified => Self::Unknown,
+        }
+    }
+}
+
+/// A count that is never negative, from the wire's signed one.
+pub(crate) fn count(wire: i32) -> u32 {
+    wire.try_into().unwrap_or_default()
+}

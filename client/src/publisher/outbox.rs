@@ -1,0 +1,493 @@
+//! What a publisher has to send and what it waits for: the producer's side of the protocol.
+//!
+//! Knows no connection: requests are taken from it, answers are put into it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use qbroker_proto::v1::{self, publish_stream_request::Kind};
+use tokio::sync::Semaphore;
+
+use super::receipt::{BatchReceipt, Stored};
+use crate::connection::random_id;
+use crate::error::{Error, Reason, Refusal};
+use crate::group::Group;
+use crate::message::OutgoingMessage;
+
+type Request = v1::PublishStreamRequest;
+
+/// Everything a publisher holds, in the order it goes out.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    queue: String,
+    producer: Producer,
+    /// Sent or about to be, by number, ascending; the first one is the oldest unanswered.
+    unconfirmed: VecDeque<Numbered>,
+    /// How many of `unconfirmed` went out on the present stream. Invariant: the first ones.
+    sent: usize,
+    /// Their encoded bytes.
+    sent_bytes: usize,
+    /// Complete batches without a number.
+    ready: VecDeque<Batch>,
+    /// What single messages are gathered into.
+    open: Option<Batch>,
+    stream: Stream,
+    /// Nothing more is accepted; once all is answered the stream is half-closed.
+    closing: bool,
+    failed: Option<Error>,
+    /// Bytes that may still be offered; given back as batches are answered.
+    budget: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Producer {
+    id: String,
+    /// 0 until the broker gave one.
+    epoch: i64,
+    next_batch_id: i64,
+    /// Every batch up to this one is answered.
+    confirmed_through: i64,
+}
+
+impl Producer {
+    fn fresh() -> Self {
+        Self { id: random_id(), epoch: 0, next_batch_id: 1, confirmed_through: 0 }
+    }
+}
+
+/// How far the present stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    /// There is none.
+    Down,
+    /// `PublishOpen` has to be sent.
+    Opening,
+    /// `PublishOpened` has to come; no batch goes out before.
+    AwaitingOpened,
+    /// Batches go out within these bounds.
+    Open { bytes_max: usize, batches_max: usize },
+}
+
+#[derive(Debug)]
+struct Batch {
+    messages: Vec<v1::OutgoingMessage>,
+    /// What it takes of the budget.
+    cost: usize,
+    group: Arc<Group<Stored>>,
+    kind: BatchKind,
+}
+
+#[derive(Debug)]
+enum BatchKind {
+    /// Published as a batch: all or nothing.
+    Whole,
+    /// Gathered from single messages, which stand alone.
+    Gathered {
+        /// Which member of the group each message is, once one of them was refused.
+        members: Option<Vec<usize>>,
+        /// The ids in it, with their queues: one id may be in a batch once.
+        ids: HashSet<(String, String)>,
+    },
+}
+
+#[derive(Debug)]
+struct Numbered {
+    id: i64,
+    request: Arc<Request>,
+    encoded_bytes: usize,
+    cost: usize,
+    messages: usize,
+    group: Arc<Group<Stored>>,
+    gathered: Option<Option<Vec<usize>>>,
+}
+
+/// What the stream should do next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Send(Arc<Request>),
+    /// Nothing now.
+    Wait,
+    /// Half-close: everything is answered and nothing more will come.
+    End,
+}
+
+/// A batch of single messages is complete at this many; more gain nothing.
+const GATHERED_MESSAGES_MAX: usize = 500;
+
+/// A batch of single messages is complete at this many bytes, far below the broker's 8 MiB.
+const GATHERED_BYTES_MAX: usize = 1024 * 1024;
+
+/// While this many batches are unanswered, single messages gather until there are
+/// `GATHERED_MESSAGES_WORTH` of them: few large batches cost less than many small ones, and the
+/// next answer, which is at most one sync away, sends what there is.
+const BATCHES_BUSY: usize = 4;
+
+/// So many single messages are worth a batch of their own at once.
+const GATHERED_MESSAGES_WORTH: usize = 100;
+
+impl Outbox {
+    pub(super) fn new(queue: String, budget: Arc<Semaphore>) -> Self {
+        Self {
+            queue,
+            producer: Producer::fresh(),
+            unconfirmed: VecDeque::new(),
+            sent: 0,
+            sent_bytes: 0,
+            ready: VecDeque::new(),
+            open: None,
+            stream: Stream::Down,
+            closing: false,
+            failed: None,
+            budget,
+        }
+    }
+
+    /// Takes one message in; its group and which member of it the message is.
+    ///
+    /// # Errors
+    ///
+    /// The publisher is closed or has failed.
+    pub(super) fn offer(
+        &mut self,
+        message: OutgoingMessage,
+        cost: usize,
+    ) -> Result<(Arc<Group<Stored>>, usize), Error> {
+        self.accepts()?;
+        if !self.open.as_ref().is_none_or(|open| open.has_room_for(&message, cost)) {
+            self.ready.extend(self.open.take());
+        }
+        let open = self.open.get_or_insert_with(Batch::gathered);
+        let member = open.messages.len();
+        open.push(message, cost);
+        Ok((Arc::clone(&open.group), member))
+    }
+
+    /// Takes a batch in, behind what was offered before.
+    ///
+    /// # Errors
+    ///
+    /// The publisher is closed or has failed.
+    pub(super) fn offer_batch(
+        &mut self,
+        messages: Vec<OutgoingMessage>,
+        cost: usize,
+    ) -> Result<Arc<Group<Stored>>, Error> {
+        self.accepts()?;
+        self.ready.extend(self.open.take());
+        let group = Group::new();
+        let messages = messages.into_iter().map(|message| message.0).collect();
+        let batch = Batch { messages, cost, group: Arc::clone(&group), kind: BatchKind::Whole };
+        self.ready.push_back(batch);
+        Ok(group)
+    }
+
+    /// A new stream takes the place of the one before.
+    pub(super) fn begin_stream(&mut self) {
+        self.stream = Stream::Opening;
+        self.sent = 0;
+        self.sent_bytes = 0;
+    }
+
+    /// The stream broke; what it carried goes out again on the next one.
+    pub(super) fn end_stream(&mut self) {
+        self.stream = Stream::Down;
+    }
+
+    /// What the present stream should send.
+    pub(super) fn next(&mut self) -> Next {
+        match self.stream {
+            Stream::Down => Next::End,
+            Stream::Opening => {
+                self.stream = Stream::AwaitingOpened;
+                Next::Send(self.open_request())
+            }
+            Stream::AwaitingOpened => Next::Wait,
+            Stream::Open { bytes_max, batches_max } => self.next_batch(bytes_max, batches_max),
+        }
+    }
+
+    /// Whether nothing more will come and everything that was taken in is answered.
+    pub(super) fn is_done(&self) -> bool {
+        self.closing && self.unconfirmed.is_empty() && self.ready.is_empty() && self.open.is_none()
+    }
+
+    /// What ended the publisher, where something did.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failed.clone()
+    }
+
+    /// Accepts nothing more.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// The broker took the producer in and told what became of the unanswered batches.
+    ///
+    /// # Errors
+    ///
+    /// The answer does not fit what was sent.
+    pub(super) fn opened(&mut self, opened: v1::PublishOpened) -> Result<(), Error> {
+        if self.producer.epoch != 0 && self.producer.epoch != opened.epoch {
+            return Err(Error::Protocol(format!(
+                "the producer was opened with epoch {} and answered with {}",
+                self.producer.epoch, opened.epoch
+            )));
+        }
+        self.producer.epoch = opened.epoch;
+        self.answered(opened.missed.unwrap_or_default())?;
+        self.stream = Stream::Open {
+            bytes_max: opened.max_unconfirmed_bytes.try_into().unwrap_or(0),
+            batches_max: opened.max_unconfirmed_batches.try_into().unwrap_or(0).max(1),
+        };
+        Ok(())
+    }
+
+    /// The broker answered every batch up to `through_batch_id`.
+    ///
+    /// # Errors
+    ///
+    /// The answer does not fit what was sent.
+    pub(super) fn answered(&mut self, answers: v1::BatchesConfirmed) -> Result<(), Error> {
+        let count = self.count_answered(&answers)?;
+        let mut refused = answers.refused.into_iter().peekable();
+        let mut duplicates = answers.duplicates.into_iter().peekable();
+        let mut again = Vec::new();
+        for first_sequence in answers.first_sequences.into_iter().take(count) {
+            let batch = self.take_first_unconfirmed();
+            if let Some(refused) = refused.next_if(|refused| refused.batch_id == batch.id) {
+                again.extend(self.refused(batch, refused));
+            } else {
+                let found = duplicates.next_if(|duplicates| duplicates.batch_id == batch.id);
+                self.stored(batch, first_sequence, found);
+            }
+        }
+        for batch in again.into_iter().rev() {
+            self.ready.push_front(batch);
+        }
+        Ok(())
+    }
+
+    /// The broker does not know the producer any more: what is unanswered may or may not be stored,
+    /// what was not sent goes on with a fresh producer.
+    pub(super) fn producer_forgotten(&mut self, why: &str) {
+        for batch in std::mem::take(&mut self.unconfirmed) {
+            self.budget.add_permits(batch.cost);
+            batch.group.finish(Err(Error::OutcomeUnknown(why.to_owned())));
+        }
+        self.producer = Producer::fresh();
+    }
+
+    /// Ends everything with `error`; what was not answered gets it.
+    pub(super) fn fail(&mut self, error: &Error) {
+        self.failed.get_or_insert_with(|| error.clone());
+        self.end_stream();
+        for batch in std::mem::take(&mut self.unconfirmed) {
+            self.budget.add_permits(batch.cost);
+            batch.group.finish(Err(error.clone()));
+        }
+        for batch in std::mem::take(&mut self.ready).into_iter().chain(self.open.take()) {
+            self.budget.add_permits(batch.cost);
+            batch.group.finish(Err(error.clone()));
+        }
+    }
+
+    fn accepts(&self) -> Result<(), Error> {
+        match &self.failed {
+            Some(error) => Err(Error::Closed(error.to_string())),
+            None if self.closing => Err(Error::Closed("the publisher was closed".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    fn open_request(&self) -> Arc<Request> {
+        let open = v1::PublishOpen {
+            producer_id: self.producer.id.clone(),
+            epoch: self.producer.epoch,
+            confirmed_through_batch_id: self.producer.confirmed_through,
+        };
+        Arc::new(Request { kind: Some(Kind::Open(open)) })
+    }
+
+    fn next_batch(&mut self, bytes_max: usize, batches_max: usize) -> Next {
+        if batches_max <= self.sent {
+            return Next::Wait;
+        }
+        if self.sent == self.unconfirmed.len() {
+            let Some(batch) = self.take_ready() else {
+                return if self.is_done() { Next::End } else { Next::Wait };
+            };
+            let numbered = self.number(batch);
+            self.unconfirmed.push_back(numbered);
+        }
+        let next = &self.unconfirmed[self.sent];
+        // One batch may go out however large it is.
+        if self.sent != 0 && bytes_max < self.sent_bytes + next.encoded_bytes {
+            return Next::Wait;
+        }
+        self.sent += 1;
+        self.sent_bytes += next.encoded_bytes;
+        Next::Send(Arc::clone(&next.request))
+    }
+
+    fn take_ready(&mut self) -> Option<Batch> {
+        if let Some(batch) = self.ready.pop_front() {
+            return Some(batch);
+        }
+        let worth = self.closing
+            || self.sent < BATCHES_BUSY
+            || self.open.as_ref().is_some_and(|open| {
+                GATHERED_MESSAGES_WORTH <= open.messages.len()
+                    || GATHERED_BYTES_MAX / 4 <= open.cost
+            });
+        if worth { self.open.take() } else { None }
+    }
+
+    fn number(&mut self, batch: Batch) -> Numbered {
+        let id = self.producer.next_batch_id;
+        self.producer.next_batch_id += 1;
+        let messages = batch.messages.len();
+        let request = v1::PublishRequest {
+            queue: self.queue.clone(),
+            messages: batch.messages,
+            allow_partial: false,
+        };
+        let batch_request = v1::PublishBatch {
+            batch_id: id,
+            request: Some(request),
+            confirmed_through_batch_id: self.producer.confirmed_through,
+        };
+        Numbered {
+            id,
+            encoded_bytes: prost::Message::encoded_len(&batch_request),
+            request: Arc::new(Request { kind: Some(Kind::Batch(batch_request)) }),
+            cost: batch.cost,
+            messages,
+            group: batch.group,
+            gathered: match batch.kind {
+                BatchKind::Whole => None,
+                BatchKind::Gathered { members, .. } => Some(members),
+            },
+        }
+    }
+
+    /// How many batches `answers` answers, once it is known to fit.
+    fn count_answered(&self, answers: &v1::BatchesConfirmed) -> Result<usize, Error> {
+        let through = answers.through_batch_id;
+        let count = usize::try_from(through - self.producer.confirmed_through).ok();
+        match count {
+            Some(count)
+                if count <= self.unconfirmed.len() && answers.first_sequences.len() == count =>
+            {
+                Ok(count)
+            }
+            _ => Err(Error::Protocol(format!(
+                "batches through {through} were answered with {} sequences while {} are unanswered \
+                 after {}",
+                answers.first_sequences.len(),
+                self.unconfirmed.len(),
+                self.producer.confirmed_through
+            ))),
+        }
+    }
+
+    fn take_first_unconfirmed(&mut self) -> Numbered {
+        let batch = self.unconfirmed.pop_front().expect("as many as were counted");
+        if self.sent != 0 {
+            self.sent -= 1;
+            self.sent_bytes -= batch.encoded_bytes;
+        }
+        self.producer.confirmed_through = batch.id;
+        batch
+    }
+
+    fn stored(
+        &self,
+        batch: Numbered,
+        first_sequence: i64,
+        duplicates: Option<v1::BatchDuplicates>,
+    ) {
+        self.budget.add_permits(batch.cost);
+        let indexes = duplicates.map(|duplicates| duplicates.indexes).unwrap_or_default();
+        let receipt = BatchReceipt {
+            first_sequence: first_sequence.try_into().unwrap_or_default(),
+            messages: batch.messages,
+            duplicates: indexes.into_iter().filter_map(|index| index.try_into().ok()).collect(),
+        };
+        batch.group.finish(Ok(Stored { receipt, members: batch.gathered.flatten() }));
+    }
+
+    /// Tells a refusal to whom it concerns; returns the messages that are to be sent again because
+    /// they shared a batch with the one that was refused.
+    fn refused(&self, batch: Numbered, refused: v1::BatchRefused) -> Option<Batch> {
+        let refusal = Refusal::from(refused.error.unwrap_or_default());
+        let Some(members) = batch.gathered.filter(|_| concerns_one_message(&refusal.reason)) else {
+            self.budget.add_permits(batch.cost);
+            batch.group.finish(Err(Error::Refused(refusal)));
+            return None;
+        };
+        let mut members = members.unwrap_or_else(|| (0..batch.messages).collect());
+        let index = usize::try_from(refused.index).unwrap_or(usize::MAX);
+        if members.len() <= index || members.len() == 1 {
+            self.budget.add_permits(batch.cost);
+            batch.group.finish(Err(Error::Refused(refusal)));
+            return None;
+        }
+        batch.group.refuse(members.remove(index), Error::Refused(refusal));
+        let mut messages = messages_of(batch.request);
+        let cost = OutgoingMessage(messages.remove(index)).cost();
+        self.budget.add_permits(cost);
+        let kind = BatchKind::Gathered { members: Some(members), ids: HashSet::new() };
+        Some(Batch { messages, cost: batch.cost - cost, group: batch.group, kind })
+    }
+}
+
+impl Batch {
+    fn gathered() -> Self {
+        let kind = BatchKind::Gathered { members: None, ids: HashSet::new() };
+        Self { messages: Vec::new(), cost: 0, group: Group::new(), kind }
+    }
+
+    fn has_room_for(&self, message: &OutgoingMessage, cost: usize) -> bool {
+        let BatchKind::Gathered { ids, .. } = &self.kind else { return false };
+        self.messages.len() < GATHERED_MESSAGES_MAX
+            && self.cost + cost <= GATHERED_BYTES_MAX
+            && (message.0.message_id.is_empty() || !ids.contains(&id_of(message)))
+    }
+
+    fn push(&mut self, message: OutgoingMessage, cost: usize) {
+        if let BatchKind::Gathered { ids, .. } = &mut self.kind
+            && !message.0.message_id.is_empty()
+        {
+            ids.insert(id_of(&message));
+        }
+        self.cost += cost;
+        self.messages.push(message.0);
+    }
+}
+
+fn id_of(message: &OutgoingMessage) -> (String, String) {
+    (message.0.queue.clone(), message.0.message_id.clone())
+}
+
+fn messages_of(request: Arc<Request>) -> Vec<v1::OutgoingMessage> {
+    let request = Arc::unwrap_or_clone(request);
+    match request.kind {
+        Some(Kind::Batch(v1::PublishBatch { request: Some(request), .. })) => request.messages,
+        _ => unreachable!("a numbered request is a batch"),
+    }
+}
+
+/// Whether a refusal is the fault of the message it names, so that the others may succeed.
+fn concerns_one_message(reason: &Reason) -> bool {
+    matches!(
+        reason,
+        Reason::InvalidArgument
+            | Reason::InvalidQueueName
+            | Reason::MessageTooLarge
+            | Reason::DuplicateInBatch
+            | Reason::QueueNotFound
+            | Reason::QueueFull
+            | Reason::FeatureUnsupported
+            | Reason::PermissionDenied
+    )
+}
