@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn every_reason_of_the_protocol_has_a_variant() {
         let reference = include_str!("../../proto/qbroker/v1/types.proto");
-        let table = reference.split("//   ------").nth(1).expect("the table of reasons");
+        let table = reference.split("//   -----").nth(1).expect("the table of reasons");
         let listed: Vec<&str> = table
             .lines()
             .filter_map(|line| line.strip_prefix("//   "))
