@@ -1,0 +1,326 @@
+//! Checkpoints: the owner's state at an LSN, written and verified with the log's care.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, File, Mode, read_file, read_up_to};
+use crate::error::{DiskError, Doing as _, WriteError};
+use crate::frame::{put, seeded_crc, u32_at, u64_at};
+use crate::layout::{CKPT, hex16};
+use crate::lsn::Lsn;
+
+const MAGIC: &[u8; 8] = b"QBRKCKP1";
+const VERSION: u32 = 1;
+const HEADER_LEN: usize = 128;
+const TABLE_ENTRY_LEN: usize = 48;
+/// State is checksummed in pieces, so that damage can be named and memory stays small.
+const CHUNK_BYTES: usize = 1 << 20;
+/// The file whose room the next checkpoints take when the disk is full.
+const BALLAST: &str = "ckpt/ballast";
+/// A segment that was still written when the checkpoint was.
+pub(crate) const OPEN_END: Lsn = Lsn(u64::MAX);
+
+pub(crate) fn path(lsn: Lsn) -> String {
+    format!("{CKPT}/ckpt-{:016x}", lsn.0)
+}
+
+/// A segment as a checkpoint remembers it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentEntry {
+    pub(crate) seq: u64,
+    pub(crate) nonce: [u8; 16],
+    pub(crate) first_lsn: Lsn,
+    /// [`OPEN_END`] while it was being written.
+    pub(crate) last_lsn: Lsn,
+    pub(crate) epoch: u64,
+}
+
+/// What a checkpoint says apart from the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) lsn: Lsn,
+    /// Epoch of the record at `lsn`: proves that the log is still the one this was taken of.
+    pub(crate) epoch: u64,
+    pub(crate) created_ms: u64,
+    /// Every segment there was.
+    pub(crate) segments: Vec<SegmentEntry>,
+}
+
+/// A checkpoint read back.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) meta: Meta,
+    pub(crate) state: Bytes,
+    pub(crate) bytes: u64,
+}
+
+/// Header and segment table, then the state in chunks.
+fn encode_front(meta: &Meta, state_len: u64, log_id: &[u8; 16]) -> (Vec<u8>, u32) {
+    let mut bytes = vec![0; HEADER_LEN];
+    put(&mut bytes, 0, MAGIC);
+    put(&mut bytes, 8, &VERSION.to_le_bytes());
+    let count = u32::try_from(meta.segments.len()).expect("fewer segments than 2^32");
+    put(&mut bytes, 12, &count.to_le_bytes());
+    put(&mut bytes, 16, log_id);
+    put(&mut bytes, 32, &meta.lsn.0.to_le_bytes());
+    put(&mut bytes, 40, &meta.epoch.to_le_bytes());
+    put(&mut bytes, 48, &meta.created_ms.to_le_bytes());
+    put(&mut bytes, 56, &state_len.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..124]);
+    put(&mut bytes, 124, &crc.to_le_bytes());
+    for segment in &meta.segments {
+        bytes.extend_from_slice(&segment.seq.to_le_bytes());
+        bytes.extend_from_slice(&segment.nonce);
+        bytes.extend_from_slice(&segment.first_lsn.0.to_le_bytes());
+        bytes.extend_from_slice(&segment.last_lsn.0.to_le_bytes());
+        bytes.extend_from_slice(&segment.epoch.to_le_bytes());
+    }
+    let table_crc = seeded_crc(crc, &bytes[HEADER_LEN..]);
+    bytes.extend_from_slice(&table_crc.to_le_bytes());
+    (bytes, crc)
+}
+
+/// Reads a checkpoint's bytes; on failure, what is wrong with them.
+pub(crate) fn decode(bytes: &[u8], log_id: &[u8; 16]) -> Result<(Meta, Bytes), String> {
+    let header = bytes.get(..HEADER_LEN).ok_or("it is shorter than a header")?;
+    let crc = u32_at(header, 124);
+    if &header[..8] != MAGIC || crc != crc32fast::hash(&header[..124]) {
+        return Err("its header has a wrong checksum".into());
+    }
+    let version = u32_at(header, 8);
+    if version != VERSION {
+        return Err(format!("it is of version {version}, this program reads {VERSION}"));
+    }
+    if &header[16..32] != log_id {
+        return Err("it is of another log".into());
+    }
+    let count = u32_at(header, 12) as usize;
+    let mut rest = &bytes[HEADER_LEN..];
+    let table = take(&mut rest, count * TABLE_ENTRY_LEN).ok_or("its table is cut off")?;
+    let table_crc = take(&mut rest, 4).ok_or("its table is cut off")?;
+    if u32_at(table_crc, 0) != seeded_crc(crc, table) {
+        return Err("its segment table has a wrong checksum".into());
+    }
+    let meta = Meta {
+        lsn: Lsn(u64_at(header, 32)),
+        epoch: u64_at(header, 40),
+        created_ms: u64_at(header, 48),
+        segments: table.chunks_exact(TABLE_ENTRY_LEN).map(decode_segment).collect(),
+    };
+    let state = decode_state(rest, crc, u64_at(header, 56))?;
+    Ok((meta, state))
+}
+
+fn decode_segment(bytes: &[u8]) -> SegmentEntry {
+    SegmentEntry {
+        seq: u64_at(bytes, 0),
+        nonce: bytes[8..24].try_into().expect("sixteen bytes"),
+        first_lsn: Lsn(u64_at(bytes, 24)),
+        last_lsn: Lsn(u64_at(bytes, 32)),
+        epoch: u64_at(bytes, 40),
+    }
+}
+
+fn decode_state(mut rest: &[u8], seed: u32, state_len: u64) -> Result<Bytes, String> {
+    let mut state = Vec::with_capacity(rest.len());
+    let mut chunk = 0;
+    while (state.len() as u64) < state_len {
+        let cut_off = || format!("its chunk {chunk} is cut off");
+        let head = take(&mut rest, 8).ok_or_else(cut_off)?;
+        let bytes = take(&mut rest, u32_at(head, 0) as usize).ok_or_else(cut_off)?;
+        if bytes.is_empty() || u32_at(head, 4) != seeded_crc(seed, bytes) {
+            return Err(format!("its chunk {chunk} has a wrong checksum"));
+        }
+        state.extend_from_slice(bytes);
+        chunk += 1;
+    }
+    if !rest.is_empty() || state.len() as u64 != state_len {
+        return Err("its length is not the one it says".into());
+    }
+    Ok(state.into())
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (taken, left) = rest.split_at_checked(len)?;
+    *rest = left;
+    Some(taken)
+}
+
+/// The checkpoints on disk, as their writer knows them. Invariant: newest first, at most two.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoints {
+    pub(crate) kept: Vec<(Lsn, u64)>,
+    ballast_bytes: u64,
+}
+
+impl Checkpoints {
+    /// The checkpoints a start found usable, newest first, and what an earlier run held back.
+    pub(crate) fn found(disk: &dyn Disk, kept: Vec<(Lsn, u64)>) -> Self {
+        let ballast = disk.open(BALLAST, Mode::Read).and_then(|file| file.size());
+        Self { kept, ballast_bytes: ballast.unwrap_or(0) }
+    }
+
+    /// The older of two: what is before it, both have absorbed.
+    pub(crate) fn older(&self) -> Option<Lsn> {
+        self.kept.get(1).map(|&(lsn, _)| lsn)
+    }
+
+    pub(crate) fn newest(&self) -> Option<Lsn> {
+        self.kept.first().map(|&(lsn, _)| lsn)
+    }
+
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.ballast_bytes + self.kept.iter().map(|&(_, bytes)| bytes).sum::<u64>()
+    }
+
+    /// Puts a checkpoint in place. On a full disk the room held back for it is used.
+    pub(crate) fn write(
+        &mut self,
+        disk: &dyn Disk,
+        log_id: &[u8; 16],
+        meta: &Meta,
+        state: &[Bytes],
+    ) -> Result<(), WriteError> {
+        let bytes = match put_in_place(disk, log_id, meta, state) {
+            Err(WriteError::Disk(error)) if error.is_full() && 0 < self.ballast_bytes => {
+                self.release_ballast(disk)?;
+                put_in_place(disk, log_id, meta, state)?
+            }
+            other => other?,
+        };
+        self.kept.insert(0, (meta.lsn, bytes));
+        Ok(())
+    }
+
+    /// Removes all checkpoints but the newest two.
+    pub(crate) fn remove_old(&mut self, disk: &dyn Disk) -> Result<(), DiskError> {
+        self.kept.truncate(2);
+        let kept: Vec<Lsn> = self.kept.iter().map(|&(lsn, _)| lsn).collect();
+        for (lsn, path) in list(disk)? {
+            if !kept.contains(&lsn) {
+                disk.remove(&path).doing("remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn release_ballast(&mut self, disk: &dyn Disk) -> Result<(), DiskError> {
+        disk.remove(BALLAST).doing("remove", BALLAST)?;
+        self.ballast_bytes = 0;
+        Ok(())
+    }
+
+    /// Holds back room for two checkpoints of the newest one's size. Whether there was room.
+    pub(crate) fn hold_ballast(&mut self, disk: &dyn Disk) -> Result<bool, DiskError> {
+        let newest = self.kept.first().map_or(0, |&(_, bytes)| bytes);
+        let wanted = (2 * newest).next_multiple_of(4096);
+        // Not touched for a little more or less: a state grows and shrinks all the time.
+        if wanted <= self.ballast_bytes && self.ballast_bytes <= 4 * wanted {
+            return Ok(true);
+        }
+        let file = disk.open(BALLAST, Mode::Replace).doing("create", BALLAST)?;
+        match file.allocate(wanted).doing("reserve room for", BALLAST) {
+            Ok(()) => {
+                self.ballast_bytes = wanted;
+                Ok(true)
+            }
+            Err(error) if error.is_full() => {
+                self.ballast_bytes = 0;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Temporary file, sync, read back, rename, sync of the folder. The bytes written.
+fn put_in_place(
+    disk: &dyn Disk,
+    log_id: &[u8; 16],
+    meta: &Meta,
+    state: &[Bytes],
+) -> Result<u64, WriteError> {
+    let path = path(meta.lsn);
+    let tmp = format!("{path}.tmp");
+    let written = write_tmp(disk, &tmp, log_id, meta, state);
+    if written.is_err() {
+        // Best effort: it may be what fills the disk. A start removes it otherwise.
+        drop(disk.remove(&tmp));
+    }
+    let bytes = written?;
+    disk.rename(&tmp, &path).doing("rename", &tmp)?;
+    disk.sync_dir(CKPT).doing("sync the folder", CKPT)?;
+    Ok(bytes)
+}
+
+fn write_tmp(
+    disk: &dyn Disk,
+    tmp: &str,
+    log_id: &[u8; 16],
+    meta: &Meta,
+    state: &[Bytes],
+) -> Result<u64, WriteError> {
+    let file = disk.open(tmp, Mode::Replace).doing("create", tmp)?;
+    let state_len = state.iter().map(|part| part.len() as u64).sum();
+    let (front, seed) = encode_front(meta, state_len, log_id);
+    let mut offset = 0;
+    let mut write = |bytes: &[u8]| {
+        let written = file.write_all_at(bytes, offset).doing("write", tmp);
+        offset += bytes.len() as u64;
+        written
+    };
+    write(&front)?;
+    let mut whole = crc32fast::Hasher::new();
+    whole.update(&front);
+    for chunk in state.iter().flat_map(|part| part.chunks(CHUNK_BYTES)) {
+        let mut head = [0; 8];
+        let len = u32::try_from(chunk.len()).expect("at most CHUNK_BYTES");
+        put(&mut head, 0, &len.to_le_bytes());
+        put(&mut head, 4, &seeded_crc(seed, chunk).to_le_bytes());
+        write(&head)?;
+        write(chunk)?;
+        whole.update(&head);
+        whole.update(chunk);
+    }
+    file.sync_data().doing("sync", tmp)?;
+    read_back(&file, tmp, offset, whole.finalize())?;
+    Ok(offset)
+}
+
+/// Whether the file reads as it was written: the one before the older goes once this is in place.
+fn read_back(file: &Arc<dyn File>, path: &str, len: u64, crc: u32) -> Result<(), WriteError> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut hasher = crc32fast::Hasher::new();
+    let mut offset = 0;
+    loop {
+        let read = read_up_to(&**file, &mut buffer, offset).doing("read back", path)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        offset += read as u64;
+    }
+    if offset == len && hasher.finalize() == crc {
+        Ok(())
+    } else {
+        Err(WriteError::ReadBack { path: path.to_owned() })
+    }
+}
+
+/// The finished checkpoints on disk, newest first.
+pub(crate) fn list(disk: &dyn Disk) -> Result<Vec<(Lsn, String)>, DiskError> {
+    let names = disk.list(CKPT).doing("list", CKPT)?;
+    let lsn = |name: &String| hex16(name.strip_prefix("ckpt-")?);
+    let mut found: Vec<_> =
+        names.iter().filter_map(|name| Some((Lsn(lsn(name)?), format!("{CKPT}/{name}")))).collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+/// Reads one checkpoint; on failure, what is wrong with it.
+pub(crate) fn load(disk: &dyn Disk, path: &str, log_id: &[u8; 16]) -> Result<Loaded, String> {
+    let bytes = read_file(disk, path).map_err(|error| format!("it cannot be read: {error}"))?;
+    let (meta, state) = decode(&bytes, log_id)?;
+    Ok(Loaded { meta, state, bytes: bytes.len() as u64 })
+}

@@ -1,0 +1,608 @@
+//! A disk in memory that loses, tears, fails and refuses, the same way for the same seed.
+//!
+//! A machine is a chain of disks: [`SimDisk::power_loss`] and [`SimDisk::killed`] end one and
+//! give the next, with what would have survived. Sectors of 512 bytes are written whole or not at
+//! all, and nothing larger is: the log's assumption, and this disk's cruelty.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, File, Held, Lock, Mode};
+
+const SECTOR: usize = 512;
+
+/// A generator of the same numbers for the same seed (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// A generator that begins at `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        let bound = u64::try_from(bound).expect("at most 64 bits");
+        usize::try_from(self.next_u64() % bound).expect("below a usize")
+    }
+}
+
+/// What goes wrong, and when. Counted in operations that change the disk: writes, syncs,
+/// makings, renames, removals, changes of size.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// The power goes while the operation after this many is under way.
+    pub power_off_after: Option<u64>,
+    /// This write of file bytes (from 0) fails with `EIO`, having written nothing.
+    pub fail_write: Option<u64>,
+    /// This sync of a file (from 0) fails with `EIO`; as on Linux, what was to be synced counts
+    /// as clean afterwards though it is not on disk.
+    pub fail_sync: Option<u64>,
+    /// Bytes that files may take together before `ENOSPC`.
+    pub capacity: Option<u64>,
+    /// Reads return fewer bytes than asked for, now and then.
+    pub short_reads: bool,
+    /// The clock and the free space are as given, but everything written is refused with `EROFS`.
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    /// What a running program sees.
+    bytes: Vec<u8>,
+    /// What is certainly on disk.
+    durable: Vec<u8>,
+    /// Versions of a sector written since the last sync, any of which may be on disk.
+    dirty: BTreeMap<usize, Vec<[u8; SECTOR]>>,
+    /// Sectors that cannot be read.
+    unreadable: BTreeSet<usize>,
+}
+
+/// A change of names that no sync of a folder has made durable.
+#[derive(Clone, Debug)]
+enum NameChange {
+    Link { path: String, node: usize },
+    Rename { from: String, to: String },
+    Unlink { path: String },
+}
+
+impl NameChange {
+    fn touches(&self, dir: &str) -> bool {
+        match self {
+            Self::Link { path, .. } | Self::Unlink { path } => folder_of(path) == dir,
+            Self::Rename { from, to } => folder_of(from) == dir || folder_of(to) == dir,
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Link { path, node } => {
+                names.insert(path.clone(), *node);
+            }
+            Self::Rename { from, to } => {
+                if let Some(node) = names.remove(from) {
+                    names.insert(to.clone(), node);
+                }
+            }
+            Self::Unlink { path } => {
+                names.remove(path);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    nodes: Vec<Node>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    name_changes: Vec<NameChange>,
+    dirs: BTreeSet<String>,
+    locked: bool,
+    rng: Rng,
+    now_ms: u64,
+    faults: Faults,
+    operations: u64,
+    writes: u64,
+    syncs: u64,
+    power_off: bool,
+}
+
+/// A disk in memory.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+fn not_found(path: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no {path} on the simulated disk"))
+}
+
+/// Linux's code for an input or output error.
+const EIO: i32 = 5;
+
+impl SimDisk {
+    /// An empty disk whose chances follow from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self::with_state(State {
+            nodes: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            name_changes: Vec::new(),
+            dirs: BTreeSet::from([String::new()]),
+            locked: false,
+            rng: Rng::new(seed),
+            now_ms: 1_000_000,
+            faults: Faults::default(),
+            operations: 0,
+            writes: 0,
+            syncs: 0,
+            power_off: false,
+        })
+    }
+
+    fn with_state(state: State) -> Self {
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The disk as the log takes it.
+    #[must_use]
+    pub fn shared(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
+    /// What goes wrong from now on; counts begin anew.
+    pub fn set_faults(&self, faults: Faults) {
+        let mut state = self.state.lock();
+        state.faults = faults;
+        (state.operations, state.writes, state.syncs) = (0, 0, 0);
+    }
+
+    /// Operations since the faults were set.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state.lock().operations
+    }
+
+    /// Syncs of files since the faults were set.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.state.lock().syncs
+    }
+
+    /// The disk after a loss of power: of what was not synced, `seed` chooses what is there.
+    #[must_use]
+    pub fn power_loss(&self, seed: u64) -> Self {
+        let state = self.state.lock();
+        let mut rng = Rng::new(seed);
+        let mut names = state.durable_names.clone();
+        for change in &state.name_changes {
+            if rng.below(2) == 0 {
+                change.apply(&mut names);
+            }
+        }
+        let nodes = state.nodes.iter().map(|node| node.after_power_loss(&mut rng)).collect();
+        Self::with_state(State {
+            nodes,
+            durable_names: names.clone(),
+            names,
+            name_changes: Vec::new(),
+            dirs: state.dirs.clone(),
+            rng,
+            ..State::after(&state)
+        })
+    }
+
+    /// The disk after the process was killed: the page cache lives on.
+    #[must_use]
+    pub fn killed(&self) -> Self {
+        let state = self.state.lock();
+        Self::with_state(State {
+            nodes: state.nodes.clone(),
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            name_changes: state.name_changes.clone(),
+            dirs: state.dirs.clone(),
+            rng: state.rng.clone(),
+            ..State::after(&state)
+        })
+    }
+
+    /// Paths of all files.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
+        self.state.lock().names.keys().cloned().collect()
+    }
+
+    /// A file's bytes.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    #[must_use]
+    pub fn bytes(&self, path: &str) -> Vec<u8> {
+        let state = self.state.lock();
+        state.nodes[state.names[path]].bytes.clone()
+    }
+
+    /// Changes a file's bytes behind the log's back: rot.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn tamper(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state.lock();
+        let at = state.names[path];
+        let node = &mut state.nodes[at];
+        change(&mut node.bytes);
+        node.durable.clone_from(&node.bytes);
+        node.dirty.clear();
+    }
+
+    /// Removes a file behind the log's back.
+    pub fn lose(&self, path: &str) {
+        let mut state = self.state.lock();
+        state.names.remove(path);
+        state.durable_names.remove(path);
+    }
+
+    /// Makes the sector at `offset` unreadable.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn spoil(&self, path: &str, offset: usize) {
+        let mut state = self.state.lock();
+        let at = state.names[path];
+        state.nodes[at].unreadable.insert(offset / SECTOR);
+    }
+}
+
+impl State {
+    /// A fresh state for the machine's next life; the caller fills in what survived.
+    fn after(state: &Self) -> Self {
+        Self {
+            nodes: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            name_changes: Vec::new(),
+            dirs: BTreeSet::new(),
+            locked: false,
+            rng: state.rng.clone(),
+            now_ms: state.now_ms,
+            faults: Faults::default(),
+            operations: 0,
+            writes: 0,
+            syncs: 0,
+            power_off: false,
+        }
+    }
+
+    /// Counts an operation that changes the disk. Whether the power goes while it is under way:
+    /// it may have happened then, but nobody learns of it.
+    fn change(&mut self) -> io::Result<bool> {
+        self.alive()?;
+        if self.faults.read_only {
+            return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem));
+        }
+        let goes = self.faults.power_off_after.is_some_and(|after| after <= self.operations);
+        self.operations += 1;
+        self.power_off |= goes;
+        Ok(goes)
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.power_off { Err(io::Error::other("the power is off")) } else { Ok(()) }
+    }
+
+    /// After the operation in which the power went.
+    fn then_off<T>(goes: bool, value: T) -> io::Result<T> {
+        if goes { Err(io::Error::other("the power went off")) } else { Ok(value) }
+    }
+
+    fn used(&self) -> u64 {
+        let reachable: BTreeSet<usize> = self.names.values().copied().collect();
+        reachable.iter().map(|&at| self.nodes[at].bytes.len() as u64).sum()
+    }
+
+    /// Refuses to let a file grow to `len` beyond the disk's capacity.
+    fn check_room(&self, node: usize, len: u64) -> io::Result<()> {
+        let grows = len.saturating_sub(self.nodes[node].bytes.len() as u64);
+        match self.faults.capacity {
+            Some(capacity) if 0 < grows && capacity < self.used() + grows => {
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn rename_now(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.name_changes.push(change);
+    }
+}
+
+impl Node {
+    fn sector(bytes: &[u8], at: usize) -> [u8; SECTOR] {
+        let mut sector = [0; SECTOR];
+        let from = (at * SECTOR).min(bytes.len());
+        let to = ((at + 1) * SECTOR).min(bytes.len());
+        sector[..to - from].copy_from_slice(&bytes[from..to]);
+        sector
+    }
+
+    fn write(&mut self, bytes: &[u8], offset: usize) {
+        let end = offset + bytes.len();
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[offset..end].copy_from_slice(bytes);
+        if bytes.is_empty() {
+            return;
+        }
+        for at in offset / SECTOR..=(end - 1) / SECTOR {
+            let version = Self::sector(&self.bytes, at);
+            self.dirty.entry(at).or_default().push(version);
+        }
+    }
+
+    fn sync(&mut self) {
+        self.dirty.clear();
+        self.durable.clone_from(&self.bytes);
+    }
+
+    /// After a failed sync the kernel takes the pages for clean: later syncs do not write them.
+    fn sync_failed(&mut self) {
+        self.dirty.clear();
+    }
+
+    /// Each sector as it was at the last sync, or in one of its versions since.
+    fn after_power_loss(&self, rng: &mut Rng) -> Self {
+        let mut bytes = self.durable.clone();
+        if rng.below(2) == 0 {
+            bytes.resize(self.bytes.len(), 0);
+        }
+        for (&at, versions) in &self.dirty {
+            let choice = rng.below(versions.len() + 1);
+            let Some(version) = choice.checked_sub(1).map(|at| versions[at]) else { continue };
+            let from = at * SECTOR;
+            let to = ((at + 1) * SECTOR).min(self.bytes.len());
+            if from < to {
+                let len = bytes.len().max(to);
+                bytes.resize(len, 0);
+                bytes[from..to].copy_from_slice(&version[..to - from]);
+            }
+        }
+        Self {
+            durable: bytes.clone(),
+            bytes,
+            dirty: BTreeMap::new(),
+            unreadable: self.unreadable.clone(),
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &str, mode: Mode) -> io::Result<Arc<dyn File>> {
+        let mut state = self.state.lock();
+        state.alive()?;
+        let existing = state.names.get(path).copied();
+        let node = match (mode, existing) {
+            (Mode::Read | Mode::Write, Some(node)) => node,
+            (Mode::Read | Mode::Write, None) => return Err(not_found(path)),
+            (Mode::CreateNew, Some(_)) => {
+                return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+            }
+            (Mode::Replace, Some(node)) => {
+                let goes = state.change()?;
+                state.nodes[node].bytes.clear();
+                State::then_off(goes, node)?
+            }
+            (Mode::CreateNew | Mode::Replace, None) => {
+                let goes = state.change()?;
+                if !state.dirs.contains(folder_of(path)) {
+                    return Err(not_found(folder_of(path)));
+                }
+                let node = state.nodes.len();
+                state.nodes.push(Node::default());
+                state.rename_now(NameChange::Link { path: path.to_owned(), node });
+                State::then_off(goes, node)?
+            }
+        };
+        Ok(Arc::new(SimFile { disk: self.clone(), node }))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        state.alive()?;
+        if !state.dirs.contains(dir) {
+            return Err(not_found(dir));
+        }
+        let inside = |path: &&String| !path.is_empty() && folder_of(path) == dir;
+        let name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
+        Ok(state.names.keys().chain(&state.dirs).filter(inside).map(name).collect())
+    }
+
+    /// Folders are made once, at the first start: durable at once here.
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.dirs.contains(dir) {
+            return state.alive();
+        }
+        let goes = state.change()?;
+        state.dirs.insert(dir.to_owned());
+        State::then_off(goes, ())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let goes = state.change()?;
+        if !state.names.contains_key(from) {
+            return Err(not_found(from));
+        }
+        state.rename_now(NameChange::Rename { from: from.to_owned(), to: to.to_owned() });
+        State::then_off(goes, ())
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let goes = state.change()?;
+        if !state.names.contains_key(path) {
+            return Err(not_found(path));
+        }
+        state.rename_now(NameChange::Unlink { path: path.to_owned() });
+        State::then_off(goes, ())
+    }
+
+    /// Makes durable, in order, every change that touches the folder, and what they build on.
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let goes = state.change()?;
+        if goes {
+            return State::then_off(goes, ());
+        }
+        let last = state.name_changes.iter().rposition(|change| change.touches(dir));
+        let Some(last) = last else { return Ok(()) };
+        let changes: Vec<_> = state.name_changes.drain(..=last).collect();
+        for change in changes {
+            change.apply(&mut state.durable_names);
+        }
+        Ok(())
+    }
+
+    fn lock(&self, _path: &str) -> io::Result<Lock> {
+        let mut state = self.state.lock();
+        state.alive()?;
+        if state.locked {
+            return Ok(Lock::HeldBy("another simulated process".to_owned()));
+        }
+        state.locked = true;
+        Ok(Lock::Taken(Box::new(SimLock { disk: self.clone() })))
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let state = self.state.lock();
+        state.alive()?;
+        let capacity = state.faults.capacity.unwrap_or(1 << 40);
+        Ok(capacity.saturating_sub(state.used()))
+    }
+
+    fn now_ms(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.now_ms += 1;
+        state.now_ms
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut state = self.state.lock();
+        for byte in bytes {
+            *byte = state.rng.next_u64().to_le_bytes()[0];
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SimLock {
+    disk: SimDisk,
+}
+
+impl Held for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.disk.state.lock().locked = false;
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    node: usize,
+}
+
+impl File for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.disk.state.lock();
+        state.alive()?;
+        let short = state.faults.short_reads && 1 < buffer.len() && state.rng.below(4) == 0;
+        let most = if short { 1 + state.rng.below(buffer.len() - 1) } else { buffer.len() };
+        let node = &state.nodes[self.node];
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(node.bytes.len());
+        let to = (from + most).min(node.bytes.len());
+        let sectors = from / SECTOR..to.div_ceil(SECTOR);
+        if from < to && node.unreadable.range(sectors).next().is_some() {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        buffer[..to - from].copy_from_slice(&node.bytes[from..to]);
+        Ok(to - from)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        let goes = state.change()?;
+        let number = state.writes;
+        state.writes += 1;
+        if state.faults.fail_write == Some(number) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        state.check_room(self.node, offset + bytes.len() as u64)?;
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        state.nodes[self.node].write(bytes, offset);
+        State::then_off(goes, ())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        let goes = state.change()?;
+        if goes {
+            return State::then_off(goes, ());
+        }
+        let number = state.syncs;
+        state.syncs += 1;
+        if state.faults.fail_sync == Some(number) {
+            state.nodes[self.node].sync_failed();
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        state.nodes[self.node].sync();
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        let state = self.disk.state.lock();
+        state.alive()?;
+        Ok(state.nodes[self.node].bytes.len() as u64)
+    }
+
+    fn set_size(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        let goes = state.change()?;
+        state.check_room(self.node, bytes)?;
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        state.nodes[self.node].bytes.resize(bytes, 0);
+        State::then_off(goes, ())
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        if bytes <= self.size()? {
+            return Ok(());
+        }
+        self.set_size(bytes)
+    }
+}

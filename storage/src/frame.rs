@@ -1,0 +1,324 @@
+//! A frame's bytes: encoding, decoding, checking. No I/O.
+//!
+//! `docs/internals/log-format.md` draws it. A frame is a header, a table with the heads of its
+//! records, and their bodies; the header's checksum is seeded with the segment's nonce, so that
+//! a length is believed only after it is known to be of this segment.
+
+use crate::lsn::Lsn;
+use crate::record::{FrozenBatch, Retention};
+
+/// Bytes of a frame's header.
+pub(crate) const HEADER_LEN: usize = 64;
+/// Bytes of one entry of the table.
+pub(crate) const ENTRY_LEN: usize = 12;
+/// Frames begin at multiples of this, so that a forward scan has few places to look at.
+pub(crate) const ALIGN: u64 = 8;
+/// The largest frame: bounds what a decoder allocates on the word of a header.
+pub(crate) const FRAME_BYTES_MAX: u64 = 32 << 20;
+/// The longest head: 24 bits, the other 8 are the record's flags.
+pub(crate) const HEAD_BYTES_MAX: usize = (1 << 24) - 1;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"QFR1");
+/// Flag of a frame: a repair rewrote it, so the next frame's `prev_crc` names the original.
+pub(crate) const FLAG_REPAIRED: u8 = 1;
+
+/// Flags of a record, in the top 8 bits of its entry's head length.
+const RECORD_KEEP: u8 = 1;
+const RECORD_LOST: u8 = 2;
+
+/// What a frame is for. All but `Data` hold no records and take no LSN.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// Records.
+    Data = 1,
+    /// First frame of a segment; names the segment before.
+    Open = 2,
+    /// Last frame of a segment.
+    Seal = 3,
+    /// Written when idle: testifies that what stands before it was durable.
+    Commit = 4,
+    /// Segments that may be removed once this frame is durable.
+    Drop = 5,
+    /// A checkpoint was put in place.
+    Checkpoint = 6,
+    /// Written by a repair in place of what it gave up.
+    Lost = 7,
+}
+
+impl Kind {
+    fn from_u8(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Data,
+            2 => Self::Open,
+            3 => Self::Seal,
+            4 => Self::Commit,
+            5 => Self::Drop,
+            6 => Self::Checkpoint,
+            7 => Self::Lost,
+            _ => return None,
+        })
+    }
+}
+
+/// A decoded frame header.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) flags: u8,
+    pub(crate) count: u32,
+    /// LSN of the first record; of a frame without records, the LSN the next record gets.
+    pub(crate) first_lsn: Lsn,
+    pub(crate) table_len: u32,
+    pub(crate) body_len: u32,
+    /// Where in its segment the frame stands.
+    pub(crate) self_off: u32,
+    /// Everything before this offset of the segment was durable when the frame was built.
+    pub(crate) durable_off: u32,
+    /// `crc` of the frame before, 0 for a segment's first.
+    pub(crate) prev_crc: u32,
+    pub(crate) epoch: u64,
+    pub(crate) time_ms: u64,
+    pub(crate) table_crc: u32,
+    /// The header's own checksum; filled by `encode`.
+    pub(crate) crc: u32,
+}
+
+impl Header {
+    /// Bytes from this frame's start to the next one's.
+    pub(crate) fn frame_len(&self) -> u64 {
+        frame_len(u64::from(self.table_len), u64::from(self.body_len))
+    }
+
+    /// The LSN the next record after this frame gets, `Lost` frames apart.
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        Lsn(self.first_lsn.0 + u64::from(self.count))
+    }
+
+    /// Writes the header, its checksum last.
+    pub(crate) fn encode(&mut self, seed: u32) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        put(&mut bytes, 0, &MAGIC.to_le_bytes());
+        bytes[4] = self.kind as u8;
+        bytes[5] = self.flags;
+        put(&mut bytes, 8, &self.first_lsn.0.to_le_bytes());
+        put(&mut bytes, 16, &self.count.to_le_bytes());
+        put(&mut bytes, 20, &self.table_len.to_le_bytes());
+        put(&mut bytes, 24, &self.body_len.to_le_bytes());
+        put(&mut bytes, 28, &self.self_off.to_le_bytes());
+        put(&mut bytes, 32, &self.durable_off.to_le_bytes());
+        put(&mut bytes, 36, &self.prev_crc.to_le_bytes());
+        put(&mut bytes, 40, &self.epoch.to_le_bytes());
+        put(&mut bytes, 48, &self.time_ms.to_le_bytes());
+        put(&mut bytes, 56, &self.table_crc.to_le_bytes());
+        self.crc = seeded_crc(seed, &bytes[..60]);
+        put(&mut bytes, 60, &self.crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header; `None` unless it is whole, of this segment and within bounds.
+    pub(crate) fn decode(bytes: &[u8], seed: u32) -> Option<Self> {
+        let bytes = bytes.get(..HEADER_LEN)?;
+        if u32_at(bytes, 0) != MAGIC || u32_at(bytes, 60) != seeded_crc(seed, &bytes[..60]) {
+            return None;
+        }
+        let header = Self {
+            kind: Kind::from_u8(bytes[4])?,
+            flags: bytes[5],
+            first_lsn: Lsn(u64_at(bytes, 8)),
+            count: u32_at(bytes, 16),
+            table_len: u32_at(bytes, 20),
+            body_len: u32_at(bytes, 24),
+            self_off: u32_at(bytes, 28),
+            durable_off: u32_at(bytes, 32),
+            prev_crc: u32_at(bytes, 36),
+            epoch: u64_at(bytes, 40),
+            time_ms: u64_at(bytes, 48),
+            table_crc: u32_at(bytes, 56),
+            crc: u32_at(bytes, 60),
+        };
+        let entries = u64::from(header.count) * ENTRY_LEN as u64;
+        let sane = header.frame_len() <= FRAME_BYTES_MAX && entries <= u64::from(header.table_len);
+        sane.then_some(header)
+    }
+
+    /// Whether `table` is the table this header was written with.
+    pub(crate) fn table_matches(&self, table: &[u8], seed: u32) -> bool {
+        seeded_crc(seed, table) == self.table_crc
+    }
+}
+
+/// One record, as the table tells it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry<'a> {
+    pub(crate) lsn: Lsn,
+    pub(crate) head: &'a [u8],
+    /// Where the body begins, counted from the end of the table.
+    pub(crate) body_start: u32,
+    pub(crate) body_len: u32,
+    pub(crate) body_crc: u32,
+    pub(crate) retention: Retention,
+    /// A repair gave the body up.
+    pub(crate) lost: bool,
+}
+
+/// Reads the records of a table whose checksum was right.
+///
+/// `None` when the lengths do not add up, which only a writer's bug can cause.
+pub(crate) fn entries<'a>(header: &Header, table: &'a [u8]) -> Option<Vec<Entry<'a>>> {
+    let count = header.count as usize;
+    let mut head_start = count.checked_mul(ENTRY_LEN)?;
+    let mut body_start = 0_u32;
+    let mut records = Vec::with_capacity(count);
+    for (lsn, entry) in (header.first_lsn.0..).zip(table.get(..head_start)?.as_chunks().0) {
+        let entry: &[u8; ENTRY_LEN] = entry;
+        let body_len = u32_at(entry, 0);
+        let head_len = (u32_at(entry, 8) & 0x00ff_ffff) as usize;
+        let flags = entry[11];
+        let head = table.get(head_start..head_start + head_len)?;
+        let retention = if flags & RECORD_KEEP == 0 { Retention::Passing } else { Retention::Keep };
+        records.push(Entry {
+            lsn: Lsn(lsn),
+            head,
+            body_start,
+            body_len,
+            body_crc: u32_at(entry, 4),
+            retention,
+            lost: flags & RECORD_LOST != 0,
+        });
+        head_start += head_len;
+        body_start = body_start.checked_add(body_len)?;
+    }
+    (head_start == table.len() && body_start == header.body_len).then_some(records)
+}
+
+/// Marks a record's body as given up, in the table of its frame.
+pub(crate) fn mark_lost(table: &mut [u8], index: usize) {
+    table[index * ENTRY_LEN + 11] |= RECORD_LOST;
+}
+
+/// Bytes of the frame that holds `content` bytes of table and bodies.
+pub(crate) fn frame_len(table_len: u64, body_len: u64) -> u64 {
+    (HEADER_LEN as u64 + table_len + body_len).next_multiple_of(ALIGN)
+}
+
+/// What the writer knows when it builds a frame.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) seed: u32,
+    pub(crate) self_off: u32,
+    pub(crate) durable_off: u32,
+    pub(crate) prev_crc: u32,
+    pub(crate) epoch: u64,
+    pub(crate) time_ms: u64,
+    pub(crate) first_lsn: Lsn,
+}
+
+impl Place {
+    fn header(&self, kind: Kind, count: usize, table: &[u8], body_len: usize) -> Header {
+        let narrow = |n: usize| u32::try_from(n).expect("append refuses what a frame cannot hold");
+        Header {
+            kind,
+            flags: 0,
+            count: narrow(count),
+            first_lsn: self.first_lsn,
+            table_len: narrow(table.len()),
+            body_len: narrow(body_len),
+            self_off: self.self_off,
+            durable_off: self.durable_off,
+            prev_crc: self.prev_crc,
+            epoch: self.epoch,
+            time_ms: self.time_ms,
+            table_crc: seeded_crc(self.seed, table),
+            crc: 0,
+        }
+    }
+}
+
+/// Appends a frame of records to `buffer` and returns its header.
+pub(crate) fn encode_data<'a>(
+    buffer: &mut Vec<u8>,
+    place: &Place,
+    batches: impl Iterator<Item = &'a FrozenBatch> + Clone,
+) -> Header {
+    let start = buffer.len();
+    buffer.resize(start + HEADER_LEN, 0);
+    let mut count = 0;
+    for batch in batches.clone() {
+        count += batch.records.len();
+        encode_entries(buffer, batch);
+    }
+    for batch in batches.clone() {
+        buffer.extend_from_slice(&batch.heads);
+    }
+    let table_end = buffer.len();
+    for record in batches.flat_map(|batch| &batch.records) {
+        for part in record.body.parts() {
+            buffer.extend_from_slice(part);
+        }
+    }
+    let body_len = buffer.len() - table_end;
+    let table = &buffer[start + HEADER_LEN..table_end];
+    let header = place.header(Kind::Data, count, table, body_len);
+    finish(buffer, start, header, place.seed)
+}
+
+fn encode_entries(buffer: &mut Vec<u8>, batch: &FrozenBatch) {
+    for (index, record) in batch.records.iter().enumerate() {
+        let body_len = u32::try_from(record.body.len()).expect("append refuses longer bodies");
+        let head_len = u32::try_from(batch.head_len(index)).expect("append refuses longer heads");
+        let flags = match record.retention {
+            Retention::Keep => RECORD_KEEP,
+            Retention::Passing => 0,
+        };
+        let mut entry = [0; ENTRY_LEN];
+        put(&mut entry, 0, &body_len.to_le_bytes());
+        put(&mut entry, 4, &record.body.crc().to_le_bytes());
+        put(&mut entry, 8, &(head_len | u32::from(flags) << 24).to_le_bytes());
+        buffer.extend_from_slice(&entry);
+    }
+}
+
+/// Appends a frame without records to `buffer` and returns its header.
+pub(crate) fn encode_control(
+    buffer: &mut Vec<u8>,
+    place: &Place,
+    kind: Kind,
+    payload: &[u8],
+) -> Header {
+    let start = buffer.len();
+    buffer.resize(start + HEADER_LEN, 0);
+    buffer.extend_from_slice(payload);
+    let header = place.header(kind, 0, payload, 0);
+    finish(buffer, start, header, place.seed)
+}
+
+/// Pads the frame that began at `start` and puts its header in place.
+fn finish(buffer: &mut Vec<u8>, start: usize, mut header: Header, seed: u32) -> Header {
+    let frame_len = usize::try_from(header.frame_len()).expect("at most FRAME_BYTES_MAX");
+    buffer.resize(start + frame_len, 0);
+    let bytes = header.encode(seed);
+    put(buffer, start, &bytes);
+    header
+}
+
+/// CRC-32 that starts from `seed`, the segment's: bytes of another life of the file never match.
+pub(crate) fn seeded_crc(seed: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+/// Little-endian u32 at `at`; the caller has checked the length.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// Little-endian u64 at `at`; the caller has checked the length.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

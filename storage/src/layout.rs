@@ -1,0 +1,202 @@
+//! The names in a data folder, and the FORMAT file that says what wrote it.
+
+use std::sync::Arc;
+
+use crate::disk::{Disk, Held, Lock, Mode, read_file};
+use crate::error::{Damage, Doing as _, OpenError};
+use crate::frame::{put, u32_at, u64_at};
+
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const FORMAT: &str = "FORMAT";
+const FORMAT_TMP: &str = "FORMAT.tmp";
+pub(crate) const FLOOR: &str = "FLOOR";
+pub(crate) const LOG: &str = "log";
+pub(crate) const CKPT: &str = "ckpt";
+pub(crate) const FREE: &str = "free";
+pub(crate) const QUARANTINE: &str = "quarantine";
+const DIRS: [&str; 4] = [LOG, CKPT, FREE, QUARANTINE];
+
+/// The format this program writes, and the newest it reads.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+const FORMAT_MAGIC: &[u8; 8] = b"QBRKFMT1";
+const FORMAT_LEN: usize = 40;
+
+pub(crate) fn segment_path(seq: u64) -> String {
+    format!("{LOG}/{}", segment_name(seq))
+}
+
+pub(crate) fn segment_name(seq: u64) -> String {
+    format!("seg-{seq:016x}.qlog")
+}
+
+/// The sequence number in a segment's name; `None` for any other name.
+pub(crate) fn segment_seq(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("seg-")?.strip_suffix(".qlog")?;
+    hex16(digits)
+}
+
+/// A number in the form `%016x`, and in no other: two names never mean the same file.
+pub(crate) fn hex16(digits: &str) -> Option<u64> {
+    let value = u64::from_str_radix(digits, 16).ok()?;
+    (format!("{value:016x}") == digits).then_some(value)
+}
+
+/// A data folder that is ours: locked, of a format we read, its folders in place.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) lock: Box<dyn Held>,
+    pub(crate) log_id: [u8; 16],
+}
+
+/// Takes the folder's lock.
+pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn Held>, OpenError> {
+    match disk.lock(LOCK).doing("lock", LOCK)? {
+        Lock::Taken(held) => Ok(held),
+        Lock::HeldBy(holder) => Err(OpenError::Locked { holder }),
+    }
+}
+
+/// Locks the folder, making it a data folder where it is empty.
+pub(crate) fn open_folder(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
+    refuse_foreign(&**disk)?;
+    let lock = lock(&**disk)?;
+    let log_id = match read_format(&**disk)? {
+        Some(log_id) => log_id,
+        None => create(&**disk)?,
+    };
+    for dir in DIRS {
+        disk.create_dir(dir).doing("create the folder", dir)?;
+    }
+    // What a crash left in doubt becomes durable before anything is decided by it.
+    for dir in ["", LOG, CKPT, FREE, QUARANTINE] {
+        disk.sync_dir(dir).doing("sync the folder", dir)?;
+    }
+    for dir in ["", LOG, CKPT, FREE] {
+        remove_unfinished(&**disk, dir)?;
+    }
+    Ok(Folder { lock, log_id })
+}
+
+/// Refuses a folder that somebody uses for something else, before a file is made in it.
+fn refuse_foreign(disk: &dyn Disk) -> Result<(), OpenError> {
+    let names = disk.list("").doing("list", "the data folder")?;
+    if names.iter().any(|name| name == FORMAT) {
+        return Ok(());
+    }
+    // The last two: what a mounted volume begins with, and the broker's own files.
+    let known = |name: &String| {
+        [LOCK, FORMAT_TMP, LOG, CKPT, FREE, QUARANTINE, "lost+found"].contains(&name.as_str())
+            || name.starts_with("qbroker")
+    };
+    match names.into_iter().find(|name| !known(name)) {
+        None => Ok(()),
+        Some(found) if found == FLOOR => {
+            Err(Damage::of(FORMAT, "the file is missing, but the folder was in use").into())
+        }
+        Some(found) => Err(OpenError::NotADataFolder { found }),
+    }
+}
+
+/// The log's id; `None` when the folder was never finished.
+pub(crate) fn read_format(disk: &dyn Disk) -> Result<Option<[u8; 16]>, OpenError> {
+    let bytes = match read_file(disk, FORMAT) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Err::<(), _>(error).doing("read", FORMAT).unwrap_err().into()),
+    };
+    if bytes.len() < FORMAT_LEN || &bytes[..8] != FORMAT_MAGIC {
+        return Err(Damage::of(FORMAT, "it does not begin as a FORMAT file does").into());
+    }
+    // The version first: a newer format may have another length and another checksum.
+    let found = u32_at(&bytes, 8);
+    if FORMAT_VERSION < found {
+        return Err(OpenError::NewerFormat { found, supported: FORMAT_VERSION });
+    }
+    if u32_at(&bytes, 36) != crc32fast::hash(&bytes[..36]) {
+        return Err(Damage::of(FORMAT, "its checksum is wrong").into());
+    }
+    Ok(Some(bytes[12..28].try_into().expect("sixteen bytes")))
+}
+
+/// Makes the folder a data folder; FORMAT comes last, so that a crash leaves nothing half made.
+fn create(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
+    for dir in DIRS {
+        disk.create_dir(dir).doing("create the folder", dir)?;
+    }
+    let names = disk.list(LOG).doing("list", LOG)?;
+    if names.iter().any(|name| segment_seq(name).is_some()) {
+        return Err(Damage::of(FORMAT, "the file is missing, but there are segments").into());
+    }
+    let mut log_id = [0; 16];
+    disk.random(&mut log_id).doing("draw randomness for", FORMAT)?;
+    let mut bytes = [0; FORMAT_LEN];
+    put(&mut bytes, 0, FORMAT_MAGIC);
+    put(&mut bytes, 8, &FORMAT_VERSION.to_le_bytes());
+    put(&mut bytes, 12, &log_id);
+    put(&mut bytes, 28, &disk.now_ms().to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..36]);
+    put(&mut bytes, 36, &crc.to_le_bytes());
+    let file = disk.open(FORMAT_TMP, Mode::Replace).doing("create", FORMAT_TMP)?;
+    file.write_all_at(&bytes, 0).doing("write", FORMAT_TMP)?;
+    file.sync_data().doing("sync", FORMAT_TMP)?;
+    disk.sync_dir("").doing("sync the folder of", FORMAT)?;
+    disk.rename(FORMAT_TMP, FORMAT).doing("rename", FORMAT_TMP)?;
+    disk.sync_dir("").doing("sync the folder of", FORMAT)?;
+    Ok(log_id)
+}
+
+/// Removes the `.tmp` files a crash left: they were never put in place, so nothing counts on them.
+fn remove_unfinished(disk: &dyn Disk, dir: &str) -> Result<(), OpenError> {
+    let names = disk.list(dir).doing("list", dir)?;
+    for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+        let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
+        disk.remove(&path).doing("remove", &path)?;
+    }
+    Ok(())
+}
+
+/// What the FLOOR file says: a hint that outlives the process, though not always the machine.
+///
+/// It is rewritten, unsynced, after each sync of the log. Whatever version of it is on disk is
+/// true, since it was written after the sync it tells of.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Floor {
+    pub(crate) seq: u64,
+    pub(crate) offset: u32,
+    pub(crate) lsn: u64,
+    pub(crate) epoch: u64,
+}
+
+/// One sector, so that a crash leaves the old or the new, never a mixture.
+pub(crate) const FLOOR_LEN: usize = 512;
+const FLOOR_MAGIC: &[u8; 8] = b"QBRKFLR1";
+
+impl Floor {
+    pub(crate) fn encode(&self, log_id: &[u8; 16]) -> [u8; FLOOR_LEN] {
+        let mut bytes = [0; FLOOR_LEN];
+        put(&mut bytes, 0, FLOOR_MAGIC);
+        put(&mut bytes, 8, log_id);
+        put(&mut bytes, 24, &self.seq.to_le_bytes());
+        put(&mut bytes, 32, &self.lsn.to_le_bytes());
+        put(&mut bytes, 40, &self.epoch.to_le_bytes());
+        put(&mut bytes, 48, &self.offset.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..52]);
+        put(&mut bytes, 52, &crc.to_le_bytes());
+        bytes
+    }
+
+    /// The file's word, or `None` when it is missing, torn or another log's.
+    pub(crate) fn read(disk: &dyn Disk, log_id: &[u8; 16]) -> Option<Self> {
+        let bytes = read_file(disk, FLOOR).ok()?;
+        let ours = bytes.len() == FLOOR_LEN
+            && &bytes[..8] == FLOOR_MAGIC
+            && &bytes[8..24] == log_id
+            && u32_at(&bytes, 52) == crc32fast::hash(&bytes[..52]);
+        ours.then(|| Self {
+            seq: u64_at(&bytes, 24),
+            lsn: u64_at(&bytes, 32),
+            epoch: u64_at(&bytes, 40),
+            offset: u32_at(&bytes, 48),
+        })
+    }
+}

@@ -1,0 +1,474 @@
+//! The log: the one type other crates see at work.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::checkpoint::Checkpoints;
+use crate::disk::{Disk, Held};
+use crate::error::{AppendError, DiskError, OpenError, ReadError, WriteError};
+use crate::frame::{ALIGN, FRAME_BYTES_MAX, HEAD_BYTES_MAX, HEADER_LEN};
+use crate::liveness::Liveness;
+use crate::lsn::{Lsn, LsnRange};
+use crate::pool::{Pool, Space};
+use crate::record::{Batch, StoredRecord};
+use crate::recovery::Recovery;
+use crate::segment::{SEGMENT_HEADER_LEN, Segment};
+use crate::stats::{Counters, Stats};
+use crate::tail::{Control, Tail};
+use crate::writer::{self, Core};
+
+/// How a log is kept. The defaults are what the broker uses; tests use tiny segments.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of a segment, bytes. Default 64 MiB. Segments of another size, from earlier starts,
+    /// are read as they are. At least 8 KiB.
+    pub segment_bytes: u32,
+    /// Zero-filled files kept ready. Default 2. Each is `segment_bytes` of disk.
+    pub spare_segments: usize,
+    /// Bytes of the newest records kept in memory for reads. Default 32 MiB.
+    pub tail_cache_bytes: usize,
+    /// Bytes after which a frame takes no further batch. Default 1 MiB.
+    pub frame_bytes_target: usize,
+    /// Free bytes on the disk below which [`Log::space`] is low. Default 256 MiB.
+    pub disk_reserve_bytes: u64,
+    /// How long after the last frame, if nothing follows it, a frame is written to testify that
+    /// it was durable. Default 200 ms.
+    pub idle_commit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            spare_segments: 2,
+            tail_cache_bytes: 32 << 20,
+            frame_bytes_target: 1 << 20,
+            disk_reserve_bytes: 256 << 20,
+            idle_commit: Duration::from_millis(200),
+        }
+    }
+}
+
+impl Options {
+    /// The largest batch, so that a segment holds at least two and a frame is within its bound.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        let half = u64::from(self.segment_bytes.saturating_sub(SEGMENT_HEADER_LEN)) / 2;
+        let frame = half.min(FRAME_BYTES_MAX);
+        usize::try_from(frame.saturating_sub(HEADER_LEN as u64 + ALIGN)).unwrap_or(usize::MAX)
+    }
+}
+
+/// Who is told what becomes of the log. Called on the writer's thread, outside its locks.
+pub trait Observer: Send + Sync + 'static {
+    /// Everything up to `lsn` is on disk.
+    fn durable(&self, lsn: Lsn);
+    /// The log accepts nothing any more: the caller must end the process and start again.
+    fn failed(&self, error: &WriteError);
+}
+
+/// What the threads of a log share.
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: Options,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) log_id: [u8; 16],
+    pub(crate) epoch: u64,
+    pub(crate) tail: Mutex<Tail>,
+    /// Tells the writer that there is something to write.
+    pub(crate) wake: Condvar,
+    /// Tells who waits in `write_checkpoint` that something became durable.
+    pub(crate) progress: Condvar,
+    durable: AtomicU64,
+    appended_bytes: AtomicU64,
+    /// `appended_bytes` when the newest checkpoint began.
+    pub(crate) checkpointed_bytes: AtomicU64,
+    /// Bytes of the checkpoints and of what is reserved for the next.
+    pub(crate) checkpoint_disk_bytes: AtomicU64,
+    /// By sequence number, which is also the order of their LSNs.
+    pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
+    pub(crate) liveness: Liveness,
+    pub(crate) pool: Pool,
+    pub(crate) checkpoints: Mutex<Checkpoints>,
+    pub(crate) counters: Counters,
+    pub(crate) observer: Arc<dyn Observer>,
+    core: Mutex<Option<Core>>,
+    /// Frames are written by a thread of ours, not by whoever holds the `Writer`.
+    pub(crate) threaded: bool,
+    held: Mutex<Option<Box<dyn Held>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("epoch", &self.epoch)
+            .field("durable", &self.durable)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a recovery hands over to the log that it found.
+pub(crate) struct Found {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: Options,
+    pub(crate) log_id: [u8; 16],
+    pub(crate) epoch: u64,
+    pub(crate) next_lsn: Lsn,
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) liveness: Liveness,
+    pub(crate) pool: Pool,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) replayed_bytes: u64,
+    pub(crate) held: Box<dyn Held>,
+}
+
+impl Shared {
+    pub(crate) fn new(found: Found, observer: Arc<dyn Observer>, threaded: bool) -> Self {
+        Self {
+            batch_bytes_max: found.options.batch_bytes_max(),
+            tail: Mutex::new(Tail::new(found.next_lsn, found.options.tail_cache_bytes)),
+            disk: found.disk,
+            options: found.options,
+            log_id: found.log_id,
+            epoch: found.epoch,
+            wake: Condvar::new(),
+            progress: Condvar::new(),
+            durable: AtomicU64::new(found.next_lsn.0 - 1),
+            appended_bytes: AtomicU64::new(found.replayed_bytes),
+            checkpointed_bytes: AtomicU64::new(0),
+            checkpoint_disk_bytes: AtomicU64::new(found.checkpoints.disk_bytes()),
+            segments: RwLock::new(found.segments),
+            liveness: found.liveness,
+            pool: found.pool,
+            checkpoints: Mutex::new(found.checkpoints),
+            counters: Counters::default(),
+            observer,
+            core: Mutex::new(None),
+            threaded,
+            held: Mutex::new(Some(found.held)),
+        }
+    }
+
+    pub(crate) fn put_core(&self, core: Core) {
+        *self.core.lock() = Some(core);
+    }
+
+    pub(crate) fn set_durable(&self, lsn: Lsn) {
+        self.durable.store(lsn.0, Release);
+    }
+
+    pub(crate) fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Acquire))
+    }
+
+    pub(crate) fn is_unwitnessed(&self) -> bool {
+        self.core.lock().as_ref().is_some_and(Core::is_unwitnessed)
+    }
+
+    /// Lets the writer do something, and stops the log if that fails: a failed write or sync is
+    /// never tried again.
+    pub(crate) fn run_core<T>(
+        &self,
+        act: impl FnOnce(&mut Core) -> Result<T, DiskError>,
+    ) -> Result<T, WriteError> {
+        let mut slot = self.core.lock();
+        if let Some(error) = self.tail.lock().stopped.clone() {
+            return Err(error);
+        }
+        let core = slot.as_mut().ok_or(WriteError::Stopped)?;
+        let outcome = act(core).map_err(WriteError::Disk);
+        drop(slot);
+        if let Err(error) = &outcome {
+            self.stop(error);
+        }
+        outcome
+    }
+
+    /// Accepts nothing from now on, and tells everybody why. The first reason stays.
+    pub(crate) fn stop(&self, error: &WriteError) {
+        let first = {
+            let mut tail = self.tail.lock();
+            let first = tail.stopped.is_none();
+            tail.stopped.get_or_insert_with(|| error.clone());
+            first
+        };
+        self.progress.notify_all();
+        self.wake.notify_all();
+        if first {
+            self.observer.failed(error);
+        }
+    }
+
+    /// Waits until `done`, or until the log stops. Without a writer's thread, writes here.
+    pub(crate) fn wait_until(&self, done: impl Fn(&Tail) -> bool) -> Result<(), WriteError> {
+        loop {
+            let mut tail = self.tail.lock();
+            if done(&tail) {
+                return Ok(());
+            }
+            if let Some(error) = &tail.stopped {
+                return Err(error.clone());
+            }
+            if self.threaded {
+                self.progress.wait(&mut tail);
+            } else {
+                drop(tail);
+                if !self.run_core(Core::step)? {
+                    return Err(WriteError::Stopped);
+                }
+            }
+        }
+    }
+
+    /// Has a frame without records written; returns once it is durable.
+    pub(crate) fn write_control(&self, control: Control) -> Result<(), WriteError> {
+        let ticket = {
+            let mut tail = self.tail.lock();
+            if let Some(error) = &tail.stopped {
+                return Err(error.clone());
+            }
+            tail.push_control(control)
+        };
+        self.wake.notify_all();
+        self.wait_until(|tail| ticket <= tail.controls_done)
+    }
+
+    /// Bytes appended since the start, replayed ones included.
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Relaxed)
+    }
+
+    /// Keeps the pool at its size. Want of room is told by [`Log::space`]; another failure of
+    /// the disk stops the log.
+    pub(crate) fn maintain(&self) {
+        if let Err(error) = self.pool.maintain(&self.counters) {
+            self.stop(&WriteError::Disk(error));
+        }
+    }
+}
+
+/// An open log. Appends and reads from any thread.
+///
+/// Dropping it without [`Log::close`] leaves it as a kill of the process would.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Log {
+    /// Takes the data folder's lock, looks at what is there, and decides what of it stands.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] when confirmed data cannot be read as it was written; the other
+    /// variants say what is in the way.
+    pub fn recover(disk: Arc<dyn Disk>, options: Options) -> Result<Recovery, OpenError> {
+        Recovery::open(disk, options)
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, threads: Mutex::new(Vec::new()) }
+    }
+
+    /// Starts the thread that writes and the one that prepares files.
+    pub(crate) fn start_threads(&self) -> std::io::Result<()> {
+        let mut threads = self.threads.lock();
+        let shared = Arc::clone(&self.shared);
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        threads.push(named("qbroker-log").spawn(move || writer::run(&shared))?);
+        let shared = Arc::clone(&self.shared);
+        threads.push(named("qbroker-prepare").spawn(move || prepare(&shared))?);
+        Ok(())
+    }
+
+    /// Appends a batch and gives its LSNs at once; waits for nothing.
+    ///
+    /// It is durable when [`Observer::durable`] says so. Cheap enough to be called under a lock.
+    ///
+    /// # Errors
+    /// When the log is stopped, or the batch is larger than [`Log::batch_bytes_max`]; no LSN was
+    /// given then.
+    ///
+    /// # Panics
+    /// When the batch is empty: it has no LSN.
+    pub fn append(&self, batch: Batch) -> Result<LsnRange, AppendError> {
+        assert!(!batch.is_empty(), "an empty batch has no LSN");
+        self.check(&batch)?;
+        let shared = &self.shared;
+        let batch = Arc::new(batch.freeze());
+        let bytes = batch.bytes as u64;
+        let lsns = {
+            let mut tail = shared.tail.lock();
+            if tail.stopped.is_some() || tail.closing {
+                return Err(AppendError::Stopped);
+            }
+            tail.push(batch)
+        };
+        shared.appended_bytes.fetch_add(bytes, Relaxed);
+        shared.wake.notify_one();
+        Ok(lsns)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), AppendError> {
+        let (bytes, bytes_max) = (batch.bytes(), self.shared.batch_bytes_max);
+        if bytes_max < bytes {
+            return Err(AppendError::TooLarge { bytes, bytes_max });
+        }
+        let bytes = batch.head_bytes_longest();
+        if HEAD_BYTES_MAX < bytes {
+            return Err(AppendError::HeadTooLong { bytes, bytes_max: HEAD_BYTES_MAX });
+        }
+        Ok(())
+    }
+
+    /// The largest [`Batch::bytes`] that is taken.
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> usize {
+        self.shared.batch_bytes_max
+    }
+
+    /// The LSN the next record gets.
+    #[must_use]
+    pub fn next_lsn(&self) -> Lsn {
+        self.shared.tail.lock().next_lsn
+    }
+
+    /// Everything up to here is on disk.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.shared.durable()
+    }
+
+    /// The number of this start of the log: dense, from 1.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// What tells this log from every other; drawn when it was made.
+    #[must_use]
+    pub fn log_id(&self) -> [u8; 16] {
+        self.shared.log_id
+    }
+
+    /// Reads records, in any order; the answers are in the order of `lsns`.
+    ///
+    /// From the tail cache where they are there, else from disk: runs of neighbouring LSNs are
+    /// read together, and every byte is checked against its checksum.
+    #[must_use]
+    pub fn read(&self, lsns: &[Lsn]) -> Vec<Result<StoredRecord, ReadError>> {
+        crate::reader::read(&self.shared, lsns)
+    }
+
+    /// Which kept records are still needed.
+    #[must_use]
+    pub fn liveness(&self) -> &Liveness {
+        &self.shared.liveness
+    }
+
+    /// Bytes appended since the last checkpoint began; after a start, the bytes that were
+    /// replayed count too.
+    #[must_use]
+    pub fn bytes_since_checkpoint(&self) -> u64 {
+        let before = self.shared.checkpointed_bytes.load(Relaxed);
+        self.shared.appended_bytes().saturating_sub(before)
+    }
+
+    /// Puts a checkpoint in place: the owner's `state` as of `lsn`. Then drops segments in which
+    /// nothing lives any more. Blocks until all of that is durable.
+    ///
+    /// # Errors
+    /// When the disk fails, or is full; the checkpoints before stay good. After a full disk the
+    /// log goes on, after any other failure it is stopped.
+    ///
+    /// # Panics
+    /// When `lsn` was not given yet, or is before the newest checkpoint's.
+    pub fn write_checkpoint(&self, lsn: Lsn, state: Vec<Bytes>) -> Result<(), WriteError> {
+        crate::retention::write_checkpoint(&self.shared, lsn, &state)
+    }
+
+    /// Whether publishes should be taken; costs an atomic load.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        self.shared.pool.space()
+    }
+
+    /// Figures for metrics.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shared = &self.shared;
+        let mut stats = shared.counters.snapshot();
+        let spares = shared.pool.ready() as u64;
+        let segments = shared.segments.read();
+        stats.segments = segments.len() as u64;
+        stats.spares = spares;
+        stats.disk_bytes = shared.checkpoint_disk_bytes.load(Relaxed)
+            + spares * u64::from(shared.options.segment_bytes)
+            + segments.iter().map(|segment| u64::from(segment.header.size)).sum::<u64>();
+        drop(segments);
+        stats.live_records = shared.liveness.live_records();
+        stats
+    }
+
+    /// Writes what is pending, seals the log so that the next start finds it whole, ends the
+    /// threads and lets go of the data folder. A second call does nothing.
+    ///
+    /// # Errors
+    /// When the disk fails, or had failed before.
+    pub fn close(&self) -> Result<(), WriteError> {
+        let shared = &self.shared;
+        shared.tail.lock().closing = true;
+        shared.wake.notify_all();
+        shared.pool.stop();
+        if shared.threaded {
+            self.join();
+        } else if shared.core.lock().is_some() {
+            shared.run_core(Core::finish)?;
+        }
+        self.let_go();
+        match &shared.tail.lock().stopped {
+            None | Some(WriteError::Stopped) => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
+    }
+
+    /// A panic of a thread has stopped the log by its guard; there is nothing to add here.
+    fn join(&self) {
+        for thread in self.threads.lock().drain(..) {
+            drop(thread.join());
+        }
+    }
+
+    /// Breaks the circle of writer and shared state, and gives the folder back.
+    fn let_go(&self) {
+        drop(self.shared.core.lock().take());
+        drop(self.shared.held.lock().take());
+        self.shared.tail.lock().stopped.get_or_insert(WriteError::Stopped);
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.shared.tail.lock().stopped.get_or_insert(WriteError::Stopped);
+        self.shared.wake.notify_all();
+        self.shared.progress.notify_all();
+        self.shared.pool.stop();
+        self.join();
+        self.let_go();
+    }
+}
+
+/// The preparing thread: looks at the pool when told, and once a second.
+fn prepare(shared: &Arc<Shared>) {
+    loop {
+        shared.maintain();
+        if !shared.pool.wait(Duration::from_secs(1)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Files prepared ahead: spares for the writer, a reserve for a full disk.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::disk::{Disk, File, Mode};
+use crate::error::{DiskError, Doing as _};
+use crate::layout::{FREE, hex16};
+use crate::segment::Segment;
+use crate::stats::Counters;
+
+/// Segments that are there even when the disk is full, so that a full broker can drain.
+pub(crate) const RESERVE_SEGMENTS: usize = 2;
+/// Zeros are written in pieces of this size, each synced: a writer's sync never waits for more.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// Whether publishes should be taken.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// There is room.
+    Ample,
+    /// There is little: only what drains the log should be appended.
+    Low {
+        /// Bytes free on the disk when last looked.
+        free: u64,
+        /// Bytes that should be.
+        reserve: u64,
+    },
+}
+
+/// A prepared file in `free/`.
+#[derive(Clone, Debug)]
+pub(crate) struct Spare {
+    pub(crate) path: String,
+    /// Its blocks have been written before, so that a sync need not touch metadata.
+    pub(crate) filled: bool,
+}
+
+/// The files in `free/`.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u32,
+    filled_target: usize,
+    disk_reserve_bytes: u64,
+    files: Mutex<Files>,
+    wake: Condvar,
+    /// The last look at the disk found too little, or a file could not be made.
+    low: AtomicBool,
+    free_bytes: AtomicU64,
+    /// Zeros are not worth their writing while segments go faster than they can be filled.
+    outrun: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    filled: Vec<String>,
+    plain: Vec<String>,
+    next_number: u64,
+    /// Dropped segments whose readers, if any, have not finished.
+    retired: Vec<Arc<Segment>>,
+    stopping: bool,
+}
+
+impl Pool {
+    /// The pool of a data folder, with the usable files an earlier run left in it.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        segment_bytes: u32,
+        filled_target: usize,
+        disk_reserve_bytes: u64,
+    ) -> Result<Self, DiskError> {
+        let mut files = Files::default();
+        for name in disk.list(FREE).doing("list", FREE)? {
+            let path = format!("{FREE}/{name}");
+            let number = name.rsplit_once('-').and_then(|(_, digits)| hex16(digits));
+            files.next_number = files.next_number.max(number.unwrap_or(0) + 1);
+            let kept =
+                if name.starts_with("filled-") { &mut files.filled } else { &mut files.plain };
+            let file = disk.open(&path, Mode::Read).doing("open", &path)?;
+            if file.size().doing("look at", &path)? == u64::from(segment_bytes) && number.is_some()
+            {
+                kept.push(path);
+            } else {
+                disk.remove(&path).doing("remove", &path)?;
+            }
+        }
+        Ok(Self {
+            disk,
+            segment_bytes,
+            filled_target,
+            disk_reserve_bytes,
+            files: Mutex::new(files),
+            wake: Condvar::new(),
+            low: AtomicBool::new(false),
+            free_bytes: AtomicU64::new(u64::MAX),
+            outrun: AtomicBool::new(false),
+        })
+    }
+
+    /// A file for the next segment: a filled one, else one of the reserve.
+    pub(crate) fn take(&self) -> Option<Spare> {
+        let mut files = self.files.lock();
+        let spare = match files.filled.pop() {
+            Some(path) => Some(Spare { path, filled: true }),
+            None => files.plain.pop().map(|path| Spare { path, filled: false }),
+        };
+        // An empty shelf means that segments went faster than zeros could be written; a full one,
+        // that there is time again.
+        self.outrun.store(files.filled.is_empty(), Relaxed);
+        self.wake.notify_all();
+        spare
+    }
+
+    /// How many files are ready.
+    pub(crate) fn ready(&self) -> usize {
+        let files = self.files.lock();
+        files.filled.len() + files.plain.len() + files.retired.len()
+    }
+
+    /// Takes dropped segments, to be used again once nobody reads them.
+    pub(crate) fn recycle(&self, segments: Vec<Arc<Segment>>) {
+        self.files.lock().retired.extend(segments);
+        self.wake.notify_all();
+    }
+
+    pub(crate) fn space(&self) -> Space {
+        if self.low.load(Relaxed) {
+            Space::Low { free: self.free_bytes.load(Relaxed), reserve: self.disk_reserve_bytes }
+        } else {
+            Space::Ample
+        }
+    }
+
+    /// Notes that a file could not be made for want of room.
+    pub(crate) fn note_full(&self) {
+        self.low.store(true, Relaxed);
+    }
+
+    /// Brings the pool to its size and looks at the space; what cannot be made is tried again at
+    /// the next call.
+    ///
+    /// # Errors
+    /// When the disk fails in a way that is not want of room.
+    pub(crate) fn maintain(&self, counters: &Counters) -> Result<(), DiskError> {
+        let recycled = self.recycle_unread()?;
+        let made = self.fill_up(counters);
+        self.look_at_space(&made)?;
+        match made {
+            Err(error) if !error.is_full() => Err(error),
+            _ => Ok(recycled),
+        }
+    }
+
+    fn look_at_space(&self, made: &Result<(), DiskError>) -> Result<(), DiskError> {
+        let free = self.disk.free_bytes().doing("look at the free space of", "the data folder")?;
+        self.free_bytes.store(free, Relaxed);
+        self.low.store(free < self.disk_reserve_bytes || made.is_err(), Relaxed);
+        Ok(())
+    }
+
+    /// Dropped segments become spares while the pool lacks some, and are removed otherwise.
+    fn recycle_unread(&self) -> Result<(), DiskError> {
+        let unread: Vec<_> = {
+            let mut files = self.files.lock();
+            // The segment table has let go of them, so nobody new can get hold of one.
+            files.retired.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect()
+        };
+        if unread.is_empty() {
+            return Ok(());
+        }
+        for segment in unread {
+            let whole = segment.file.size().doing("look at", &segment.path)?
+                == u64::from(self.segment_bytes);
+            let mut files = self.files.lock();
+            if whole && files.filled.len() < self.filled_target + RESERVE_SEGMENTS {
+                let path = files.name("filled");
+                self.disk.rename(&segment.path, &path).doing("rename", &segment.path)?;
+                files.filled.push(path);
+            } else {
+                drop(files);
+                self.disk.remove(&segment.path).doing("remove", &segment.path)?;
+            }
+        }
+        // Not synced: a name that comes back after a crash is of a segment the log has dropped.
+        Ok(())
+    }
+
+    fn fill_up(&self, counters: &Counters) -> Result<(), DiskError> {
+        while let Some(zeroed) = self.wanted() {
+            let spare = self.make(zeroed, counters)?;
+            let Some(path) = spare else { return Ok(()) };
+            let mut files = self.files.lock();
+            if zeroed {
+                files.filled.push(path);
+            } else {
+                files.plain.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// What to make next: the reserve first, since it is quick, then filled ones.
+    fn wanted(&self) -> Option<bool> {
+        let files = self.files.lock();
+        let ready = files.filled.len() + files.plain.len();
+        if files.stopping {
+            None
+        } else if ready < RESERVE_SEGMENTS {
+            Some(false)
+        } else if files.filled.len() < self.filled_target && !self.outrun.load(Relaxed) {
+            Some(true)
+        } else {
+            None
+        }
+    }
+
+    /// Makes a file; `None` when told to stop on the way.
+    fn make(&self, zeroed: bool, counters: &Counters) -> Result<Option<String>, DiskError> {
+        let path = self.files.lock().name(if zeroed { "filled" } else { "plain" });
+        let tmp = format!("{path}.tmp");
+        let file = self.disk.open(&tmp, Mode::Replace).doing("create", &tmp)?;
+        let made = self.write(&*file, &tmp, zeroed, counters);
+        if !matches!(made, Ok(true)) {
+            drop(file);
+            self.disk.remove(&tmp).doing("remove", &tmp)?;
+            return made.map(|_| None);
+        }
+        self.disk.rename(&tmp, &path).doing("rename", &tmp)?;
+        self.disk.sync_dir(FREE).doing("sync the folder", FREE)?;
+        Ok(Some(path))
+    }
+
+    /// Whether the file was finished.
+    fn write(
+        &self,
+        file: &dyn File,
+        path: &str,
+        zeroed: bool,
+        counters: &Counters,
+    ) -> Result<bool, DiskError> {
+        file.allocate(u64::from(self.segment_bytes)).doing("reserve room for", path)?;
+        if zeroed {
+            let zeros = vec![0; ZERO_BYTES.min(self.segment_bytes as usize)];
+            let mut offset = 0;
+            while offset < self.segment_bytes as usize {
+                if self.files.lock().stopping {
+                    return Ok(false);
+                }
+                let piece = zeros.len().min(self.segment_bytes as usize - offset);
+                file.write_all_at(&zeros[..piece], offset as u64).doing("fill", path)?;
+                file.sync_data().doing("sync", path)?;
+                Counters::add(&counters.bytes_zeroed, piece);
+                offset += piece;
+            }
+        }
+        file.sync_data().doing("sync", path)?;
+        Ok(true)
+    }
+
+    /// Waits until there may be something to do; false when told to stop.
+    pub(crate) fn wait(&self, at_most: std::time::Duration) -> bool {
+        let mut files = self.files.lock();
+        if !files.stopping {
+            self.wake.wait_for(&mut files, at_most);
+        }
+        !files.stopping
+    }
+
+    pub(crate) fn stop(&self) {
+        self.files.lock().stopping = true;
+        self.wake.notify_all();
+    }
+}
+
+impl Files {
+    fn name(&mut self, kind: &str) -> String {
+        let number = self.next_number;
+        self.next_number += 1;
+        format!("{FREE}/{kind}-{number:016x}")
+    }
+}

@@ -1,0 +1,224 @@
+//! Reading records: from the tail cache, else from a segment, checked.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::disk::read_up_to;
+use crate::error::{Damage, DiskError, ReadError};
+use crate::frame::{self, Entry, HEADER_LEN, Kind};
+use crate::log::Shared;
+use crate::lsn::Lsn;
+use crate::record::{Body, StoredRecord};
+use crate::scan::{Bad, Depth, Problem, Walk};
+use crate::segment::{FrameIndex, Segment};
+use crate::stats::Counters;
+use crate::tail::Appended;
+
+type Answer = Result<StoredRecord, ReadError>;
+
+/// Bodies whose gap is smaller than this are read together, the gap with them.
+const GAP_BYTES: u32 = 64 << 10;
+/// Headers are looked for with reads of this size.
+const HOP_BYTES: usize = 16 << 10;
+
+/// The records with these LSNs, in the order of `lsns`.
+pub(crate) fn read(shared: &Shared, lsns: &[Lsn]) -> Vec<Answer> {
+    let mut answers: Vec<Option<Answer>> = cached(shared, lsns);
+    let mut missing: Vec<usize> = (0..lsns.len()).filter(|&at| answers[at].is_none()).collect();
+    Counters::add(&shared.counters.reads_cached, lsns.len() - missing.len());
+    Counters::add(&shared.counters.reads_disk, missing.len());
+    missing.sort_unstable_by_key(|&at| lsns[at]);
+    let mut rest = missing.as_slice();
+    while let Some(&first) = rest.first() {
+        let segment = segment_of(shared, lsns[first]);
+        let Some((segment, end)) = segment else {
+            answers[first] = Some(Err(ReadError::NotFound(lsns[first])));
+            rest = &rest[1..];
+            continue;
+        };
+        let count = rest.partition_point(|&at| lsns[at] < end);
+        let wanted: Vec<Lsn> = rest[..count].iter().map(|&at| lsns[at]).collect();
+        let found = read_segment(&segment, &wanted);
+        for (&at, answer) in rest[..count].iter().zip(found) {
+            answers[at] = Some(answer);
+        }
+        rest = &rest[count..];
+    }
+    answers.into_iter().map(|answer| answer.expect("each was looked up")).collect()
+}
+
+/// What the tail cache has. The lock is held for the look-up, not for making the answers.
+fn cached(shared: &Shared, lsns: &[Lsn]) -> Vec<Option<Answer>> {
+    let entries: Vec<Option<Appended>> = {
+        let tail = shared.tail.lock();
+        lsns.iter().map(|&lsn| tail.find(lsn).cloned()).collect()
+    };
+    let answer = |(entry, &lsn): (Option<Appended>, &Lsn)| {
+        entry.map(|entry| {
+            let index = usize::try_from(lsn.0 - entry.first.0).expect("inside the batch");
+            Ok(entry.batch.stored(index))
+        })
+    };
+    entries.into_iter().zip(lsns).map(answer).collect()
+}
+
+/// The segment an LSN is in, and the LSN after the segment's last (for the newest, the end of all).
+fn segment_of(shared: &Shared, lsn: Lsn) -> Option<(Arc<Segment>, Lsn)> {
+    let segments = shared.segments.read();
+    let after = segments.partition_point(|segment| segment.header.first_lsn <= lsn);
+    let segment = segments.get(after.checked_sub(1)?)?;
+    let end = match segment.sealed_last() {
+        Some(last) => last.next(),
+        // A record that is not durable is in the tail cache, or nowhere.
+        None => shared.durable().next(),
+    };
+    (lsn < end).then(|| (Arc::clone(segment), end))
+}
+
+/// The records of one segment, `wanted` in ascending order.
+fn read_segment(segment: &Segment, wanted: &[Lsn]) -> Vec<Answer> {
+    let mut answers = Vec::with_capacity(wanted.len());
+    if let Err(bad) = build_index(segment) {
+        return wanted.iter().map(|&lsn| Err(read_error(segment, lsn, &bad))).collect();
+    }
+    while let Some(&lsn) = wanted.get(answers.len()) {
+        match frame_of(segment, lsn) {
+            Err(bad) => answers.push(Err(read_error(segment, lsn, &bad))),
+            Ok(None) => answers.push(Err(ReadError::Lost(lsn))),
+            Ok(Some(place)) => {
+                let rest = &wanted[answers.len()..];
+                let count = rest.partition_point(|&lsn| lsn < place.header.next_lsn());
+                answers.extend(read_frame(segment, &place, &rest[..count]));
+            }
+        }
+    }
+    answers
+}
+
+/// A segment of an earlier start is indexed when it is first read.
+fn build_index(segment: &Segment) -> Result<(), Bad> {
+    let end = {
+        let state = segment.state.lock();
+        if state.index.is_some() {
+            return Ok(());
+        }
+        u64::from(state.end)
+    };
+    let mut index = FrameIndex::new(segment.header.first_lsn);
+    let mut walk = Walk::new(&*segment.file, segment.header, end);
+    while let Some(seen) = walk.next(Depth::Headers) {
+        let seen = seen?;
+        index.note(seen.header.first_lsn, narrow(seen.offset));
+    }
+    segment.state.lock().index.get_or_insert(index);
+    Ok(())
+}
+
+struct FramePlace {
+    offset: u64,
+    header: frame::Header,
+}
+
+/// The frame an LSN is in; `None` when a repair gave it up.
+fn frame_of(segment: &Segment, lsn: Lsn) -> Result<Option<FramePlace>, Bad> {
+    let (start, end) = {
+        let state = segment.state.lock();
+        let index = state.index.as_ref().expect("built before");
+        (u64::from(index.before(lsn)), u64::from(state.end))
+    };
+    let mut walk = Walk::new(&*segment.file, segment.header, end).from_middle(start, HOP_BYTES);
+    while let Some(seen) = walk.next(Depth::Headers) {
+        let seen = seen?;
+        let lost = seen.header.kind == Kind::Lost;
+        if lsn < seen.next_lsn {
+            let place = FramePlace { offset: seen.offset, header: seen.header };
+            return Ok((!lost).then_some(place));
+        }
+    }
+    Err(Bad { offset: end, header: None, problem: Problem::NoFrame })
+}
+
+/// Records of one frame: its table with one read, its bodies with as few as make sense.
+fn read_frame(segment: &Segment, place: &FramePlace, wanted: &[Lsn]) -> Vec<Answer> {
+    let all = |error: &dyn Fn(Lsn) -> ReadError| wanted.iter().map(|&l| Err(error(l))).collect();
+    let bad = |problem| Bad { offset: place.offset, header: Some(place.header), problem };
+    let table_at = place.offset + HEADER_LEN as u64;
+    let table = match read_bytes(segment, table_at, place.header.table_len) {
+        Ok(table) => table,
+        Err(error) => return all(&|_| ReadError::Disk(error.clone())),
+    };
+    if !place.header.table_matches(&table, segment.seed) {
+        return all(&|lsn| read_error(segment, lsn, &bad(Problem::Table)));
+    }
+    let Some(entries) = frame::entries(&place.header, &table) else {
+        return all(&|lsn| read_error(segment, lsn, &bad(Problem::Lengths)));
+    };
+    let first = place.header.first_lsn.0;
+    let index = |lsn: &Lsn| usize::try_from(lsn.0 - first).expect("inside the frame");
+    let wanted: Vec<&Entry<'_>> = wanted.iter().map(|lsn| &entries[index(lsn)]).collect();
+    let bodies_at = table_at + u64::from(place.header.table_len);
+    let mut answers = Vec::with_capacity(wanted.len());
+    for run in wanted.chunk_by(|a, b| b.body_start <= a.body_start + a.body_len + GAP_BYTES) {
+        read_run(segment, bodies_at, &table, run, &mut answers);
+    }
+    answers
+}
+
+/// Records whose bodies are near each other: one read for all.
+fn read_run(
+    segment: &Segment,
+    bodies_at: u64,
+    table: &Bytes,
+    run: &[&Entry<'_>],
+    answers: &mut Vec<Answer>,
+) {
+    let start = run[0].body_start;
+    let last = run[run.len() - 1];
+    let len = last.body_start + last.body_len - start;
+    let bytes = match read_bytes(segment, bodies_at + u64::from(start), len) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return answers.extend(run.iter().map(|_| Err(ReadError::Disk(error.clone()))));
+        }
+    };
+    for entry in run {
+        let from = (entry.body_start - start) as usize;
+        let body =
+            bytes.get(from..from + entry.body_len as usize).map(|body| bytes.slice_ref(body));
+        let body = body.and_then(|body| Body::checked(body, entry.body_crc));
+        let head = table.slice_ref(entry.head);
+        answers.push(match body {
+            _ if entry.lost => Err(ReadError::Lost(entry.lsn)),
+            Some(body) => Ok(StoredRecord { head, body }),
+            None => {
+                let offset = bodies_at + u64::from(entry.body_start);
+                let problem = Problem::Body { lsn: entry.lsn };
+                let bad = Bad { offset, header: None, problem };
+                Err(read_error(segment, entry.lsn, &bad))
+            }
+        });
+    }
+}
+
+fn read_bytes(segment: &Segment, offset: u64, len: u32) -> Result<Bytes, DiskError> {
+    let mut bytes = BytesMut::zeroed(len as usize);
+    let read = read_up_to(&*segment.file, &mut bytes, offset).map_err(|source| DiskError {
+        doing: "read",
+        path: segment.path.clone(),
+        source: Arc::new(source),
+    })?;
+    // What the file does not have fails its checksum like any other wrong byte.
+    bytes.truncate(read);
+    Ok(bytes.freeze())
+}
+
+fn read_error(segment: &Segment, lsn: Lsn, bad: &Bad) -> ReadError {
+    let damage =
+        Damage::of(&*segment.path, bad.problem.to_string()).at(bad.offset).from_lsn(lsn, Some(lsn));
+    ReadError::Damaged(Box::new(damage))
+}
+
+fn narrow(offset: u64) -> u32 {
+    u32::try_from(offset).expect("segments are smaller than 4 GiB")
+}

@@ -1,0 +1,5 @@
+//! What the log promises, a file per promise.
+
+mod model;
+
+mod append;
