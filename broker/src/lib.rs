@@ -2,6 +2,8 @@
 //!
 //! The modules below stand in the order a message meets them.
 
+pub mod clock;
+pub mod engine;
 pub mod queue;
 
 // shell modules

@@ -1,1 +1,310 @@
-//! The queues.
+//! The queues: which messages are ready, scheduled, leased or dead, and who holds them.
+//!
+//! Pure and deterministic: no clock, disk, network, thread or randomness. A command is a method of
+//! [`Core`]: it is told the time, decides on the state as it is, writes what it decided as records
+//! into an [`Output`] and applies them; what somebody must be told comes out as its answer and as
+//! [`Effect`]s. Nobody may be told before the log is durable up to the last of those records.
+//! Recovery applies the records alone.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod policy;
+pub mod refused;
+
+pub mod ids;
+pub mod time;
+
+pub mod body;
+pub mod index;
+pub mod record;
+
+mod apply;
+mod catalog;
+mod publish;
+
+mod consumer;
+mod dispatch;
+
+mod lease;
+mod settle;
+
+mod producer;
+mod session;
+
+mod dead_letter;
+mod dedup;
+mod settled;
+mod tick;
+
+mod snapshot;
+
+#[cfg(test)]
+mod tests;
+
+use qbroker_storage::{Batch, Body, Lsn};
+
+pub use catalog::{CreateQueue, DeleteQueue, PurgeQueue, Queue, Totals, UpdateQueue};
+pub use consumer::{Consumer, OpenConsumer, Opened, Pull, PullId, Pulled, Window};
+pub use dispatch::Delivery;
+pub use lease::{Extend, Extended};
+pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
+pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt};
+pub use settle::{Outcome, Settle, Settlement};
+pub use snapshot::SnapshotError;
+pub use tick::Deadlines;
+
+use index::{Index, Missing};
+use record::Record;
+use refused::Refused;
+
+/// Bounds over all queues; each protects memory. What happens at one is said at its use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Payload bytes of a message, unless its queue says otherwise.
+    pub payload_bytes_max: u64,
+    /// Leases held at once; about 128 bytes each.
+    pub leases_max: usize,
+    pub queues_max: usize,
+    pub sessions_max: usize,
+    pub producers_max: usize,
+    /// Message ids remembered at once, over all queues; the oldest are forgotten first.
+    pub message_ids_max: usize,
+    /// Settled leases remembered for a repeated call; the oldest are forgotten first.
+    pub settled_max: usize,
+    /// Batches of one stream whose outcomes the client may not have seen.
+    pub unconfirmed_batches_max: usize,
+    /// Whether publishing to a queue, or consuming from one, makes it.
+    pub auto_create_queues: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: 4 << 20,
+            leases_max: 1_000_000,
+            queues_max: 100_000,
+            sessions_max: 100_000,
+            producers_max: 100_000,
+            message_ids_max: 4_000_000,
+            settled_max: 1_000_000,
+            unconfirmed_batches_max: 8_192,
+            auto_create_queues: true,
+        }
+    }
+}
+
+/// Why a command gave no answer.
+#[derive(Debug)]
+pub enum Stop {
+    /// A page has to be loaded; the command is then given again. Nothing has changed.
+    Missing(Missing),
+    /// The command is refused. Nothing has changed, and nothing was logged.
+    Refused(Refused),
+}
+
+impl From<Missing> for Stop {
+    fn from(missing: Missing) -> Self {
+        Self::Missing(missing)
+    }
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+/// The answer to a command.
+pub type Turn<T> = Result<T, Stop>;
+
+/// What a command wants done, beside its own answer.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Hand these to the consumer's stream.
+    Deliver { consumer: ids::ConsumerId, deliveries: Vec<Delivery> },
+    /// Answer a waiting pull.
+    AnswerPull { pull: PullId, deliveries: Vec<Delivery> },
+    /// Tell the consumer that these leases are no longer its own.
+    LeasesLost { consumer: ids::ConsumerId, leases: Vec<ids::LeaseToken>, why: Lost },
+    /// The consumer's stream was replaced by another one.
+    Replaced { consumer: ids::ConsumerId },
+    /// The producer's stream was replaced by another one.
+    Fenced { stream: StreamId },
+    /// Messages of this queue were dead-lettered.
+    DeadLetters { queue: String, count: u64 },
+}
+
+/// How a consumer lost leases that it did not settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Its time was over.
+    Expired,
+    /// The queue was purged.
+    Purged,
+    /// The queue was deleted.
+    Deleted,
+    /// The session was begun anew.
+    SessionReset,
+}
+
+/// What a turn leaves behind: records for the log, effects to hold until they are durable, and
+/// records that nothing needs any more.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub batch: Batch,
+    pub effects: Vec<Effect>,
+    pub retired: Vec<Lsn>,
+}
+
+/// Records that were decided and not yet applied.
+#[derive(Debug)]
+struct Draft {
+    next: Lsn,
+    records: Vec<(Record, Body)>,
+    /// Queues made or changed by the records, by name.
+    queues: Vec<(String, ids::QueueId)>,
+}
+
+impl Draft {
+    /// Adds a record and says which LSN it will have.
+    fn push(&mut self, record: Record, body: Body) -> Lsn {
+        let lsn = Lsn(self.next.0 + self.records.len() as u64);
+        self.records.push((record, body));
+        lsn
+    }
+
+    fn fact(&mut self, record: Record) -> Lsn {
+        self.push(record, Body::default())
+    }
+}
+
+/// All queues and everybody who uses them.
+///
+/// The log's records say what all fields are, but for the consumers, the waiting pulls, the
+/// deadlines and the streams: those belong to this start.
+#[derive(Debug)]
+pub struct Core<I> {
+    limits: Limits,
+    /// Epoch of this start, as the last [`record::Started`] says.
+    epoch: u32,
+    boot_id: String,
+    /// LSN of the next record.
+    next: Lsn,
+    catalog: catalog::Catalog,
+    index: I,
+    leases: lease::Leases,
+    settled: settled::Settled,
+    sessions: session::Sessions,
+    producers: producer::Producers,
+    dedup: dedup::Dedup,
+    consumers: consumer::Consumers,
+    /// No publish is taken while the disk is at its reserve.
+    disk_full: bool,
+    /// Deadlines stand still: the broker is stopping, and may take the leases along.
+    frozen: bool,
+    retired: Vec<Lsn>,
+}
+
+impl<I: Index> Core<I> {
+    /// A broker without a queue, before its first record.
+    pub fn new(index: I, limits: Limits) -> Self {
+        Self {
+            limits,
+            epoch: 0,
+            boot_id: String::new(),
+            next: Lsn(1),
+            catalog: catalog::Catalog::default(),
+            index,
+            leases: lease::Leases::default(),
+            settled: settled::Settled::default(),
+            sessions: session::Sessions::default(),
+            producers: producer::Producers::default(),
+            dedup: dedup::Dedup::default(),
+            consumers: consumer::Consumers::default(),
+            disk_full: false,
+            frozen: false,
+            retired: Vec::new(),
+        }
+    }
+
+    /// Begins this start: relative delays of another uptime become absolute, and every session
+    /// and timed lease has its whole time from now on.
+    pub fn start(&mut self, epoch: u32, boot_id: String, now: time::Now, out: &mut Output) {
+        let mut draft = self.draft();
+        let started = record::Started { epoch, boot_id, wall_ms: now.wall_ms };
+        draft.fact(Record::Started(started));
+        self.commit(draft, out);
+        self.restart_deadlines(now);
+    }
+
+    /// LSN of the next record; an effect waits for the one before.
+    pub fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// Says whether the disk is at its reserve: publishes are then refused.
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+    }
+
+    /// Stops the deadlines: nobody loses a lease because the broker is stopping.
+    pub fn freeze(&mut self) {
+        self.frozen = true;
+    }
+
+    /// Brings a page that was missing into memory.
+    pub fn load(&mut self, page: Missing) {
+        self.index.load(page);
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn index(&self) -> &I {
+        &self.index
+    }
+
+    /// The queues after this name, in the order of their names.
+    pub fn queues_after<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Queue> {
+        self.catalog.after(name)
+    }
+
+    pub fn queue_count(&self) -> usize {
+        self.catalog.len()
+    }
+
+    /// The queue of this name.
+    pub fn queue(&self, name: &str) -> Result<&Queue, Refused> {
+        self.catalog.named(name).ok_or_else(|| Refused::QueueNotFound(name.to_owned()))
+    }
+
+    /// The queue with this id, unless it was deleted.
+    pub fn queue_by_id(&self, queue: ids::QueueId) -> Option<&Queue> {
+        self.catalog.get(queue)
+    }
+
+    /// What is known of a lease, unless it ended.
+    pub fn lease(&self, birth: Lsn) -> Option<&lease::Lease> {
+        self.leases.get(birth)
+    }
+
+    /// How many leases are held, sessions known and consumers connected.
+    pub fn lease_count(&self) -> usize {
+        self.leases.len()
+    }
+
+    fn draft(&self) -> Draft {
+        Draft { next: self.next, records: Vec::new(), queues: Vec::new() }
+    }
+
+    /// Applies what was decided and hands it to the log.
+    fn commit(&mut self, draft: Draft, out: &mut Output) {
+        debug_assert_eq!(draft.next, self.next, "a draft is committed before another one is made");
+        for (record, body) in draft.records {
+            self.apply(self.next, &record);
+            out.batch
+                .push(record.retention(!body.is_empty()), body, |head| record.encode_head(head));
+        }
+        out.retired.append(&mut self.retired);
+    }
+}

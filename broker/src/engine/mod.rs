@@ -1,0 +1,408 @@
+//! Where the queues, the log and the clock meet.
+//!
+//! A turn takes the lock, lets the core decide and apply, appends the records and lets the lock go;
+//! it waits for nothing. Everything that follows from it, answers and refusals included, is held
+//! until the log is durable up to the last record appended by then: [`Engine::durable`] for
+//! whoever asked, [`Outbox`] for streams. There is no other way out.
+
+mod checkpoint;
+mod letters;
+mod open;
+mod outbox;
+mod timer;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use qbroker_storage::{AppendError, Log, Lsn, ReadError, Space, StoredRecord};
+use rustc_hash::FxBuildHasher;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+pub use open::{Options, StartError};
+pub use outbox::Outbox;
+
+use crate::clock::Clock;
+use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::index::memory::MemoryIndex;
+use crate::queue::refused::Refused;
+use crate::queue::time::Now;
+use crate::queue::{
+    self, BatchOutcome, Delivery, Effect, Lost, Output, PullId, Pulled, Stop, StreamId,
+};
+
+/// The core as it runs today.
+pub type Core = queue::Core<MemoryIndex>;
+
+/// The log stopped after a failed write or sync, or because the broker is closing. What was asked
+/// may or may not be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log has stopped; what was asked may or may not have been done")]
+pub struct Stopped;
+
+/// How far the log is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Durable {
+    lsn: Lsn,
+    stopped: bool,
+}
+
+/// What a consumer's stream is told.
+#[derive(Debug)]
+pub enum ConsumerEvent {
+    Deliver(Vec<Delivery>),
+    LeasesLost(Vec<LeaseToken>, Lost),
+    /// Another stream took its place.
+    Replaced,
+    /// Answers a call of settlements.
+    Settled {
+        call: i64,
+        failures: Vec<(LeaseToken, Refused)>,
+        invalid: Vec<bytes::Bytes>,
+    },
+    /// Answers a call of extensions.
+    Extended {
+        call: i64,
+        failures: Vec<(LeaseToken, Refused)>,
+        invalid: Vec<bytes::Bytes>,
+    },
+    Drained,
+}
+
+/// What a publishing stream is told.
+#[derive(Debug)]
+pub enum PublishEvent {
+    /// A batch has its outcome; its bytes no longer count.
+    Outcome(BatchOutcome, OwnedSemaphorePermit),
+    /// The stream ends.
+    Refused(Refused),
+}
+
+/// All queues over one log.
+#[derive(Debug)]
+pub struct Engine {
+    state: Mutex<State>,
+    log: Log,
+    durable: watch::Receiver<Durable>,
+    clock: Clock,
+    /// Bytes that are unsynced or unsent, over all connections, in [`BUDGET_UNIT`]s.
+    budget: Arc<Semaphore>,
+    timer: Notify,
+    /// Ends the checkpoint thread.
+    checkpoints: checkpoint::Signal,
+}
+
+#[derive(Debug)]
+struct State {
+    core: Core,
+    consumers: HashMap<ConsumerId, Arc<Outbox<ConsumerEvent>>, FxBuildHasher>,
+    pulls: HashMap<PullId, oneshot::Sender<(Lsn, Vec<Delivery>)>, FxBuildHasher>,
+    publishers: HashMap<u64, Arc<Outbox<PublishEvent>>, FxBuildHasher>,
+    last_stream: u64,
+    letters: letters::Letters,
+    /// When the timer will look by itself, on the boot clock.
+    armed_ms: u64,
+}
+
+/// A permit stands for so many bytes.
+const BUDGET_UNIT: usize = 1024;
+
+impl Engine {
+    /// Gives the core one command, and grants what became possible.
+    ///
+    /// Returns the answer and the LSN that must be durable before anybody is told of it.
+    pub fn turn<T>(
+        &self,
+        command: impl FnMut(&mut Core, Now, &mut Output) -> queue::Turn<T>,
+    ) -> Result<(Lsn, Result<T, Refused>), Stopped> {
+        self.turn_with(command, |_, _, answer| answer)
+    }
+
+    /// [`Self::turn`], whose answer is also given to `then` together with the state, under the same
+    /// lock: a consumer's outbox must be known before its first delivery is.
+    fn turn_with<T, R>(
+        &self,
+        mut command: impl FnMut(&mut Core, Now, &mut Output) -> queue::Turn<T>,
+        then: impl FnOnce(&mut State, Lsn, Result<T, Refused>) -> R,
+    ) -> Result<(Lsn, R), Stopped> {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.core.set_disk_full(self.log.space() != Space::Ample);
+        let mut out = Output::default();
+        let answer = loop {
+            match command(&mut state.core, now, &mut out) {
+                Ok(answer) => break Ok(answer),
+                Err(Stop::Refused(refused)) => break Err(refused),
+                Err(Stop::Missing(page)) => state.core.load(page),
+            }
+        };
+        let lsn = self.append(&mut state, out, now)?;
+        let result = then(&mut state, lsn, answer);
+        let mut out = Output::default();
+        while let Err(page) = state.core.dispatch(now, &mut out) {
+            state.core.load(page);
+        }
+        let lsn = self.append(&mut state, out, now)?;
+        self.arm(&mut state, now);
+        Ok((lsn, result))
+    }
+
+    /// Appends a turn's records and sends its effects on their way.
+    fn append(&self, state: &mut State, out: Output, now: Now) -> Result<Lsn, Stopped> {
+        let Output { batch, effects, retired } = out;
+        if !batch.is_empty() {
+            let lsns = match self.log.append(batch) {
+                Ok(lsns) => lsns,
+                Err(AppendError::Stopped) => return Err(Stopped),
+                // The core has applied it by now: there is no way back.
+                Err(error) => panic!("a turn's records do not fit a frame: {error}"),
+            };
+            debug_assert_eq!(
+                lsns.last.next(),
+                state.core.next_lsn(),
+                "the engine alone gives LSNs"
+            );
+        }
+        if !retired.is_empty() {
+            self.log.liveness().retire(&retired);
+        }
+        let lsn = Lsn(state.core.next_lsn().0 - 1);
+        for effect in effects {
+            state.send(lsn, effect, now);
+        }
+        Ok(lsn)
+    }
+
+    /// Asks something of the state. The answer counts once the log is durable up to the LSN.
+    pub fn look<T>(&self, question: impl FnOnce(&Core) -> T) -> (Lsn, T) {
+        let state = self.state.lock();
+        let answer = question(&state.core);
+        (Lsn(state.core.next_lsn().0 - 1), answer)
+    }
+
+    /// Gives the core one command and waits until its answer may be told.
+    pub async fn call<T>(
+        &self,
+        command: impl FnMut(&mut Core, Now, &mut Output) -> queue::Turn<T>,
+    ) -> Result<Result<T, Refused>, Stopped> {
+        let (lsn, answer) = self.turn(command)?;
+        self.durable(lsn).await?;
+        Ok(answer)
+    }
+
+    /// Asks something of the state and waits until the answer may be told.
+    pub async fn ask<T>(&self, question: impl FnOnce(&Core) -> T) -> Result<T, Stopped> {
+        let (lsn, answer) = self.look(question);
+        self.durable(lsn).await?;
+        Ok(answer)
+    }
+
+    /// Waits until the log is on disk up to `lsn`.
+    pub async fn durable(&self, lsn: Lsn) -> Result<(), Stopped> {
+        let mut durable = self.durable.clone();
+        let reached = durable.wait_for(|durable| lsn <= durable.lsn || durable.stopped).await;
+        match reached {
+            Ok(durable) if lsn <= durable.lsn => Ok(()),
+            _ => Err(Stopped),
+        }
+    }
+
+    /// Waits for the next commit after the present one.
+    pub async fn next_commit(&self) -> Result<(), Stopped> {
+        let mut durable = self.durable.clone();
+        durable.mark_unchanged();
+        durable.changed().await.map_err(|_| Stopped)
+    }
+
+    /// Reserves room for bytes on their way; it is given back when the permit is dropped. More than
+    /// the whole budget waits for all of it.
+    pub async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let units = bytes.div_ceil(BUDGET_UNIT).min(open::BUDGET_BYTES / BUDGET_UNIT);
+        let units = u32::try_from(units).expect("the budget is far below 4 TiB");
+        let permit = self.budget.clone().acquire_many_owned(units).await;
+        permit.expect("the budget is never closed")
+    }
+
+    /// Reads records that are durable.
+    pub fn read(&self, lsns: &[Lsn]) -> Vec<Result<StoredRecord, ReadError>> {
+        self.log.read(lsns)
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Opens a consumer, with an outbox that gets everything from its first delivery on.
+    pub async fn open_consumer(
+        &self,
+        open: &queue::OpenConsumer,
+    ) -> Result<Result<(queue::Opened, Arc<Outbox<ConsumerEvent>>), Refused>, Stopped> {
+        let (lsn, opened) = self.turn_with(
+            |core, now, out| core.open_consumer(open, now, out),
+            |state, _, opened| {
+                opened.map(|opened| {
+                    let outbox = Arc::new(Outbox::new(self.durable.clone()));
+                    state.consumers.insert(opened.consumer, outbox.clone());
+                    (opened, outbox)
+                })
+            },
+        )?;
+        self.durable(lsn).await?;
+        Ok(opened)
+    }
+
+    /// A consumer's connection broke.
+    pub fn disconnect(&self, consumer: ConsumerId) {
+        let mut state = self.state.lock();
+        state.consumers.remove(&consumer);
+        state.core.disconnect(consumer, self.clock.now());
+        self.arm(&mut state, self.clock.now());
+    }
+
+    /// A consumer is done; what it still holds is released.
+    pub fn close_consumer(&self, consumer: ConsumerId) -> Result<Lsn, Stopped> {
+        let closed = self.turn_with(
+            |core, now, out| {
+                core.close_consumer(consumer, now, out);
+                Ok(())
+            },
+            |state, _, _| state.consumers.remove(&consumer),
+        );
+        closed.map(|(lsn, _)| lsn)
+    }
+
+    /// Takes messages at once, or says where the answer will come.
+    pub fn pull(&self, pull: &queue::Pull) -> Result<(Lsn, Result<PullAnswer, Refused>), Stopped> {
+        self.turn_with(
+            |core, now, out| core.pull(pull, now, out),
+            |state, _, pulled| {
+                pulled.map(|pulled| match pulled {
+                    Pulled::Now(deliveries) => PullAnswer::Now(deliveries),
+                    Pulled::Waiting(id) => {
+                        let (sender, receiver) = oneshot::channel();
+                        state.pulls.insert(id, sender);
+                        PullAnswer::Waiting(id, receiver)
+                    }
+                })
+            },
+        )
+    }
+
+    /// A pull waits no more; whatever was granted to it meanwhile is released.
+    pub fn cancel_pull(&self, pull: PullId, mut answer: oneshot::Receiver<(Lsn, Vec<Delivery>)>) {
+        {
+            let mut state = self.state.lock();
+            state.pulls.remove(&pull);
+            if state.core.cancel_pull(pull, self.clock.now()) {
+                return;
+            }
+        }
+        if let Ok((_, deliveries)) = answer.try_recv() {
+            self.undeliver(&deliveries);
+        }
+    }
+
+    /// Releases deliveries that could not be handed over. The broker may be stopping; then the
+    /// leases are kept, and released when their session does not name them.
+    pub fn undeliver(&self, deliveries: &[Delivery]) {
+        let released = self.turn(|core, _, out| {
+            core.undeliver(deliveries.iter().map(|delivery| delivery.token), out);
+            Ok(())
+        });
+        if released.is_err() {
+            tracing::debug!("deliveries were not released: the log has stopped");
+        }
+    }
+
+    /// Deliveries are on their way: leases that end by time run from now.
+    pub fn let_go(&self, deliveries: &[Delivery]) {
+        if deliveries.iter().any(|delivery| delivery.timed) {
+            let now = self.clock.now();
+            let mut state = self.state.lock();
+            state.core.let_go(deliveries.iter().map(|delivery| delivery.token), now);
+            self.arm(&mut state, now);
+        }
+    }
+
+    /// A new publishing stream and its outbox.
+    pub fn open_publisher(&self) -> (StreamId, Arc<Outbox<PublishEvent>>) {
+        let outbox = Arc::new(Outbox::new(self.durable.clone()));
+        let mut state = self.state.lock();
+        state.last_stream += 1;
+        let stream = state.last_stream;
+        state.publishers.insert(stream, outbox.clone());
+        (StreamId(stream), outbox)
+    }
+
+    /// A publishing stream is gone; `producer` is its epoch, where it has one.
+    pub fn close_publisher(&self, stream: StreamId, producer: Option<u64>) {
+        let mut state = self.state.lock();
+        state.publishers.remove(&stream.0);
+        if let Some(epoch) = producer {
+            state.core.close_producer(epoch, stream);
+        }
+    }
+
+    /// Stops the deadlines: the broker is stopping, and nobody loses a lease by it.
+    pub fn freeze(&self) {
+        self.state.lock().core.freeze();
+    }
+
+    /// Wakes the timer where something is due earlier than it knows.
+    fn arm(&self, state: &mut State, now: Now) {
+        let next_ms = timer::next_look(state.core.deadlines(), now);
+        if next_ms < state.armed_ms {
+            state.armed_ms = next_ms;
+            self.timer.notify_one();
+        }
+    }
+}
+
+/// What a pull gets.
+#[derive(Debug)]
+pub enum PullAnswer {
+    Now(Vec<Delivery>),
+    /// Its answer, with the LSN that must be durable before.
+    Waiting(PullId, oneshot::Receiver<(Lsn, Vec<Delivery>)>),
+}
+
+impl State {
+    /// Puts an effect where its addressee finds it once it may be known.
+    fn send(&mut self, lsn: Lsn, effect: Effect, now: Now) {
+        match effect {
+            Effect::Deliver { consumer, deliveries } => {
+                self.tell(consumer, lsn, ConsumerEvent::Deliver(deliveries));
+            }
+            Effect::LeasesLost { consumer, leases, why } => {
+                self.tell(consumer, lsn, ConsumerEvent::LeasesLost(leases, why));
+            }
+            Effect::Replaced { consumer } => {
+                self.tell(consumer, lsn, ConsumerEvent::Replaced);
+                self.consumers.remove(&consumer);
+            }
+            Effect::AnswerPull { pull, deliveries } => {
+                // A pull that is gone takes its answer back itself.
+                if let Some(waiting) = self.pulls.remove(&pull) {
+                    drop(waiting.send((lsn, deliveries)));
+                }
+            }
+            Effect::Fenced { stream } => {
+                if let Some(publisher) = self.publishers.get(&stream.0) {
+                    let refused = Refused::ProducerFenced(stream.0.to_string());
+                    publisher.push(lsn, PublishEvent::Refused(refused));
+                }
+            }
+            Effect::DeadLetters { queue, count } => self.letters.arrived(queue, count, now),
+        }
+    }
+
+    fn tell(&self, consumer: ConsumerId, lsn: Lsn, event: ConsumerEvent) {
+        if let Some(outbox) = self.consumers.get(&consumer) {
+            outbox.push(lsn, event);
+        }
+    }
+}

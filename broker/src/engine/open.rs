@@ -1,0 +1,133 @@
+//! Opening the data folder: the checkpoint, then the log, through the same `apply` as ever.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use qbroker_storage::disk::Disk;
+use qbroker_storage::{Log, Lsn, Observer, OpenError, Recovery, RecoveryReport, WriteError};
+use tokio::sync::{Notify, Semaphore, watch};
+use tracing::info;
+
+use super::{BUDGET_UNIT, Core, Durable, Engine, State, Stopped, checkpoint, letters};
+use crate::clock::{self, Clock};
+use crate::queue::index::memory::MemoryIndex;
+use crate::queue::record::{Record, UnknownRecord};
+use crate::queue::{Limits, SnapshotError};
+
+/// Bytes on their way, over all connections: unsynced publishes and unsent deliveries.
+pub(super) const BUDGET_BYTES: usize = 256 << 20;
+
+/// How an engine is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub log: qbroker_storage::Options,
+    pub limits: Limits,
+    pub clock: Clock,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    #[error("record {lsn} cannot be read: {source}")]
+    Record { lsn: Lsn, source: UnknownRecord },
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("the checkpoint thread cannot be started: {0}")]
+    Thread(std::io::Error),
+    #[error("the log stopped at once")]
+    Stopped,
+}
+
+/// Raises the durable LSN; ends the process after a failed write, which nothing can make good.
+struct Commits {
+    durable: watch::Sender<Durable>,
+    on_failure: Box<dyn Fn(&WriteError) + Send + Sync>,
+}
+
+impl Observer for Commits {
+    fn durable(&self, lsn: Lsn) {
+        self.durable.send_modify(|durable| durable.lsn = lsn);
+    }
+
+    fn failed(&self, error: &WriteError) {
+        self.durable.send_modify(|durable| durable.stopped = true);
+        (self.on_failure)(error);
+    }
+}
+
+impl Engine {
+    /// Recovers the queues and starts the log; `on_failure` is to end the process.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
+    ) -> Result<(Arc<Self>, RecoveryReport), StartError> {
+        let mut recovery = Log::recover(disk, options.log)?;
+        let core = recover(&mut recovery, options.limits)?;
+        let (epoch, last) = (recovery.epoch(), Lsn(core.next_lsn().0 - 1));
+        let report = recovery.report().clone();
+        let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });
+        let commits = Commits { durable: sender, on_failure: Box::new(on_failure) };
+        let log = recovery.start(Arc::new(commits))?;
+        let engine = Arc::new(Self {
+            state: Mutex::new(State {
+                core,
+                consumers: Default::default(),
+                pulls: Default::default(),
+                publishers: Default::default(),
+                last_stream: 0,
+                letters: letters::Letters::default(),
+                armed_ms: u64::MAX,
+            }),
+            log,
+            durable,
+            clock: options.clock,
+            budget: Arc::new(Semaphore::new(BUDGET_BYTES / BUDGET_UNIT)),
+            timer: Notify::new(),
+            checkpoints: checkpoint::Signal::default(),
+        });
+        engine
+            .begin(u32::try_from(epoch).unwrap_or(u32::MAX))
+            .map_err(|Stopped| StartError::Stopped)?;
+        engine.spawn_checkpoints().map_err(StartError::Thread)?;
+        Ok((engine, report))
+    }
+
+    /// The start's own record: sessions and leases have their whole time from here on.
+    fn begin(&self, epoch: u32) -> Result<(), Stopped> {
+        let boot_id = clock::boot_id();
+        self.turn(|core, now, out| {
+            core.start(epoch, boot_id.clone(), now, out);
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+/// Brings the core to where the log ends.
+fn recover(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartError> {
+    let liveness = recovery.liveness().clone();
+    let mut core = match recovery.checkpoint() {
+        None => Core::new(MemoryIndex::default(), limits),
+        Some((lsn, state)) => {
+            let mut kept = Vec::new();
+            let index = MemoryIndex::default();
+            let core = Core::restore(index, limits, state, |lsn| kept.push(lsn))?;
+            liveness.keep(&kept);
+            info!(%lsn, records = kept.len(), "checkpoint read");
+            core
+        }
+    };
+    let mut unknown = None;
+    recovery.replay(&mut |lsn, head| match Record::decode_head(head) {
+        Ok(record) if unknown.is_none() => {
+            core.apply(lsn, &record);
+            liveness.retire(&core.take_retired());
+        }
+        Ok(_) => {}
+        Err(source) => unknown = unknown.take().or(Some(StartError::Record { lsn, source })),
+    })?;
+    unknown.map_or(Ok(core), Err)
+}

@@ -1,0 +1,96 @@
+//! What a stream is to be told, held until the log is durable up to it.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use qbroker_storage::Lsn;
+use tokio::sync::{Notify, watch};
+
+use super::{Durable, Stopped};
+
+/// A queue of events in the order of the log; one task takes them out.
+///
+/// Its length is bounded by what fills it: a consumer's window, a publisher's unanswered batches.
+#[derive(Debug)]
+pub struct Outbox<T> {
+    events: Mutex<VecDeque<(Lsn, T)>>,
+    filled: Notify,
+    durable: watch::Receiver<Durable>,
+}
+
+impl<T> Outbox<T> {
+    pub(super) fn new(durable: watch::Receiver<Durable>) -> Self {
+        Self { events: Mutex::default(), filled: Notify::new(), durable }
+    }
+
+    /// Adds an event that may be told once `lsn` is durable.
+    pub fn push(&self, lsn: Lsn, event: T) {
+        let mut events = self.events.lock();
+        let was_empty = events.is_empty();
+        events.push_back((lsn, event));
+        drop(events);
+        if was_empty {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits for events that may be told, and takes all of them.
+    pub async fn next(&self) -> Result<VecDeque<T>, Stopped> {
+        let mut durable = self.durable.clone();
+        loop {
+            let now = *durable.borrow_and_update();
+            match self.take(now.lsn) {
+                Taken::Events(events) => return Ok(events),
+                _ if now.stopped => return Err(Stopped),
+                Taken::Held => durable.changed().await.map_err(|_| Stopped)?,
+                Taken::Empty => tokio::select! {
+                    () = self.filled.notified() => {}
+                    // Also to learn that the log has stopped.
+                    stopped = durable.wait_for(|durable| durable.stopped) => {
+                        drop(stopped.map_err(|_| Stopped)?);
+                    }
+                },
+            }
+        }
+    }
+
+    fn take(&self, durable: Lsn) -> Taken<T> {
+        let mut events = self.events.lock();
+        match events.front() {
+            None => Taken::Empty,
+            Some((lsn, _)) if durable < *lsn => Taken::Held,
+            Some(_) => {
+                let count = events.partition_point(|(lsn, _)| *lsn <= durable);
+                Taken::Events(events.drain(..count).map(|(_, event)| event).collect())
+            }
+        }
+    }
+}
+
+/// What an outbox holds for now.
+enum Taken<T> {
+    Events(VecDeque<T>),
+    /// Something, but not yet durable.
+    Held,
+    Empty,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_event_is_held_until_its_lsn_is_durable() {
+        let (commit, durable) = watch::channel(Durable { lsn: Lsn(1), stopped: false });
+        let outbox = Outbox::new(durable);
+        outbox.push(Lsn(1), 'a');
+        outbox.push(Lsn(2), 'b');
+        outbox.push(Lsn(3), 'c');
+        assert_eq!(outbox.next().await, Ok(VecDeque::from(['a'])));
+        assert!(matches!(outbox.take(Lsn(1)), Taken::Held));
+        commit.send_replace(Durable { lsn: Lsn(3), stopped: false });
+        assert_eq!(outbox.next().await, Ok(VecDeque::from(['b', 'c'])));
+        commit.send_replace(Durable { lsn: Lsn(3), stopped: true });
+        assert_eq!(outbox.next().await, Err(Stopped));
+    }
+}

@@ -1,0 +1,164 @@
+//! Applies records: the one way the lasting state changes, live and in recovery.
+
+use qbroker_storage::Lsn;
+
+use super::Core;
+use super::ids::{QueueId, SessionId};
+use super::index::{Index, Message, State};
+use super::record::{Nacked, Published, Record, Started, StoredDue};
+
+impl<I: Index> Core<I> {
+    /// Applies one record at its LSN. Cannot fail: the record was decided on this very state.
+    pub fn apply(&mut self, lsn: Lsn, record: &Record) {
+        debug_assert_eq!(lsn, self.next, "records are applied in order");
+        self.next = Lsn(lsn.0 + 1);
+        match record {
+            Record::Started(started) => self.apply_started(started),
+            Record::QueuePut(definition) => {
+                self.catalog.put(definition.clone());
+                let queue = definition.queue_id();
+                let retention = definition.policy.stays_ms(definition.is_dead_letter_queue);
+                self.index.set_retention(queue, retention);
+            }
+            Record::QueueDeleted(deleted) => self.apply_queue_deleted(QueueId(deleted.queue)),
+            Record::Purged(purged) => self.apply_purged(purged),
+            Record::ProducerOpened(opened) => self.producers.open(lsn, opened),
+            Record::ProducersForgotten(forgotten) => self.producers.forget(&forgotten.producers),
+            Record::BatchStored(stored) => {
+                self.producers.stored(lsn, stored, self.limits.unconfirmed_batches_max);
+            }
+            Record::BatchRefused(refused) => self.producers.refused(refused),
+            Record::Published(published) => self.apply_published(lsn, published),
+            Record::SessionOpened(opened) => self.sessions.open(SessionId(lsn.0), opened),
+            Record::SessionEnded(ended) => self.sessions.end(SessionId(ended.session)),
+            Record::Granted(granted) => self.apply_granted(lsn, granted),
+            Record::Extended(extended) => {
+                self.leases.extend(&extended.births, extended.duration_ms)
+            }
+            Record::LeasesEnded(ended) => self.apply_leases_ended(&ended.births, ended.crashed),
+            Record::Resumed(resumed) => self.apply_resumed(resumed),
+            Record::Acked(acked) => self.apply_acked(lsn, acked),
+            Record::Released(released) => self.apply_released(released),
+            Record::Nacked(nacked) => self.apply_nacked(lsn, nacked),
+            Record::DeadLettered(letter) => self.apply_dead_lettered(lsn, letter),
+            Record::CameDue(due) => self.apply_came_due(lsn, &due.births),
+            Record::Expired(expired) => {
+                for &birth in &expired.births {
+                    self.finish(Lsn(birth));
+                }
+            }
+            Record::Parked(parked) => self.apply_parked(&parked.births),
+        }
+    }
+
+    /// What nothing needs any more since it was last asked; for recovery, which has no output.
+    pub fn take_retired(&mut self) -> Vec<Lsn> {
+        std::mem::take(&mut self.retired)
+    }
+
+    fn apply_started(&mut self, started: &Started) {
+        if started.boot_id != self.boot_id {
+            self.index.forget_boot_clock();
+            self.boot_id.clone_from(&started.boot_id);
+        }
+        self.epoch = started.epoch;
+    }
+
+    fn apply_published(&mut self, lsn: Lsn, published: &Published) {
+        let queue = QueueId(published.queue);
+        let due = published.due.map(|due: StoredDue| due.into());
+        let message = Message {
+            queue,
+            state: due.map_or(State::Ready, State::Scheduled),
+            place: if due.is_some() { Lsn(0) } else { lsn },
+            priority: u8::try_from(published.priority).unwrap_or(u8::MAX),
+            size: published.size,
+            since_ms: published.wall_ms,
+            failures: 0,
+            crashes: 0,
+            last_failure: Lsn(0),
+            dead_letter: Lsn(0),
+        };
+        self.index.insert(lsn, message);
+        let of =
+            self.catalog.get_mut(queue).expect("a message is published to a queue that is there");
+        of.totals.published += 1;
+        if let Some(hash) = published.id_hash() {
+            let window_ms = of.definition.policy.dedup_ms();
+            self.dedup.prune(published.wall_ms);
+            let expire_ms = published.wall_ms.saturating_add(window_ms);
+            self.dedup.remember(queue, hash, lsn, expire_ms, self.limits.message_ids_max);
+        }
+        if due.is_none() {
+            self.consumers.touch(queue);
+        }
+    }
+
+    fn apply_came_due(&mut self, lsn: Lsn, births: &[u64]) {
+        for &birth in births {
+            let mut message = self.present(Lsn(birth));
+            if message.place == Lsn(0) {
+                message.place = lsn;
+            }
+            self.make_ready(Lsn(birth), message);
+        }
+    }
+
+    fn apply_parked(&mut self, births: &[u64]) {
+        for &birth in births {
+            self.end_lease(Lsn(birth));
+            let message = self.present(Lsn(birth));
+            self.index.change(Lsn(birth), Message { state: State::Parked, ..message });
+        }
+    }
+
+    pub(super) fn apply_nacked(&mut self, lsn: Lsn, nacked: &Nacked) {
+        let birth = Lsn(nacked.birth);
+        self.remember_settled(&nacked.call, birth, super::settled::Kind::Nack);
+        self.end_lease(birth);
+        let mut message = self.present(birth);
+        message.failures += 1;
+        if nacked.has_failure {
+            self.retire(message.last_failure);
+            message.last_failure = lsn;
+        }
+        self.catalog.totals(message.queue).retried += u64::from(!nacked.parked);
+        match nacked.due {
+            _ if nacked.parked => {
+                self.index.change(birth, Message { state: State::Parked, ..message });
+            }
+            Some(due) => self.schedule(birth, message, due),
+            None => self.make_ready(birth, message),
+        }
+    }
+
+    /// The message as it is. What is applied was looked up when it was decided.
+    pub(super) fn present(&self, birth: Lsn) -> Message {
+        let message = self.index.message(birth).expect("what is applied was looked up");
+        message.expect("a record names a message that is there")
+    }
+
+    pub(super) fn make_ready(&mut self, birth: Lsn, message: Message) {
+        self.index.change(birth, Message { state: State::Ready, ..message });
+        self.consumers.touch(message.queue);
+    }
+
+    pub(super) fn schedule(&mut self, birth: Lsn, message: Message, due: StoredDue) {
+        self.index.change(birth, Message { state: State::Scheduled(due.into()), ..message });
+    }
+
+    /// Takes a message out for good, with every record it needed.
+    pub(super) fn finish(&mut self, birth: Lsn) -> Message {
+        let message = self.index.remove(birth);
+        self.retire(birth);
+        self.retire(message.last_failure);
+        self.retire(message.dead_letter);
+        message
+    }
+
+    pub(super) fn retire(&mut self, lsn: Lsn) {
+        if lsn != Lsn(0) {
+            self.retired.push(lsn);
+        }
+    }
+}

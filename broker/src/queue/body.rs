@@ -1,0 +1,114 @@
+//! What stands in the bodies of records: read when somebody looks, never to decide.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
+use qbroker_storage::Body;
+
+/// A message as its producer handed it in, less what the record's head says.
+#[derive(Clone, PartialEq, Message)]
+pub struct StoredMessage {
+    /// Empty: the id is made of the LSN.
+    #[prost(string, tag = "1")]
+    pub message_id: String,
+    #[prost(string, tag = "2")]
+    pub content_type: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub headers: BTreeMap<String, String>,
+    #[prost(string, tag = "4")]
+    pub message_type: String,
+    #[prost(string, tag = "5")]
+    pub correlation_id: String,
+    #[prost(bytes = "bytes", tag = "15")]
+    pub payload: Bytes,
+}
+
+/// The number of the payload's field, which stands last so that it need not be copied.
+const PAYLOAD_TAG: u32 = 15;
+
+impl StoredMessage {
+    /// The record's body: the small fields encoded, the payload as it came.
+    pub fn into_body(mut self) -> Body {
+        let payload = std::mem::take(&mut self.payload);
+        let mut prefix = BytesMut::with_capacity(self.encoded_len() + 11);
+        self.encode(&mut prefix).expect("a BytesMut grows");
+        if !payload.is_empty() {
+            encode_key(PAYLOAD_TAG, WireType::LengthDelimited, &mut prefix);
+            encode_varint(payload.len() as u64, &mut prefix);
+        }
+        Body::new(prefix.freeze(), payload)
+    }
+}
+
+/// Why an attempt failed, in the application's words.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct StoredFailure {
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    #[prost(string, tag = "2")]
+    pub message: String,
+    #[prost(string, tag = "3")]
+    pub details: String,
+}
+
+/// Bytes of a failure that are kept; what is longer is cut, never refused.
+pub const FAILURE_BYTES_MAX: usize = 4096;
+
+impl StoredFailure {
+    /// A failure cut to `max` bytes in all: the type first, then the message, then the details.
+    pub fn cut(kind: &str, message: &str, details: &str, max: usize) -> Self {
+        let kind = prefix(kind, max.min(256));
+        let message = prefix(message, max - kind.len());
+        let details = prefix(details, max - kind.len() - message.len());
+        Self { kind: kind.to_owned(), message: message.to_owned(), details: details.to_owned() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.kind.is_empty() && self.message.is_empty() && self.details.is_empty()
+    }
+}
+
+/// The longest prefix of at most `max` bytes that ends between characters.
+fn prefix(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max.min(text.len()))]
+}
+
+/// Where a dead letter came from, and its last failure.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct StoredDeadLetter {
+    #[prost(string, tag = "1")]
+    pub source_queue: String,
+    #[prost(message, optional, tag = "2")]
+    pub failure: Option<StoredFailure>,
+}
+
+/// The body of a small message, in one piece.
+pub fn small_body(message: &impl Message) -> Body {
+    Body::new(Bytes::from(message.encode_to_vec()), Bytes::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Buf;
+
+    #[test]
+    fn a_body_reads_as_the_message_it_was_made_of() {
+        let message = StoredMessage {
+            message_id: "job-1".to_owned(),
+            headers: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+            payload: Bytes::from_static(b"payload"),
+            ..StoredMessage::default()
+        };
+        let [prefix, payload] = message.clone().into_body().parts().clone();
+        assert_eq!(StoredMessage::decode(prefix.chain(payload)).unwrap(), message);
+    }
+
+    #[test]
+    fn a_failure_is_cut_between_characters() {
+        let failure = StoredFailure::cut("E", &"\u{e4}".repeat(9), "details", 10);
+        assert_eq!((failure.kind.len(), failure.message.len(), failure.details.len()), (1, 8, 1));
+    }
+}

@@ -1,0 +1,426 @@
+//! The queues there are: made, described, changed, emptied, deleted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
+
+use super::ids::QueueId;
+use super::index::{Counts, Index, Lookup, StateSet};
+use super::policy::{self, DEAD_LETTER_SUFFIX, Policy};
+use super::record::{Purged, QueueDefinition, QueueDeleted, Record};
+use super::refused::Refused;
+use super::time::Now;
+use super::{Core, Draft, Lost, Output, Stop, Turn};
+
+/// A queue as it is.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    pub definition: QueueDefinition,
+    /// The name, to be shared by deliveries.
+    pub name: Arc<str>,
+    pub totals: Totals,
+}
+
+impl Queue {
+    pub fn id(&self) -> QueueId {
+        self.definition.queue_id()
+    }
+
+    /// Changes with every change of the definition.
+    pub fn etag(&self) -> String {
+        format!("{}-{}", self.definition.id, self.definition.revision)
+    }
+
+    /// The queue's dead letters go there; `None` for a dead-letter queue and where they are discarded.
+    pub fn dead_letter_queue_name(&self) -> Option<String> {
+        let definition = &self.definition;
+        if definition.is_dead_letter_queue || definition.policy.discards_dead_letters() {
+            return None;
+        }
+        let default = || format!("{}{DEAD_LETTER_SUFFIX}", definition.name);
+        Some(definition.policy.dead_letter_queue.clone().unwrap_or_else(default))
+    }
+}
+
+/// What happened since the queue was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub published: u64,
+    pub delivered: u64,
+    pub acked: u64,
+    pub retried: u64,
+    pub dead_lettered: u64,
+    pub expired_leases: u64,
+}
+
+/// Makes a queue.
+#[derive(Clone, Debug, Default)]
+pub struct CreateQueue {
+    pub name: String,
+    pub description: String,
+    pub labels: BTreeMap<String, String>,
+    pub policy: Policy,
+    pub request_id: String,
+    /// An equal queue is as good as a new one.
+    pub allow_existing: bool,
+}
+
+/// Changes a queue to what is given; the caller has merged it with what was.
+#[derive(Clone, Debug, Default)]
+pub struct UpdateQueue {
+    pub name: String,
+    pub description: String,
+    pub labels: BTreeMap<String, String>,
+    pub policy: Policy,
+    /// Refuses where the queue has another one by now; empty: whatever it is.
+    pub etag: String,
+    /// Makes the queue where it is missing.
+    pub allow_missing: bool,
+}
+
+/// Deletes a queue with everything in it.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteQueue {
+    pub name: String,
+    /// Also where it holds messages.
+    pub force: bool,
+    pub allow_missing: bool,
+}
+
+/// Deletes a queue's messages.
+#[derive(Clone, Debug)]
+pub struct PurgeQueue {
+    pub name: String,
+    pub states: StateSet,
+    /// Those of its dead-letter queue too.
+    pub include_dead_letters: bool,
+}
+
+/// Invariant: `names` holds every queue once, under its name.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    queues: HashMap<QueueId, Queue, FxBuildHasher>,
+    names: BTreeMap<String, QueueId>,
+    /// Ids are never given again, so that old records cannot meet a new queue.
+    last: QueueId,
+}
+
+impl Catalog {
+    pub(super) fn get(&self, queue: QueueId) -> Option<&Queue> {
+        self.queues.get(&queue)
+    }
+
+    pub(super) fn get_mut(&mut self, queue: QueueId) -> Option<&mut Queue> {
+        self.queues.get_mut(&queue)
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Queue> {
+        self.names.get(name).map(|id| &self.queues[id])
+    }
+
+    pub(super) fn after<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Queue> {
+        let range = (std::ops::Bound::Excluded(name), std::ops::Bound::Unbounded);
+        self.names.range::<str, _>(range).map(|(_, id)| &self.queues[id])
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(super) fn last(&self) -> QueueId {
+        self.last
+    }
+
+    /// Counters of a queue. Only called for queues that hold a message.
+    pub(super) fn totals(&mut self, queue: QueueId) -> &mut Totals {
+        &mut self.queues.get_mut(&queue).expect("a message's queue is there").totals
+    }
+
+    pub(super) fn put(&mut self, definition: QueueDefinition) {
+        let id = definition.queue_id();
+        self.last = self.last.max(id);
+        match self.queues.get_mut(&id) {
+            Some(queue) => queue.definition = definition,
+            None => {
+                self.names.insert(definition.name.clone(), id);
+                let name = Arc::from(definition.name.as_str());
+                self.queues.insert(id, Queue { definition, name, totals: Totals::default() });
+            }
+        }
+    }
+
+    /// A queue that was deleted leaves its id behind.
+    pub(super) fn ids(&self) -> impl Iterator<Item = QueueId> {
+        self.names.values().copied()
+    }
+
+    pub(super) fn restore_last(&mut self, last: QueueId) {
+        self.last = self.last.max(last);
+    }
+
+    fn remove(&mut self, queue: QueueId) {
+        if let Some(queue) = self.queues.remove(&queue) {
+            self.names.remove(&queue.definition.name);
+        }
+    }
+}
+
+impl<I: Index> Core<I> {
+    /// Makes a queue, and the dead-letter queue that it names.
+    pub fn create_queue(&mut self, create: &CreateQueue, now: Now, out: &mut Output) -> Turn<()> {
+        policy::check_name(&create.name)?;
+        create.policy.check()?;
+        if let Some(queue) = self.catalog.named(&create.name) {
+            let definition = &queue.definition;
+            let retried =
+                !create.request_id.is_empty() && definition.request_id == create.request_id;
+            if retried || (create.allow_existing && definition.policy == create.policy) {
+                return Ok(());
+            }
+            return Err(Refused::QueueExists(create.name.clone()).into());
+        }
+        let mut draft = self.draft();
+        let definition = QueueDefinition {
+            name: create.name.clone(),
+            description: create.description.clone(),
+            labels: create.labels.clone(),
+            policy: create.policy.clone(),
+            request_id: create.request_id.clone(),
+            ..QueueDefinition::default()
+        };
+        self.draft_queue(&mut draft, definition, now)?;
+        self.draft_named_dead_letter_queue(&mut draft, &create.name, &create.policy, now)?;
+        self.commit(draft, out);
+        Ok(())
+    }
+
+    /// Changes a queue's description, labels and policy.
+    pub fn update_queue(&mut self, update: &UpdateQueue, now: Now, out: &mut Output) -> Turn<()> {
+        update.policy.check()?;
+        let Some(queue) = self.catalog.named(&update.name) else {
+            if !update.allow_missing {
+                return Err(Refused::QueueNotFound(update.name.clone()).into());
+            }
+            let create = CreateQueue {
+                name: update.name.clone(),
+                description: update.description.clone(),
+                labels: update.labels.clone(),
+                policy: update.policy.clone(),
+                ..CreateQueue::default()
+            };
+            return self.create_queue(&create, now, out);
+        };
+        if !update.etag.is_empty() && update.etag != queue.etag() {
+            return Err(
+                Refused::EtagMismatch { name: update.name.clone(), actual: queue.etag() }.into()
+            );
+        }
+        let mut draft = self.draft();
+        self.draft_named_dead_letter_queue(&mut draft, &update.name, &update.policy, now)?;
+        draft.put_queue(QueueDefinition {
+            description: update.description.clone(),
+            labels: update.labels.clone(),
+            policy: update.policy.clone(),
+            update_ms: now.wall_ms,
+            revision: queue.definition.revision + 1,
+            ..queue.definition.clone()
+        });
+        self.commit(draft, out);
+        Ok(())
+    }
+
+    /// Deletes a queue. Its consumers stay connected, and meet it again if it is made again.
+    pub fn delete_queue(&mut self, delete: &DeleteQueue, out: &mut Output) -> Turn<()> {
+        let Some(queue) = self.catalog.named(&delete.name) else {
+            if delete.allow_missing {
+                return Ok(());
+            }
+            return Err(Refused::QueueNotFound(delete.name.clone()).into());
+        };
+        let id = queue.id();
+        let messages = self.index.counts(id).messages();
+        if 0 < messages && !delete.force {
+            return Err(Refused::QueueNotEmpty { name: delete.name.clone(), messages }.into());
+        }
+        self.tell_lost(id, Lost::Deleted, out)?;
+        let mut draft = self.draft();
+        draft.fact(Record::QueueDeleted(QueueDeleted { queue: id.0 }));
+        self.commit(draft, out);
+        Ok(())
+    }
+
+    /// Deletes the messages of a queue that are in certain states; returns how many there were.
+    pub fn purge_queue(&mut self, purge: &PurgeQueue, out: &mut Output) -> Turn<u64> {
+        let queue = self.queue(&purge.name)?;
+        let letters = queue.dead_letter_queue_name().filter(|_| purge.include_dead_letters);
+        let letters = letters.and_then(|name| self.catalog.named(&name)).map(Queue::id);
+        let mut targets = vec![(queue.id(), purge.states)];
+        targets.extend(letters.map(|id| (id, StateSet::ALL)));
+        let mut draft = self.draft();
+        let mut purged = 0;
+        for (queue, states) in targets {
+            let counts = self.index.counts(queue);
+            purged += in_states(&counts, states);
+            if states.contains(StateSet::LEASED) {
+                self.tell_lost(queue, Lost::Purged, out)?;
+            }
+            draft.fact(Record::Purged(Purged { queue: queue.0, states: states.0 }));
+        }
+        if 0 < purged {
+            self.commit(draft, out);
+        }
+        Ok(purged)
+    }
+
+    /// Tells whoever holds messages of a queue that they are gone.
+    fn tell_lost(&self, queue: QueueId, why: Lost, out: &mut Output) -> Lookup<()> {
+        let mut leased = Vec::new();
+        self.index.list(queue, StateSet::LEASED, None, usize::MAX, &mut leased)?;
+        let births = leased.into_iter().map(|cursor| cursor.birth);
+        out.effects.extend(self.lost_leases(births, why));
+        Ok(())
+    }
+
+    pub(super) fn apply_queue_deleted(&mut self, queue: QueueId) {
+        self.apply_purged(&Purged { queue: queue.0, states: StateSet::ALL.0 });
+        self.index.set_retention(queue, None);
+        self.catalog.remove(queue);
+    }
+
+    pub(super) fn apply_purged(&mut self, purged: &Purged) {
+        let mut gone = Vec::new();
+        let (queue, states) = (QueueId(purged.queue), StateSet(purged.states));
+        self.index
+            .list(queue, states, None, usize::MAX, &mut gone)
+            .expect("what is applied was looked up");
+        for cursor in gone {
+            self.end_lease(cursor.birth);
+            self.finish(cursor.birth);
+        }
+    }
+
+    /// The queue of this name, drafted where it is missing and may be made.
+    pub(super) fn queue_or_draft(
+        &self,
+        draft: &mut Draft,
+        name: &str,
+        now: Now,
+    ) -> Result<QueueId, Stop> {
+        if let Some(queue) = self.catalog.named(name) {
+            return Ok(queue.id());
+        }
+        if let Some(queue) = draft.queue_named(name) {
+            return Ok(queue);
+        }
+        policy::check_name(name)?;
+        if !self.limits.auto_create_queues {
+            return Err(Refused::QueueNotFound(name.to_owned()).into());
+        }
+        let definition = QueueDefinition { name: name.to_owned(), ..QueueDefinition::default() };
+        Ok(self.draft_queue(draft, definition, now)?)
+    }
+
+    fn draft_queue(
+        &self,
+        draft: &mut Draft,
+        definition: QueueDefinition,
+        now: Now,
+    ) -> Result<QueueId, Refused> {
+        if self.limits.queues_max <= self.catalog.len() + draft.queues.len() {
+            return Err(Refused::Limit { what: "queues", max: self.limits.queues_max });
+        }
+        Ok(self.draft_queue_unbounded(draft, definition, now))
+    }
+
+    /// Drafts a queue whatever the limit: dead-lettering must not fail.
+    pub(super) fn draft_queue_unbounded(
+        &self,
+        draft: &mut Draft,
+        definition: QueueDefinition,
+        now: Now,
+    ) -> QueueId {
+        let last = draft.queues.iter().map(|&(_, queue)| queue).max().unwrap_or_default();
+        let id = last.max(self.catalog.last()).0 + 1;
+        let (create_ms, update_ms) = (now.wall_ms, now.wall_ms);
+        draft.put_queue(QueueDefinition { id, create_ms, update_ms, ..definition });
+        QueueId(id)
+    }
+
+    /// Makes the dead-letter queue that a policy names, or refuses the name.
+    fn draft_named_dead_letter_queue(
+        &self,
+        draft: &mut Draft,
+        of: &str,
+        policy: &Policy,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let Some(name) = &policy.dead_letter_queue else { return Ok(()) };
+        let refuse = |why| Refused::DeadLetterQueue { name: name.clone(), of: of.to_owned(), why };
+        policy::check_name(name)?;
+        if name == of {
+            return Err(refuse("a queue cannot be its own"));
+        }
+        if self.catalog.named(of).is_some_and(|queue| queue.definition.is_dead_letter_queue) {
+            return Err(refuse("a dead-letter queue has none itself"));
+        }
+        let target = self.catalog.named(name).map(|queue| &queue.definition);
+        if target.is_some_and(|target| target.policy.dead_letter_queue.is_some()) {
+            return Err(refuse("it has a dead-letter queue of its own"));
+        }
+        self.draft_dead_letter_queue(draft, name, now);
+        Ok(())
+    }
+
+    /// The queue of this name as a dead-letter queue, made or marked as one where it is not yet.
+    pub(super) fn draft_dead_letter_queue(
+        &self,
+        draft: &mut Draft,
+        name: &str,
+        now: Now,
+    ) -> QueueId {
+        if let Some(queue) = draft.queue_named(name) {
+            return queue;
+        }
+        match self.catalog.named(name) {
+            Some(queue) if queue.definition.is_dead_letter_queue => queue.id(),
+            Some(queue) => {
+                let mut definition = queue.definition.clone();
+                definition.is_dead_letter_queue = true;
+                definition.revision += 1;
+                draft.put_queue(definition);
+                queue.id()
+            }
+            None => {
+                let name = name.to_owned();
+                let is_dead_letter_queue = true;
+                let definition =
+                    QueueDefinition { name, is_dead_letter_queue, ..QueueDefinition::default() };
+                self.draft_queue_unbounded(draft, definition, now)
+            }
+        }
+    }
+}
+
+impl Draft {
+    fn put_queue(&mut self, definition: QueueDefinition) {
+        self.queues.push((definition.name.clone(), definition.queue_id()));
+        self.fact(Record::QueuePut(definition));
+    }
+
+    fn queue_named(&self, name: &str) -> Option<QueueId> {
+        self.queues.iter().find(|(known, _)| known == name).map(|&(_, queue)| queue)
+    }
+}
+
+/// How many of these messages are in one of the states.
+fn in_states(counts: &Counts, states: StateSet) -> u64 {
+    let each = [
+        (StateSet::READY, counts.ready),
+        (StateSet::SCHEDULED, counts.scheduled),
+        (StateSet::LEASED, counts.leased),
+        (StateSet::PARKED, counts.parked),
+    ];
+    each.into_iter().filter(|(state, _)| states.contains(*state)).map(|(_, count)| count).sum()
+}

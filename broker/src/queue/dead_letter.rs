@@ -1,0 +1,161 @@
+//! Dead letters: messages put aside, whole, with the reason.
+
+use qbroker_storage::Lsn;
+
+use super::body::{StoredDeadLetter, StoredFailure, small_body};
+use super::ids::QueueId;
+use super::index::{Index, Message};
+use super::record::{Call, DeadLetterReason, DeadLettered, Nacked, Parked, Record};
+use super::settled::Kind;
+use super::time::Now;
+use super::{Core, Draft, Effect};
+
+/// Why and by whom a message is dead-lettered.
+struct Letter {
+    call: Option<Call>,
+    reason: DeadLetterReason,
+    attempts: u32,
+    failure: Option<StoredFailure>,
+}
+
+impl<I: Index> Core<I> {
+    pub(super) fn draft_dead_letter_by_consumer(
+        &self,
+        draft: &mut Draft,
+        call: Call,
+        birth: Lsn,
+        message: &Message,
+        failure: Option<StoredFailure>,
+        now: Now,
+    ) {
+        let (reason, attempts) = (DeadLetterReason::ByConsumer, message.attempt());
+        let letter = Letter { call: Some(call), reason, attempts, failure };
+        self.draft_letter(draft, birth, message, letter, now);
+    }
+
+    pub(super) fn draft_failed_too_often(
+        &self,
+        draft: &mut Draft,
+        call: Call,
+        birth: Lsn,
+        message: &Message,
+        failure: Option<StoredFailure>,
+        now: Now,
+    ) {
+        let (reason, attempts) = (DeadLetterReason::MaxAttempts, message.attempt());
+        let letter = Letter { call: Some(call), reason, attempts, failure };
+        self.draft_letter(draft, birth, message, letter, now);
+    }
+
+    pub(super) fn draft_crashed_too_often(
+        &self,
+        draft: &mut Draft,
+        birth: Lsn,
+        message: &Message,
+        now: Now,
+    ) {
+        let (reason, attempts) = (DeadLetterReason::MaxCrashes, message.attempt());
+        let letter = Letter { call: None, reason, attempts, failure: None };
+        self.draft_letter(draft, birth, message, letter, now);
+    }
+
+    /// One record moves a message, with all it is, into its dead-letter queue. A message that is
+    /// there already stays, parked.
+    fn draft_letter(
+        &self,
+        draft: &mut Draft,
+        birth: Lsn,
+        message: &Message,
+        letter: Letter,
+        now: Now,
+    ) {
+        let queue = self.catalog.get(message.queue).expect("a message's queue is there");
+        if queue.definition.is_dead_letter_queue {
+            return park(draft, birth, message, letter);
+        }
+        let to_queue = queue.dead_letter_queue_name().map_or(QueueId(0), |name| {
+            // Whatever the name is by now: dead-lettering does not fail.
+            self.draft_dead_letter_queue(draft, &name, now)
+        });
+        let letter_record = DeadLettered {
+            call: letter.call,
+            birth: birth.0,
+            to_queue: to_queue.0,
+            reason: letter.reason.into(),
+            attempts: letter.attempts,
+            wall_ms: now.wall_ms,
+            previous_failure: message.last_failure.0,
+            has_failure: letter.failure.is_some(),
+        };
+        let source_queue = queue.definition.name.clone();
+        let body = small_body(&StoredDeadLetter { source_queue, failure: letter.failure });
+        draft.push(Record::DeadLettered(letter_record), body);
+    }
+
+    pub(super) fn apply_dead_lettered(&mut self, lsn: Lsn, letter: &DeadLettered) {
+        let birth = Lsn(letter.birth);
+        if let Some(call) = &letter.call {
+            self.remember_settled(call, birth, Kind::DeadLetter);
+        }
+        self.end_lease(birth);
+        let mut message = self.present(birth);
+        self.catalog.totals(message.queue).dead_lettered += 1;
+        if letter.call.is_none() {
+            self.catalog.totals(message.queue).expired_leases += 1;
+        }
+        if letter.to_queue == 0 {
+            self.finish(birth);
+            self.retire(lsn);
+            return;
+        }
+        self.retire(message.dead_letter);
+        if letter.has_failure {
+            self.retire(message.last_failure);
+            message.last_failure = Lsn(0);
+        }
+        let moved = Message {
+            queue: QueueId(letter.to_queue),
+            place: lsn,
+            since_ms: letter.wall_ms,
+            failures: 0,
+            crashes: 0,
+            dead_letter: lsn,
+            ..message
+        };
+        self.make_ready(birth, moved);
+    }
+
+    /// The queues whose messages a draft dead-letters, and how many of each.
+    pub(super) fn dead_letters_of(&self, draft: &Draft) -> Vec<Effect> {
+        let mut counts = std::collections::BTreeMap::<QueueId, u64>::new();
+        for (record, _) in &draft.records {
+            if let Record::DeadLettered(letter) = record {
+                let queue = self.present(Lsn(letter.birth)).queue;
+                *counts.entry(queue).or_default() += 1;
+            }
+        }
+        let name = |queue| self.catalog.get(queue).map(|queue| queue.definition.name.clone());
+        counts
+            .into_iter()
+            .filter_map(|(queue, count)| Some(Effect::DeadLetters { queue: name(queue)?, count }))
+            .collect()
+    }
+}
+
+/// A dead letter that fails for good stays where it is.
+fn park(draft: &mut Draft, birth: Lsn, message: &Message, letter: Letter) {
+    let Some(call) = letter.call else {
+        draft.fact(Record::Parked(Parked { births: vec![birth.0] }));
+        return;
+    };
+    let nacked = Nacked {
+        call,
+        birth: birth.0,
+        due: None,
+        parked: true,
+        previous_failure: message.last_failure.0,
+        has_failure: letter.failure.is_some(),
+    };
+    let body = letter.failure.as_ref().map(small_body).unwrap_or_default();
+    draft.push(Record::Nacked(nacked), body);
+}

@@ -1,0 +1,71 @@
+//! Message ids seen lately, so that a publish tried again is stored once.
+
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
+use qbroker_storage::Lsn;
+use rustc_hash::FxBuildHasher;
+
+use super::ids::QueueId;
+
+/// An id in a queue, as a keyed hash: nobody who does not know the key can make two ids collide.
+type Key = (QueueId, u128);
+
+/// Invariant: exactly one entry of `by_time` per entry of `seen`.
+#[derive(Debug, Default)]
+pub(super) struct Dedup {
+    seen: HashMap<Key, Seen, FxBuildHasher>,
+    by_time: BTreeSet<(u64, Key)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    birth: Lsn,
+    expire_ms: u64,
+}
+
+impl Dedup {
+    /// The message that was stored with this id, if that was lately enough.
+    pub(super) fn find(&self, queue: QueueId, hash: u128, wall_ms: u64) -> Option<Lsn> {
+        self.seen.get(&(queue, hash)).filter(|seen| wall_ms < seen.expire_ms).map(|seen| seen.birth)
+    }
+
+    /// Remembers an id; beyond `max` the one that would be forgotten next goes.
+    pub(super) fn remember(
+        &mut self,
+        queue: QueueId,
+        hash: u128,
+        birth: Lsn,
+        expire_ms: u64,
+        max: usize,
+    ) {
+        let key = (queue, hash);
+        if let Some(older) = self.seen.insert(key, Seen { birth, expire_ms }) {
+            self.by_time.remove(&(older.expire_ms, key));
+        }
+        self.by_time.insert((expire_ms, key));
+        while max < self.seen.len() {
+            self.forget_first();
+        }
+    }
+
+    /// Forgets what is out of its window.
+    pub(super) fn prune(&mut self, wall_ms: u64) {
+        while self.by_time.first().is_some_and(|&(expire_ms, _)| expire_ms <= wall_ms) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, key)) = self.by_time.pop_first() {
+            self.seen.remove(&key);
+        }
+    }
+
+    /// Every id, the first to be forgotten first: queue, hash, birth, end of its window.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (QueueId, u128, Lsn, u64)> {
+        self.by_time
+            .iter()
+            .map(|&(expire_ms, key)| (key.0, key.1, self.seen[&key].birth, expire_ms))
+    }
+}

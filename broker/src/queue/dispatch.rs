@@ -1,0 +1,215 @@
+//! Ready messages meet those who wait for them: leases are granted.
+
+use std::sync::Arc;
+
+use qbroker_storage::Lsn;
+
+use super::consumer::{Taker, WaitingPull};
+use super::ids::{ConsumerId, LeaseToken, QueueId, SessionId};
+use super::index::{Index, Lookup, Message};
+use super::record::{Granted, Record};
+use super::time::Now;
+use super::{Core, Effect, Output};
+
+/// Most leases in one grant. Consumers of a queue take turns at most this coarse.
+const GRANT_MAX: u64 = 256;
+
+/// A message on its way to whoever leased it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    pub token: LeaseToken,
+    pub queue: Arc<str>,
+    pub failures: u32,
+    pub crashes: u32,
+    /// Record of the last failure told; zero: none.
+    pub last_failure: Lsn,
+    /// Record of its dead-lettering; zero: none.
+    pub dead_letter: Lsn,
+    pub duration_ms: u64,
+    /// The lease ends by time once it is let go.
+    pub timed: bool,
+    pub size: u32,
+}
+
+/// What a grant says of its leases.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    session: SessionId,
+    consumer: ConsumerId,
+    lease_duration_ms: Option<u64>,
+    timed: bool,
+    extension_ms_max: u64,
+}
+
+impl<I: Index> Core<I> {
+    /// Grants leases until nothing is ready or nobody has room. To be called after every turn; where
+    /// a page is missing, to be called again.
+    pub fn dispatch(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
+        if self.consumers.take_all_hot() {
+            let queues: Vec<_> = self.catalog.ids().collect();
+            queues.into_iter().for_each(|queue| self.consumers.touch(queue));
+        }
+        loop {
+            for name in self.consumers.line_up_freed() {
+                if let Some(queue) = self.catalog.named(&name) {
+                    let queue = queue.id();
+                    self.consumers.touch(queue);
+                }
+            }
+            let Some(queue) = self.consumers.next_hot() else { return Ok(()) };
+            self.dispatch_queue(queue, now, out)?;
+            self.consumers.cool();
+        }
+    }
+
+    fn dispatch_queue(&mut self, queue: QueueId, now: Now, out: &mut Output) -> Lookup<()> {
+        let Some(name) = self.catalog.get(queue).map(|queue| queue.name.clone()) else {
+            return Ok(());
+        };
+        loop {
+            let ready = self.index.counts(queue).ready;
+            let Some(line) = self.consumers.line(&name) else { return Ok(()) };
+            if ready == 0 || self.limits.leases_max <= self.leases.len() {
+                return Ok(());
+            }
+            let share = ready.div_ceil(line.len() as u64).clamp(1, GRANT_MAX);
+            let taker = *line.front().expect("the line is not empty");
+            match taker {
+                Taker::Consumer(consumer) => {
+                    self.serve_consumer(consumer, queue, &name, share, out)?
+                }
+                Taker::Pull(pull) => self.serve_pull(pull, queue, now, out)?,
+            }
+        }
+    }
+
+    /// Serves the first in line and sends it to the line's end, or out of it for lack of room.
+    fn serve_consumer(
+        &mut self,
+        id: ConsumerId,
+        queue: QueueId,
+        name: &Arc<str>,
+        share: u64,
+        out: &mut Output,
+    ) -> Lookup<()> {
+        let consumer = self.consumers.get(id).expect("who stands in line is connected");
+        let room = consumer.room();
+        let bytes_room = match consumer.outstanding_messages {
+            0 => consumer.bytes_room().max(1),
+            _ => consumer.bytes_room(),
+        };
+        let terms = Terms {
+            session: consumer.session,
+            consumer: id,
+            lease_duration_ms: consumer.lease_duration_ms,
+            timed: consumer.timed,
+            extension_ms_max: consumer.extension_ms_max,
+        };
+        let deliveries = match room {
+            0 => Vec::new(),
+            _ => self.grant(queue, terms, share.min(u64::from(room)), bytes_room, out)?,
+        };
+        let line = self.consumers.line(name).expect("the consumer stands in it");
+        line.pop_front();
+        if deliveries.is_empty() {
+            self.consumers.block(id, name.clone());
+        } else {
+            line.push_back(Taker::Consumer(id));
+            out.effects.push(Effect::Deliver { consumer: id, deliveries });
+        }
+        Ok(())
+    }
+
+    fn serve_pull(
+        &mut self,
+        pull: super::PullId,
+        queue: QueueId,
+        now: Now,
+        out: &mut Output,
+    ) -> Lookup<()> {
+        let waiting = self.consumers.pull(pull).expect("who stands in line waits");
+        let waiting = WaitingPull { pull: waiting.pull.clone(), session: waiting.session };
+        let deliveries = self.grant_to_pull(&waiting, queue, waiting.pull.messages_max, out)?;
+        self.cancel_pull(pull, now);
+        out.effects.push(Effect::AnswerPull { pull, deliveries });
+        Ok(())
+    }
+
+    pub(super) fn grant_to_pull(
+        &mut self,
+        waiting: &WaitingPull,
+        queue: QueueId,
+        room: u32,
+        out: &mut Output,
+    ) -> Lookup<Vec<Delivery>> {
+        let terms = Terms {
+            session: waiting.session,
+            consumer: ConsumerId::NONE,
+            lease_duration_ms: waiting.pull.lease_duration_ms,
+            timed: true,
+            extension_ms_max: 0,
+        };
+        self.grant(queue, terms, u64::from(room), u64::MAX, out)
+    }
+
+    /// Leases the first ready messages of a queue: at most `room`, and only the first of them may
+    /// go beyond `bytes_room`.
+    fn grant(
+        &mut self,
+        queue: QueueId,
+        terms: Terms,
+        room: u64,
+        bytes_room: u64,
+        out: &mut Output,
+    ) -> Lookup<Vec<Delivery>> {
+        let left = self.limits.leases_max.saturating_sub(self.leases.len());
+        let max = left.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let chosen = self.choose(queue, max, bytes_room)?;
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let of = self.catalog.get(queue).expect("a hot queue is there");
+        let (name, policy) = (of.name.clone(), &of.definition.policy);
+        let duration_ms = terms.lease_duration_ms.unwrap_or_else(|| policy.lease_ms());
+        let mut draft = self.draft();
+        let grant = draft.fact(Record::Granted(Granted {
+            session: terms.session.0,
+            consumer: terms.consumer.0,
+            duration_ms,
+            births: chosen.iter().map(|(birth, _)| birth.0).collect(),
+            timed: terms.timed,
+            extension_ms_max: terms.extension_ms_max,
+        }));
+        self.commit(draft, out);
+        let timed = terms.timed || 0 < terms.extension_ms_max;
+        let epoch = self.epoch;
+        let deliver = |(birth, message): (Lsn, Message)| Delivery {
+            token: LeaseToken { birth, grant, epoch },
+            queue: name.clone(),
+            failures: message.failures,
+            crashes: message.crashes,
+            last_failure: message.last_failure,
+            dead_letter: message.dead_letter,
+            duration_ms,
+            timed,
+            size: message.size,
+        };
+        Ok(chosen.into_iter().map(deliver).collect())
+    }
+
+    fn choose(&self, queue: QueueId, max: usize, bytes_room: u64) -> Lookup<Vec<(Lsn, Message)>> {
+        let mut births = Vec::with_capacity(max.min(256));
+        self.index.ready(queue, max, &mut births)?;
+        let mut chosen = Vec::with_capacity(births.len());
+        let mut bytes = 0;
+        for birth in births {
+            let message = self.index.message(birth)?.expect("a ready message is there");
+            bytes += u64::from(message.size);
+            if bytes_room < bytes && (!chosen.is_empty() || bytes_room == 0) {
+                break;
+            }
+            chosen.push((birth, message));
+        }
+        Ok(chosen)
+    }
+}

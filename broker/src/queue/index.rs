@@ -1,0 +1,184 @@
+//! Where the core looks messages up: by name, by place in the queue, by due time.
+//!
+//! The core never reads the disk. An index that keeps part of itself there answers
+//! [`Missing`], the engine loads the page outside its lock and the core decides again. What
+//! a decision has looked up stays present until the decision is applied, so changes cannot miss.
+
+pub mod memory;
+#[cfg(test)]
+pub mod missing;
+
+use qbroker_storage::Lsn;
+
+use super::ids::QueueId;
+use super::time::{Due, Now};
+
+/// What a message is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Waits to be delivered.
+    Ready,
+    /// Waits for its time.
+    Scheduled(Due),
+    /// Somebody holds it.
+    Leased,
+    /// Failed for good in a dead-letter queue; stays until somebody acts or its retention ends.
+    Parked,
+}
+
+/// A set of [`State`]s, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSet(pub u32);
+
+impl StateSet {
+    pub const READY: Self = Self(1);
+    pub const SCHEDULED: Self = Self(2);
+    pub const LEASED: Self = Self(4);
+    pub const PARKED: Self = Self(8);
+    pub const ALL: Self = Self(15);
+
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl From<State> for StateSet {
+    fn from(state: State) -> Self {
+        match state {
+            State::Ready => Self::READY,
+            State::Scheduled(_) => Self::SCHEDULED,
+            State::Leased => Self::LEASED,
+            State::Parked => Self::PARKED,
+        }
+    }
+}
+
+/// What the core keeps of a message; the rest is in its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub queue: QueueId,
+    pub state: State,
+    /// LSN at which it first became ready; returned, it comes back here. Zero before.
+    pub place: Lsn,
+    /// Larger is more urgent.
+    pub priority: u8,
+    /// Bytes of the stored message.
+    pub size: u32,
+    /// When it came into this queue, wall clock.
+    pub since_ms: u64,
+    /// Failed attempts in this queue.
+    pub failures: u32,
+    /// Leases that ended by a lost session or by time.
+    pub crashes: u32,
+    /// LSN of the last nack that told a failure; zero: none.
+    pub last_failure: Lsn,
+    /// LSN of the record that dead-lettered it; zero: it was not.
+    pub dead_letter: Lsn,
+}
+
+impl Message {
+    /// Number of the delivery that comes next, or is under way. A release does not count.
+    pub fn attempt(&self) -> u32 {
+        1 + self.failures + self.crashes
+    }
+}
+
+/// A part of the index that is not in memory, and must be loaded before the question can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing(pub u64);
+
+/// An answer, or what has to be loaded first.
+pub type Lookup<T> = Result<T, Missing>;
+
+/// How many messages of a queue are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub ready: u64,
+    pub scheduled: u64,
+    pub leased: u64,
+    pub parked: u64,
+    /// Stored bytes of all of them.
+    pub bytes: u64,
+}
+
+impl Counts {
+    pub fn messages(&self) -> u64 {
+        self.ready + self.scheduled + self.leased + self.parked
+    }
+}
+
+/// A place in a listing: the state's section, then the order within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    pub section: u8,
+    pub key: u64,
+    pub birth: Lsn,
+}
+
+impl Cursor {
+    fn new(section: StateSet, key: u64, birth: Lsn) -> Self {
+        Self { section: u8::try_from(section.0).expect("four bits"), key, birth }
+    }
+}
+
+/// Finds messages for the core. Changes come from `apply` alone and keep every order consistent.
+pub trait Index: Send {
+    /// The message born at `birth`, unless it is finished.
+    fn message(&self, birth: Lsn) -> Lookup<Option<Message>>;
+
+    /// Adds up to `max` ready messages of a queue to `births`, in delivery order.
+    fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()>;
+
+    /// Adds up to `max` scheduled messages whose time has come, the earliest first.
+    fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()>;
+
+    /// When [`Self::due`] will have something, as the earliest time on each clock.
+    fn next_due(&self) -> (Option<u64>, Option<u64>);
+
+    /// Adds up to `max` messages that are older than their queue's retention, the first to expire
+    /// first. What somebody holds is not among them.
+    fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()>;
+
+    /// When [`Self::expired`] will have something.
+    fn next_expiry(&self) -> Option<u64>;
+
+    /// When the first ready message in delivery order came into its queue.
+    fn oldest_ready(&self, queue: QueueId) -> Lookup<Option<u64>>;
+
+    /// Up to `max` messages in these states after `cursor`, and where to go on.
+    fn list(
+        &self,
+        queue: QueueId,
+        states: StateSet,
+        after: Option<Cursor>,
+        max: usize,
+        page: &mut Vec<Cursor>,
+    ) -> Lookup<()>;
+
+    fn counts(&self, queue: QueueId) -> Counts;
+
+    /// Says how long messages may stay in a queue; `None`: for ever.
+    fn set_retention(&mut self, queue: QueueId, retention_ms: Option<u64>);
+
+    /// Adds a message that was not there.
+    fn insert(&mut self, birth: Lsn, message: Message);
+
+    /// Puts a message in the place of what it was before.
+    fn change(&mut self, birth: Lsn, message: Message);
+
+    /// Takes a message out for good.
+    fn remove(&mut self, birth: Lsn) -> Message;
+
+    /// Turns relative due times into absolute ones: the machine was rebooted.
+    fn forget_boot_clock(&mut self);
+
+    /// Every message, by birth; for checkpoints.
+    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message));
+
+    /// Brings a missing page into memory. Called without any lookup under way.
+    fn load(&mut self, page: Missing);
+}

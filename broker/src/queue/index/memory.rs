@@ -1,0 +1,285 @@
+//! The index of the first days: everything in memory, correct and plain.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use hashbrown::HashMap;
+use qbroker_storage::Lsn;
+use rustc_hash::FxBuildHasher;
+
+use super::{Counts, Cursor, Index, Lookup, Message, Missing, State, StateSet};
+use crate::queue::ids::QueueId;
+use crate::queue::time::{Due, Now};
+
+/// Messages by birth, and per queue the orders in which they are looked for.
+#[derive(Debug, Default)]
+pub struct MemoryIndex {
+    messages: HashMap<Lsn, Message, FxBuildHasher>,
+    queues: BTreeMap<QueueId, Orders>,
+    /// Scheduled messages of all queues by the boot clock.
+    due_boot: BTreeSet<(u64, Lsn)>,
+    /// Those whose time is the wall clock's.
+    due_wall: BTreeSet<(u64, Lsn)>,
+    /// Messages that nobody holds, in queues with a retention, by its end.
+    expiries: BTreeSet<(u64, Lsn)>,
+}
+
+/// Invariant: every message of the queue is in exactly one of the first four.
+#[derive(Debug, Default)]
+struct Orders {
+    /// By urgency, then place, then birth.
+    ready: BTreeSet<(u8, Lsn, Lsn)>,
+    scheduled: BTreeSet<(u64, Lsn)>,
+    leased: BTreeSet<Lsn>,
+    parked: BTreeSet<(Lsn, Lsn)>,
+    retention_ms: Option<u64>,
+    bytes: u64,
+}
+
+/// Sorts the most urgent first.
+fn rank(message: &Message) -> u8 {
+    u8::MAX - message.priority
+}
+
+/// Urgency and place in one number; fifty-six bits of LSN outlast any disk.
+fn key(rank: u8, place: Lsn) -> u64 {
+    u64::from(rank) << 56 | place.0
+}
+
+/// Undoes [`key`].
+fn split_key(key: u64, birth: Lsn) -> (u8, Lsn, Lsn) {
+    let [rank, ..] = key.to_be_bytes();
+    (rank, Lsn(key & (u64::MAX >> 8)), birth)
+}
+
+impl Orders {
+    fn add(&mut self, birth: Lsn, message: &Message) {
+        match message.state {
+            State::Ready => self.ready.insert((rank(message), message.place, birth)),
+            State::Scheduled(due) => self.scheduled.insert((due.wall_ms, birth)),
+            State::Leased => self.leased.insert(birth),
+            State::Parked => self.parked.insert((message.place, birth)),
+        };
+        self.bytes += u64::from(message.size);
+    }
+
+    fn take(&mut self, birth: Lsn, message: &Message) {
+        let was_there = match message.state {
+            State::Ready => self.ready.remove(&(rank(message), message.place, birth)),
+            State::Scheduled(due) => self.scheduled.remove(&(due.wall_ms, birth)),
+            State::Leased => self.leased.remove(&birth),
+            State::Parked => self.parked.remove(&(message.place, birth)),
+        };
+        debug_assert!(was_there, "message {birth} is not where its state says");
+        self.bytes -= u64::from(message.size);
+    }
+
+    /// When the message expires, unless somebody holds it.
+    fn expiry(&self, message: &Message) -> Option<u64> {
+        let retention_ms = self.retention_ms.filter(|_| message.state != State::Leased)?;
+        Some(message.since_ms.saturating_add(retention_ms))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+            && self.scheduled.is_empty()
+            && self.leased.is_empty()
+            && self.parked.is_empty()
+            && self.retention_ms.is_none()
+    }
+}
+
+impl MemoryIndex {
+    fn add(&mut self, birth: Lsn, message: &Message) {
+        let orders = self.queues.entry(message.queue).or_default();
+        orders.add(birth, message);
+        if let Some(expiry) = orders.expiry(message) {
+            self.expiries.insert((expiry, birth));
+        }
+        if let State::Scheduled(due) = message.state {
+            self.due_order(due).insert((due.boot_ms.unwrap_or(due.wall_ms), birth));
+        }
+    }
+
+    fn take(&mut self, birth: Lsn, message: &Message) {
+        let orders = self.queues.get_mut(&message.queue).expect("a message's queue has orders");
+        orders.take(birth, message);
+        if let Some(expiry) = orders.expiry(message) {
+            self.expiries.remove(&(expiry, birth));
+        }
+        if orders.is_empty() {
+            self.queues.remove(&message.queue);
+        }
+        if let State::Scheduled(due) = message.state {
+            self.due_order(due).remove(&(due.boot_ms.unwrap_or(due.wall_ms), birth));
+        }
+    }
+
+    fn due_order(&mut self, due: Due) -> &mut BTreeSet<(u64, Lsn)> {
+        if due.boot_ms.is_some() { &mut self.due_boot } else { &mut self.due_wall }
+    }
+}
+
+impl Index for MemoryIndex {
+    fn message(&self, birth: Lsn) -> Lookup<Option<Message>> {
+        Ok(self.messages.get(&birth).copied())
+    }
+
+    fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        if let Some(orders) = self.queues.get(&queue) {
+            births.extend(orders.ready.iter().take(max).map(|&(_, _, birth)| birth));
+        }
+        Ok(())
+    }
+
+    fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        let end = births.len() + max;
+        for (order, time) in [(&self.due_boot, now.boot_ms), (&self.due_wall, now.wall_ms)] {
+            let room = end - births.len();
+            births
+                .extend(order.range(..=(time, Lsn(u64::MAX))).take(room).map(|&(_, birth)| birth));
+        }
+        Ok(())
+    }
+
+    fn next_due(&self) -> (Option<u64>, Option<u64>) {
+        let first = |order: &BTreeSet<(u64, Lsn)>| order.first().map(|&(time, _)| time);
+        (first(&self.due_boot), first(&self.due_wall))
+    }
+
+    fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        let expired = self.expiries.range(..=(wall_ms, Lsn(u64::MAX)));
+        births.extend(expired.take(max).map(|&(_, birth)| birth));
+        Ok(())
+    }
+
+    fn next_expiry(&self) -> Option<u64> {
+        self.expiries.first().map(|&(expiry, _)| expiry)
+    }
+
+    fn oldest_ready(&self, queue: QueueId) -> Lookup<Option<u64>> {
+        let first = self.queues.get(&queue).and_then(|orders| orders.ready.first());
+        Ok(first.map(|(_, _, birth)| self.messages[birth].since_ms))
+    }
+
+    fn list(
+        &self,
+        queue: QueueId,
+        states: StateSet,
+        after: Option<Cursor>,
+        max: usize,
+        page: &mut Vec<Cursor>,
+    ) -> Lookup<()> {
+        let Some(orders) = self.queues.get(&queue) else { return Ok(()) };
+        let from = |section: StateSet| -> Bound<(u64, Lsn)> {
+            match after {
+                Some(after) if section.0 == u32::from(after.section) => {
+                    Bound::Excluded((after.key, after.birth))
+                }
+                _ => Bound::Unbounded,
+            }
+        };
+        let rest = |section: StateSet| {
+            states.contains(section) && after.is_none_or(|a| u32::from(a.section) <= section.0)
+        };
+        let end = page.len() + max;
+        let mut add = |section: StateSet, found: &mut dyn Iterator<Item = (u64, Lsn)>| {
+            let room = end - page.len();
+            page.extend(found.take(room).map(|(key, birth)| Cursor::new(section, key, birth)));
+        };
+        if rest(StateSet::READY) {
+            let from = from(StateSet::READY).map(|(key, birth)| split_key(key, birth));
+            let ready = orders.ready.range((from, Bound::Unbounded));
+            add(StateSet::READY, &mut ready.map(|&(rank, place, birth)| (key(rank, place), birth)));
+        }
+        if rest(StateSet::SCHEDULED) {
+            let scheduled = orders.scheduled.range((from(StateSet::SCHEDULED), Bound::Unbounded));
+            add(StateSet::SCHEDULED, &mut scheduled.copied());
+        }
+        if rest(StateSet::LEASED) {
+            let from = from(StateSet::LEASED).map(|(_, birth)| birth);
+            let leased = orders.leased.range((from, Bound::Unbounded));
+            add(StateSet::LEASED, &mut leased.map(|&birth| (0, birth)));
+        }
+        if rest(StateSet::PARKED) {
+            let from = from(StateSet::PARKED).map(|(place, birth)| (Lsn(place), birth));
+            let parked = orders.parked.range((from, Bound::Unbounded));
+            add(StateSet::PARKED, &mut parked.map(|&(place, birth)| (place.0, birth)));
+        }
+        Ok(())
+    }
+
+    fn counts(&self, queue: QueueId) -> Counts {
+        self.queues.get(&queue).map_or_else(Counts::default, |orders| Counts {
+            ready: orders.ready.len() as u64,
+            scheduled: orders.scheduled.len() as u64,
+            leased: orders.leased.len() as u64,
+            parked: orders.parked.len() as u64,
+            bytes: orders.bytes,
+        })
+    }
+
+    fn set_retention(&mut self, queue: QueueId, retention_ms: Option<u64>) {
+        let orders = self.queues.entry(queue).or_default();
+        if orders.retention_ms == retention_ms {
+            return;
+        }
+        for (&birth, message) in self.messages.iter().filter(|(_, message)| message.queue == queue)
+        {
+            if let Some(before) = orders.expiry(message) {
+                self.expiries.remove(&(before, birth));
+            }
+        }
+        orders.retention_ms = retention_ms;
+        for (&birth, message) in self.messages.iter().filter(|(_, message)| message.queue == queue)
+        {
+            if let Some(expiry) = orders.expiry(message) {
+                self.expiries.insert((expiry, birth));
+            }
+        }
+        if orders.is_empty() {
+            self.queues.remove(&queue);
+        }
+    }
+
+    fn insert(&mut self, birth: Lsn, message: Message) {
+        self.add(birth, &message);
+        let before = self.messages.insert(birth, message);
+        debug_assert!(before.is_none(), "message {birth} was there already");
+    }
+
+    fn change(&mut self, birth: Lsn, message: Message) {
+        let before = *self.messages.get(&birth).expect("what is applied was looked up");
+        self.take(birth, &before);
+        self.add(birth, &message);
+        self.messages.insert(birth, message);
+    }
+
+    fn remove(&mut self, birth: Lsn) -> Message {
+        let message = self.messages.remove(&birth).expect("what is applied was looked up");
+        self.take(birth, &message);
+        message
+    }
+
+    fn forget_boot_clock(&mut self) {
+        for (_, birth) in std::mem::take(&mut self.due_boot) {
+            let message = self.messages.get_mut(&birth).expect("a scheduled message is there");
+            if let State::Scheduled(due) = &mut message.state {
+                due.boot_ms = None;
+                self.due_wall.insert((due.wall_ms, birth));
+            }
+        }
+    }
+
+    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
+        let mut births: Vec<_> = self.messages.keys().copied().collect();
+        births.sort_unstable();
+        for birth in births {
+            visit(birth, &self.messages[&birth]);
+        }
+    }
+
+    fn load(&mut self, page: Missing) {
+        unreachable!("{page:?} cannot be missing: everything is in memory");
+    }
+}

@@ -1,0 +1,253 @@
+//! What a queue does with its messages: its policy, the defaults, the bounds.
+
+use prost::Message;
+
+use super::refused::Refused;
+
+/// A queue's policy as its owner set it; what is unset keeps the default below, also when a later
+/// version changes that default.
+#[derive(Clone, PartialEq, Message)]
+pub struct Policy {
+    #[prost(uint64, optional, tag = "1")]
+    pub lease_duration_ms: Option<u64>,
+    /// Failures until dead-lettered; -1: no limit.
+    #[prost(sint32, optional, tag = "2")]
+    pub max_attempts: Option<i32>,
+    /// Ends of leases by lost sessions or by time until dead-lettered; -1: no limit.
+    #[prost(sint32, optional, tag = "3")]
+    pub max_crashes: Option<i32>,
+    #[prost(message, optional, tag = "4")]
+    pub retry: Option<Retry>,
+    #[prost(string, optional, tag = "5")]
+    pub dead_letter_queue: Option<String>,
+    #[prost(bool, optional, tag = "6")]
+    pub discard_dead_letters: Option<bool>,
+    #[prost(uint64, optional, tag = "7")]
+    pub retention_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    pub dedup_window_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "9")]
+    pub max_payload_bytes: Option<u64>,
+}
+
+/// Backoff after a failure: `initial * multiplier^(failures - 1)`, at most `max`, less up to
+/// `jitter` of it by chance.
+#[derive(Clone, PartialEq, Message)]
+pub struct Retry {
+    #[prost(uint64, optional, tag = "1")]
+    pub initial_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub max_ms: Option<u64>,
+    #[prost(double, optional, tag = "3")]
+    pub multiplier: Option<f64>,
+    /// 0.0 to 1.0.
+    #[prost(double, optional, tag = "4")]
+    pub jitter: Option<f64>,
+}
+
+const SECOND_MS: u64 = 1_000;
+const DAY_MS: u64 = 24 * 60 * 60 * SECOND_MS;
+
+/// Long enough for a job whose worker renews it, short enough that a dead pull's work moves on.
+pub const LEASE_DURATION_MS: u64 = 60 * SECOND_MS;
+/// With the default backoff the last attempt comes some nine hours after the first.
+pub const MAX_ATTEMPTS: i32 = 20;
+/// A job that kills its worker may take this many down before it is put aside.
+pub const MAX_CRASHES: i32 = 5;
+pub const INITIAL_BACKOFF_MS: u64 = SECOND_MS;
+pub const MAX_BACKOFF_MS: u64 = 60 * 60 * SECOND_MS;
+pub const MULTIPLIER: f64 = 2.0;
+pub const JITTER: f64 = 0.2;
+/// How long a dead letter stays.
+pub const DEAD_LETTER_RETENTION_MS: u64 = 7 * DAY_MS;
+pub const DEDUP_WINDOW_MS: u64 = 5 * 60 * SECOND_MS;
+
+/// Leases shorter than this end while the delivery is still on its way.
+pub const LEASE_DURATION_MS_MIN: u64 = 100;
+pub const LEASE_DURATION_MS_MAX: u64 = 7 * DAY_MS;
+/// Ids are remembered in memory; a longer window would be cut by their number anyway.
+pub const DEDUP_WINDOW_MS_MAX: u64 = DAY_MS;
+/// Bytes of a queue's name.
+pub const NAME_BYTES_MAX: usize = 120;
+/// What is appended to a queue's name for its dead letters.
+pub const DEAD_LETTER_SUFFIX: &str = ".dead";
+
+impl Policy {
+    /// How long a lease lasts.
+    pub fn lease_ms(&self) -> u64 {
+        self.lease_duration_ms.unwrap_or(LEASE_DURATION_MS)
+    }
+
+    /// Failures until dead-lettered; `None`: no limit.
+    pub fn failures_max(&self) -> Option<u32> {
+        u32::try_from(self.max_attempts.unwrap_or(MAX_ATTEMPTS)).ok()
+    }
+
+    /// Crashes until dead-lettered; `None`: no limit.
+    pub fn crashes_max(&self) -> Option<u32> {
+        u32::try_from(self.max_crashes.unwrap_or(MAX_CRASHES)).ok()
+    }
+
+    pub fn discards_dead_letters(&self) -> bool {
+        self.discard_dead_letters.unwrap_or(false)
+    }
+
+    /// How long a message id is remembered.
+    pub fn dedup_ms(&self) -> u64 {
+        self.dedup_window_ms.unwrap_or(DEDUP_WINDOW_MS)
+    }
+
+    /// How long a message may stay; `None`: for ever.
+    pub fn stays_ms(&self, is_dead_letter_queue: bool) -> Option<u64> {
+        self.retention_ms.or(is_dead_letter_queue.then_some(DEAD_LETTER_RETENTION_MS))
+    }
+
+    /// How long a message waits after its `failures`th failure. `chance` is in 0.0..1.0.
+    pub fn backoff_ms(&self, failures: u32, chance: f64) -> u64 {
+        let retry = self.retry.clone().unwrap_or_default();
+        let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
+        let grown = retry.factor().powi(exponent) * to_f64(retry.initial());
+        let bounded = grown.min(to_f64(retry.longest()));
+        let backoff = bounded * (1.0 - retry.spread() * chance);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "in 0..=max_ms"
+        )]
+        let backoff = backoff as u64;
+        backoff
+    }
+
+    /// Checks every value that is set.
+    pub fn check(&self) -> Result<(), Refused> {
+        let retry = self.retry.clone().unwrap_or_default();
+        within(
+            "lease_duration",
+            self.lease_duration_ms,
+            LEASE_DURATION_MS_MIN,
+            LEASE_DURATION_MS_MAX,
+        )?;
+        within("dedup_window", self.dedup_window_ms, 0, DEDUP_WINDOW_MS_MAX)?;
+        within("retention", self.retention_ms, 1, u64::MAX / 4)?;
+        within("max_payload_bytes", self.max_payload_bytes, 1, u64::MAX)?;
+        within("retry.initial_backoff", retry.initial_ms, 0, 365 * DAY_MS)?;
+        within("retry.max_backoff", retry.max_ms, 0, 365 * DAY_MS)?;
+        limit("max_attempts", self.max_attempts)?;
+        limit("max_crashes", self.max_crashes)?;
+        between("retry.multiplier", retry.multiplier, 1.0, 1_000.0)?;
+        between("retry.jitter", retry.jitter, 0.0, 1.0)?;
+        if retry.longest() < retry.initial() {
+            let why =
+                format!("{} ms is less than the initial {} ms", retry.longest(), retry.initial());
+            return Err(Refused::Policy { field: "retry.max_backoff", why });
+        }
+        Ok(())
+    }
+}
+
+impl Retry {
+    pub fn initial(&self) -> u64 {
+        self.initial_ms.unwrap_or(INITIAL_BACKOFF_MS)
+    }
+
+    pub fn longest(&self) -> u64 {
+        self.max_ms.unwrap_or_else(|| MAX_BACKOFF_MS.max(self.initial()))
+    }
+
+    pub fn factor(&self) -> f64 {
+        self.multiplier.unwrap_or(MULTIPLIER)
+    }
+
+    pub fn spread(&self) -> f64 {
+        self.jitter.unwrap_or(JITTER)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a backoff needs no more than 53 bits")]
+fn to_f64(ms: u64) -> f64 {
+    ms as f64
+}
+
+fn within(field: &'static str, value: Option<u64>, min: u64, max: u64) -> Result<(), Refused> {
+    match value {
+        Some(value) if !(min..=max).contains(&value) => {
+            Err(Refused::Policy { field, why: format!("{value} is not within {min} to {max}") })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn between(field: &'static str, value: Option<f64>, min: f64, max: f64) -> Result<(), Refused> {
+    match value {
+        Some(value) if !(min..=max).contains(&value) => {
+            Err(Refused::Policy { field, why: format!("{value} is not within {min} to {max}") })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn limit(field: &'static str, value: Option<i32>) -> Result<(), Refused> {
+    match value {
+        Some(value) if value == 0 || value < -1 => {
+            let why = format!("{value} is neither positive nor -1 (no limit)");
+            Err(Refused::Policy { field, why })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks a name that a client gives to a queue.
+pub fn check_name(name: &str) -> Result<(), Refused> {
+    let longest = NAME_BYTES_MAX
+        + if name.ends_with(DEAD_LETTER_SUFFIX) { DEAD_LETTER_SUFFIX.len() } else { 0 };
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
+    let why = match name.as_bytes() {
+        [] => "it is empty",
+        name if longest < name.len() => "it is longer than 120 characters",
+        [first, ..] if !first.is_ascii_alphanumeric() && *first != b'_' => {
+            "it must begin with a letter, a digit or _"
+        }
+        name if !name.iter().copied().all(allowed) => {
+            "only letters, digits, _, . and - may occur in it"
+        }
+        _ => return Ok(()),
+    };
+    Err(Refused::QueueName { name: name.chars().take(200).collect(), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_to_its_bound_and_jitter_only_shortens_it() {
+        let policy = Policy::default();
+        assert_eq!(policy.backoff_ms(1, 0.0), 1_000);
+        assert_eq!(policy.backoff_ms(2, 0.0), 2_000);
+        assert_eq!(policy.backoff_ms(4, 0.0), 8_000);
+        assert_eq!(policy.backoff_ms(4, 0.5), 7_200);
+        assert_eq!(policy.backoff_ms(40, 0.0), MAX_BACKOFF_MS);
+        assert_eq!(policy.backoff_ms(u32::MAX, 0.0), MAX_BACKOFF_MS);
+    }
+
+    #[test]
+    fn values_outside_their_bounds_are_refused_with_the_field() {
+        let refused = |policy: Policy| policy.check().unwrap_err().to_string();
+        let short = Policy { lease_duration_ms: Some(99), ..Policy::default() };
+        assert_eq!(refused(short), "lease_duration: 99 is not within 100 to 604800000");
+        let none = Policy { max_attempts: Some(0), ..Policy::default() };
+        assert_eq!(refused(none), "max_attempts: 0 is neither positive nor -1 (no limit)");
+        let retry = Retry { multiplier: Some(f64::NAN), ..Retry::default() };
+        assert!(Policy { retry: Some(retry), ..Policy::default() }.check().is_err());
+    }
+
+    #[test]
+    fn names_are_checked_at_the_limit_and_one_beyond() {
+        assert!(check_name(&"a".repeat(120)).is_ok());
+        assert!(check_name(&"a".repeat(121)).is_err());
+        assert!(check_name(&format!("{}.dead", "a".repeat(120))).is_ok());
+        for bad in ["", ".a", "-a", "a/b", "a b", "\u{e4}"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

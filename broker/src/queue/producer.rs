@@ -1,0 +1,303 @@
+//! Producers: streams whose numbered batches are stored once, however often they are sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qbroker_storage::Lsn;
+
+use super::index::Index;
+use super::publish::OnStream;
+use super::record::{
+    BatchRefused, BatchStored, ProducerOpened as OpenedRecord, ProducersForgotten, Record,
+};
+use super::refused::Refused;
+use super::time::Now;
+use super::{Core, Effect, Output, Turn};
+
+/// A publishing stream of this start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamId(pub u64);
+
+/// How long a producer without a batch is remembered.
+pub const IDLE_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Opens a producer on a stream, a new one or a known one.
+#[derive(Clone, Debug)]
+pub struct OpenProducer {
+    pub name: String,
+    /// What [`ProducerOpened`] gave; 0: new.
+    pub epoch: u64,
+    /// The client knows the outcomes of every batch up to this one.
+    pub confirmed_through: u64,
+    pub stream: StreamId,
+}
+
+/// A producer is open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProducerOpened {
+    pub epoch: u64,
+    /// Every batch up to this one has its outcome.
+    pub through: u64,
+    /// Outcomes that the client does not know, ascending.
+    pub missed: Vec<BatchOutcome>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchOutcome {
+    pub batch: u64,
+    /// Of its first stored message; zero where none was stored.
+    pub first: Lsn,
+    /// Positions of messages that were stored before.
+    pub duplicates: Vec<u32>,
+    pub refused: Option<BatchRefused>,
+}
+
+impl BatchOutcome {
+    pub(super) fn refused(batch: BatchRefused) -> Self {
+        Self { batch: batch.batch, first: Lsn(0), duplicates: Vec::new(), refused: Some(batch) }
+    }
+}
+
+/// Invariant: one entry of `names` per producer; one of `by_idle` per producer without a stream.
+#[derive(Debug, Default)]
+pub(super) struct Producers {
+    /// By epoch.
+    producers: BTreeMap<u64, Producer>,
+    names: BTreeMap<String, u64>,
+    /// The one idle the longest first.
+    by_idle: BTreeSet<(u64, u64)>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Producer {
+    pub(super) name: String,
+    pub(super) last_ms: u64,
+    /// Last batch that was stored.
+    pub(super) stored: u64,
+    /// Outcomes that the client may not have seen.
+    pub(super) outcomes: BTreeMap<u64, BatchOutcome>,
+    /// Last batch that has an outcome. Of this start: a crash may take the refused ones back.
+    through: u64,
+    /// Batches refused since the last stored one. Of this start.
+    refused: Vec<BatchRefused>,
+    /// Of this start.
+    stream: Option<StreamId>,
+}
+
+impl Producers {
+    pub(super) fn open(&mut self, lsn: Lsn, opened: &OpenedRecord) {
+        let producer =
+            Producer { name: opened.name.clone(), last_ms: opened.wall_ms, ..Producer::default() };
+        self.names.insert(opened.name.clone(), lsn.0);
+        self.by_idle.insert((opened.wall_ms, lsn.0));
+        self.producers.insert(lsn.0, producer);
+    }
+
+    pub(super) fn stored(&mut self, _lsn: Lsn, stored: &BatchStored, outcomes_max: usize) {
+        let epoch = stored.producer;
+        let producer =
+            self.producers.get_mut(&epoch).expect("a batch is stored for a known producer");
+        if producer.stream.is_none() {
+            self.by_idle.remove(&(producer.last_ms, epoch));
+            self.by_idle.insert((stored.wall_ms, epoch));
+        }
+        producer.last_ms = stored.wall_ms;
+        producer.stored = stored.batch;
+        producer.through = stored.batch;
+        producer.refused.clear();
+        let outcome = BatchOutcome {
+            batch: stored.batch,
+            first: Lsn(stored.first),
+            duplicates: stored.duplicates.clone(),
+            refused: None,
+        };
+        producer.outcomes.insert(stored.batch, outcome);
+        producer.forget_through(stored.confirmed_through);
+        while outcomes_max < producer.outcomes.len() {
+            producer.outcomes.pop_first();
+        }
+    }
+
+    pub(super) fn refused(&mut self, refused: &BatchRefused) {
+        if let Some(producer) = self.producers.get_mut(&refused.producer) {
+            producer.outcomes.insert(refused.batch, BatchOutcome::refused(refused.clone()));
+        }
+    }
+
+    pub(super) fn forget(&mut self, epochs: &[u64]) {
+        for epoch in epochs {
+            if let Some(producer) = self.producers.remove(epoch) {
+                self.names.remove(&producer.name);
+                self.by_idle.remove(&(producer.last_ms, *epoch));
+            }
+        }
+    }
+
+    /// The outcome of a batch that has one already, or `None` for the batch that is next.
+    pub(super) fn answered_before(&self, on: OnStream) -> Result<Option<BatchOutcome>, Refused> {
+        let producer = self
+            .producers
+            .get(&on.producer)
+            .ok_or_else(|| Refused::ProducerUnknown(String::new()))?;
+        if producer.stream != Some(on.stream) {
+            return Err(Refused::ProducerFenced(producer.name.clone()));
+        }
+        let expected = producer.through + 1;
+        if on.batch == expected {
+            return Ok(None);
+        }
+        match producer.outcome(on.batch) {
+            Some(outcome) => Ok(Some(outcome)),
+            None => Err(Refused::BatchOutOfOrder { expected, got: on.batch }),
+        }
+    }
+
+    pub(super) fn refused_since_stored(&self, producer: u64) -> Vec<BatchRefused> {
+        self.producers.get(&producer).map(|producer| producer.refused.clone()).unwrap_or_default()
+    }
+
+    /// The outcome of the batch that was just stored.
+    pub(super) fn outcome(&self, producer: u64, batch: u64) -> BatchOutcome {
+        let outcome = self.producers.get(&producer).and_then(|producer| producer.outcome(batch));
+        outcome.expect("a stored batch has an outcome")
+    }
+
+    pub(super) fn refuse(&mut self, producer: u64, batch: BatchRefused) {
+        if let Some(producer) = self.producers.get_mut(&producer) {
+            producer.through = batch.batch;
+            producer.refused.push(batch);
+        }
+    }
+
+    fn named(&mut self, name: &str) -> Option<(u64, &mut Producer)> {
+        let epoch = *self.names.get(name)?;
+        Some((epoch, self.producers.get_mut(&epoch)?))
+    }
+
+    /// The producer, which is about to get a stream.
+    fn attach(&mut self, name: &str) -> (u64, &mut Producer) {
+        let epoch = self.names[name];
+        let producer = self.producers.get_mut(&epoch).expect("a name belongs to a producer");
+        self.by_idle.remove(&(producer.last_ms, epoch));
+        (epoch, producer)
+    }
+
+    /// Up to `max` producers without a stream that were idle since `idle_ms`, the longest first.
+    fn idle(&self, idle_ms: u64, max: usize) -> Vec<u64> {
+        let idle = self.by_idle.range(..=(idle_ms, u64::MAX));
+        idle.take(max).map(|&(_, epoch)| epoch).collect()
+    }
+
+    /// When the one idle the longest was last seen.
+    pub(super) fn first_idle_ms(&self) -> Option<u64> {
+        self.by_idle.first().map(|&(last_ms, _)| last_ms)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Producer)> {
+        self.producers.iter().map(|(&epoch, producer)| (epoch, producer))
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        epoch: u64,
+        name: String,
+        last_ms: u64,
+        stored: u64,
+        outcomes: Vec<BatchOutcome>,
+    ) {
+        self.open(Lsn(epoch), &OpenedRecord { name, wall_ms: last_ms });
+        let producer = self.producers.get_mut(&epoch).expect("it was opened just now");
+        producer.stored = stored;
+        producer.through = stored;
+        producer.outcomes = outcomes.into_iter().map(|outcome| (outcome.batch, outcome)).collect();
+    }
+}
+
+impl Producer {
+    fn outcome(&self, batch: u64) -> Option<BatchOutcome> {
+        let refused = || {
+            let refused = self.refused.iter().find(|refused| refused.batch == batch)?;
+            Some(BatchOutcome::refused(refused.clone()))
+        };
+        self.outcomes.get(&batch).cloned().or_else(refused)
+    }
+
+    fn forget_through(&mut self, batch: u64) {
+        while self.outcomes.first_key_value().is_some_and(|(&first, _)| first <= batch) {
+            self.outcomes.pop_first();
+        }
+    }
+}
+
+impl<I: Index> Core<I> {
+    /// Opens a producer; an older stream of it ends.
+    pub fn open_producer(
+        &mut self,
+        open: &OpenProducer,
+        now: Now,
+        out: &mut Output,
+    ) -> Turn<ProducerOpened> {
+        let known =
+            self.producers.named(&open.name).map(|(epoch, producer)| (epoch, producer.through));
+        match known {
+            None if open.epoch != 0 => {
+                return Err(Refused::ProducerUnknown(open.name.clone()).into());
+            }
+            None => self.open_new_producer(open, now, out)?,
+            // Epoch 0 where PublishOpened was lost: nothing can have been sent.
+            Some((_, 0)) if open.epoch == 0 => {}
+            Some((epoch, _)) if epoch == open.epoch => {}
+            Some(_) => return Err(Refused::ProducerUnknown(open.name.clone()).into()),
+        }
+        let (epoch, producer) = self.producers.attach(&open.name);
+        if let Some(older) = producer.stream.replace(open.stream) {
+            out.effects.push(Effect::Fenced { stream: older });
+        }
+        // Refused batches at the end may have been taken back by a crash; the client knows better.
+        producer.through = producer.through.max(open.confirmed_through);
+        producer.forget_through(open.confirmed_through);
+        let unseen = (open.confirmed_through + 1)..=producer.through;
+        let missed = unseen.filter_map(|batch| producer.outcome(batch)).collect();
+        Ok(ProducerOpened { epoch, through: producer.through, missed })
+    }
+
+    /// A stream is gone; its producer may be opened again.
+    pub fn close_producer(&mut self, epoch: u64, stream: StreamId) {
+        let producers = &mut self.producers;
+        if let Some(producer) = producers.producers.get_mut(&epoch)
+            && producer.stream == Some(stream)
+        {
+            producer.stream = None;
+            producers.by_idle.insert((producer.last_ms, epoch));
+        }
+    }
+
+    /// Makes room among the idle ones where there are too many, and opens the new one.
+    fn open_new_producer(&mut self, open: &OpenProducer, now: Now, out: &mut Output) -> Turn<()> {
+        let max = self.limits.producers_max;
+        let mut draft = self.draft();
+        if max <= self.producers.producers.len() {
+            let producers = self.producers.idle(u64::MAX, 1);
+            if producers.is_empty() {
+                return Err(Refused::Limit { what: "producers", max }.into());
+            }
+            draft.fact(Record::ProducersForgotten(ProducersForgotten { producers }));
+        }
+        let opened = OpenedRecord { name: open.name.clone(), wall_ms: now.wall_ms };
+        draft.fact(Record::ProducerOpened(opened));
+        self.commit(draft, out);
+        Ok(())
+    }
+
+    /// Forgets producers that sent nothing for too long.
+    pub(super) fn forget_idle_producers(&mut self, now: Now, out: &mut Output) {
+        let Some(idle_ms) = now.wall_ms.checked_sub(IDLE_MS) else { return };
+        let producers = self.producers.idle(idle_ms, 1_000);
+        if producers.is_empty() {
+            return;
+        }
+        let mut draft = self.draft();
+        draft.fact(Record::ProducersForgotten(ProducersForgotten { producers }));
+        self.commit(draft, out);
+    }
+}

@@ -1,0 +1,238 @@
+//! Messages come in: checked, told apart from those that came before, stored.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use qbroker_storage::{Body, Lsn};
+use rustc_hash::FxBuildHasher;
+
+use super::ids::QueueId;
+use super::index::Index;
+use super::producer::{BatchOutcome, StreamId};
+use super::record::{BatchRefused, BatchStored, Published, Record};
+use super::refused::Refused;
+use super::time::{Due, Now};
+use super::{Core, Draft, Output, Stop, Turn};
+
+/// A message as it is handed in: what decides over it, and its body.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    pub queue: Arc<str>,
+    /// Empty: an id is made of the LSN.
+    pub message_id: String,
+    /// Keyed hash of the id; only where there is one.
+    pub id_hash: Option<u128>,
+    pub payload_bytes: u64,
+    pub due: Option<NewDue>,
+    pub body: Body,
+}
+
+/// When a message is to be delivered at the earliest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewDue {
+    /// Milliseconds from now.
+    After(u64),
+    /// Milliseconds since 1970.
+    At(u64),
+}
+
+impl NewDue {
+    pub(super) fn from(self, now: Now) -> Due {
+        match self {
+            Self::After(delay_ms) => now.after(delay_ms),
+            Self::At(wall_ms) => Due::at(wall_ms),
+        }
+    }
+}
+
+/// Stores messages, in order: all of them, or none.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    pub messages: Vec<NewMessage>,
+}
+
+/// A publish is one of a stream's numbered batches.
+#[derive(Clone, Copy, Debug)]
+pub struct OnStream {
+    /// The producer's epoch.
+    pub producer: u64,
+    pub stream: StreamId,
+    pub batch: u64,
+    /// The client knows the outcomes of every batch up to this one.
+    pub confirmed_through: u64,
+}
+
+/// A message is stored, or was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    pub birth: Lsn,
+    pub duplicate: bool,
+}
+
+/// Message ids seen earlier in the same batch.
+type Seen<'a> = HashMap<(QueueId, u128), &'a str, FxBuildHasher>;
+
+impl<I: Index> Core<I> {
+    /// Stores a batch; one receipt for each message, in order.
+    pub fn publish(&mut self, publish: &Publish, now: Now, out: &mut Output) -> Turn<Vec<Receipt>> {
+        let mut draft = self.draft();
+        let receipts =
+            self.draft_messages(&mut draft, &publish.messages, now).map_err(|(_, stop)| stop)?;
+        self.commit(draft, out);
+        Ok(receipts)
+    }
+
+    /// Stores a batch of a producer's stream once, however often it comes.
+    ///
+    /// A refused batch is an outcome here, not a refusal of the call.
+    pub fn publish_batch(
+        &mut self,
+        publish: &Publish,
+        on: OnStream,
+        now: Now,
+        out: &mut Output,
+    ) -> Turn<BatchOutcome> {
+        if let Some(outcome) = self.producers.answered_before(on)? {
+            return Ok(outcome);
+        }
+        let mut draft = self.draft();
+        match self.draft_messages(&mut draft, &publish.messages, now) {
+            Ok(receipts) => {
+                let duplicates = positions_of_duplicates(&receipts);
+                for refused in self.producers.refused_since_stored(on.producer) {
+                    draft.fact(Record::BatchRefused(refused));
+                }
+                let first = receipts.iter().find(|receipt| !receipt.duplicate);
+                draft.fact(Record::BatchStored(BatchStored {
+                    producer: on.producer,
+                    batch: on.batch,
+                    wall_ms: now.wall_ms,
+                    confirmed_through: on.confirmed_through,
+                    first: first.map_or(0, |receipt| receipt.birth.0),
+                    duplicates,
+                }));
+                self.commit(draft, out);
+                Ok(self.producers.outcome(on.producer, on.batch))
+            }
+            Err((_, Stop::Missing(missing))) => Err(missing.into()),
+            Err((index, Stop::Refused(refused))) => {
+                let batch = BatchRefused {
+                    producer: on.producer,
+                    batch: on.batch,
+                    index: u32::try_from(index).unwrap_or(u32::MAX),
+                    reason: refused.reason().to_owned(),
+                    message: refused.to_string(),
+                };
+                self.producers.refuse(on.producer, batch.clone());
+                Ok(BatchOutcome::refused(batch))
+            }
+        }
+    }
+
+    fn draft_messages(
+        &self,
+        draft: &mut Draft,
+        messages: &[NewMessage],
+        now: Now,
+    ) -> Result<Vec<Receipt>, (usize, Stop)> {
+        if messages.is_empty() {
+            return Err((0, Refused::EmptyBatch.into()));
+        }
+        if self.disk_full {
+            return Err((0, Refused::DiskFull.into()));
+        }
+        // All queues first: the messages of a batch have neighbouring LSNs.
+        let queues = self.draft_queues(draft, messages, now)?;
+        let mut seen = Seen::default();
+        let mut receipts = Vec::with_capacity(messages.len());
+        for (index, (message, queue)) in messages.iter().zip(queues).enumerate() {
+            let receipt = self
+                .check_size(queue, index, message)
+                .and_then(|()| self.draft_message(draft, &mut seen, queue, message, now))
+                .map_err(|refused| (index, refused.into()))?;
+            receipts.push(receipt);
+        }
+        Ok(receipts)
+    }
+
+    /// The queue of each message.
+    fn draft_queues(
+        &self,
+        draft: &mut Draft,
+        messages: &[NewMessage],
+        now: Now,
+    ) -> Result<Vec<QueueId>, (usize, Stop)> {
+        let mut queues = Vec::with_capacity(messages.len());
+        let mut last: Option<(&Arc<str>, QueueId)> = None;
+        for (index, message) in messages.iter().enumerate() {
+            // Neighbours mostly share their queue, and its name's allocation.
+            let queue = match last {
+                Some((name, queue)) if Arc::ptr_eq(name, &message.queue) => queue,
+                _ => {
+                    self.queue_or_draft(draft, &message.queue, now).map_err(|stop| (index, stop))?
+                }
+            };
+            last = Some((&message.queue, queue));
+            queues.push(queue);
+        }
+        Ok(queues)
+    }
+
+    fn check_size(
+        &self,
+        queue: QueueId,
+        index: usize,
+        message: &NewMessage,
+    ) -> Result<(), Refused> {
+        let policy = self.catalog.get(queue).map(|queue| &queue.definition.policy);
+        let of_queue = policy.and_then(|policy| policy.max_payload_bytes);
+        let max = of_queue.unwrap_or(u64::MAX).min(self.limits.payload_bytes_max);
+        if message.payload_bytes <= max {
+            return Ok(());
+        }
+        let queue = message.queue.to_string();
+        Err(Refused::MessageTooLarge { index, bytes: message.payload_bytes, max, queue })
+    }
+
+    fn draft_message<'a>(
+        &self,
+        draft: &mut Draft,
+        seen: &mut Seen<'a>,
+        queue: QueueId,
+        message: &'a NewMessage,
+        now: Now,
+    ) -> Result<Receipt, Refused> {
+        if let Some(hash) = message.id_hash {
+            if let Some(birth) = self.dedup.find(queue, hash, now.wall_ms) {
+                return Ok(Receipt { birth, duplicate: true });
+            }
+            if seen.insert((queue, hash), &message.message_id).is_some() {
+                return Err(Refused::DuplicateInBatch { id: message.message_id.clone() });
+            }
+        }
+        let due = message.due.map(|due| due.from(now)).filter(|due| !due.is_over(now));
+        let (id_hash_high, id_hash_low) = message.id_hash.map(halves).unzip();
+        let published = Published {
+            queue: queue.0,
+            wall_ms: now.wall_ms,
+            size: u32::try_from(message.body.len()).expect("a payload is far below 4 GiB"),
+            due: due.map(Into::into),
+            id_hash_high,
+            id_hash_low,
+            ..Published::default()
+        };
+        let birth = draft.push(Record::Published(published), message.body.clone());
+        Ok(Receipt { birth, duplicate: false })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "halves of a hash")]
+fn halves(hash: u128) -> (u64, u64) {
+    ((hash >> 64) as u64, hash as u64)
+}
+
+/// The messages of a batch that were stored before.
+fn positions_of_duplicates(receipts: &[Receipt]) -> Vec<u32> {
+    let positions = receipts.iter().enumerate().filter(|(_, receipt)| receipt.duplicate);
+    positions.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)).collect()
+}

@@ -1,0 +1,73 @@
+//! Why a command is refused. Nothing has changed then, and nothing was logged.
+
+/// Each variant has one stable reason on the wire (`grpc/status.rs`).
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refused {
+    #[error("queue \"{0}\" does not exist; create it, or publish to it with auto-create on")]
+    QueueNotFound(String),
+    #[error("queue \"{0}\" exists already, with another policy")]
+    QueueExists(String),
+    #[error("queue \"{name}\" holds {messages} messages; purge it first, or delete with force")]
+    QueueNotEmpty { name: String, messages: u64 },
+    #[error("queue name \"{name}\" is not allowed: {why}")]
+    QueueName { name: String, why: &'static str },
+    #[error("queue \"{name}\" has changed since (etag {actual}); read it again")]
+    EtagMismatch { name: String, actual: String },
+    #[error("{field}: {why}")]
+    Policy { field: &'static str, why: String },
+    #[error("\"{name}\" cannot be the dead-letter queue of \"{of}\": {why}")]
+    DeadLetterQueue { name: String, of: String, why: &'static str },
+    #[error("the batch is empty; send at least one message")]
+    EmptyBatch,
+    #[error("message {index} has {bytes} payload bytes; queue \"{queue}\" allows {max}")]
+    MessageTooLarge { index: usize, bytes: u64, max: u64, queue: String },
+    #[error("message id \"{id}\" occurs twice in the batch")]
+    DuplicateInBatch { id: String },
+    #[error("the disk is full up to its reserve; free space, or let consumers drain")]
+    DiskFull,
+    #[error("{what}: the limit of {max} is reached")]
+    Limit { what: &'static str, max: usize },
+    #[error("{0} leases are held at once, the most there may be; settle some")]
+    LeasesFull(usize),
+    #[error("the lease has ended; the message may be held by somebody else")]
+    LeaseLost,
+    #[error("the lease was settled before, as {0}")]
+    AlreadySettled(&'static str),
+    #[error("producer \"{0}\" is not known with this epoch; begin anew under another id")]
+    ProducerUnknown(String),
+    #[error("producer \"{0}\" was opened by another stream")]
+    ProducerFenced(String),
+    #[error("batch {got} came where batch {expected} is next")]
+    BatchOutOfOrder { expected: u64, got: u64 },
+    #[error("session \"{0}\" is not known; its grace is over, or it never was")]
+    SessionLost(String),
+    #[error("the lease token occurs twice in the call")]
+    TokenTwice,
+}
+
+impl Refused {
+    /// The reason on the wire: stable, and documented in `types.proto`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::QueueNotFound(_) => "QUEUE_NOT_FOUND",
+            Self::QueueExists(_) => "QUEUE_EXISTS",
+            Self::QueueNotEmpty { .. } => "QUEUE_NOT_EMPTY",
+            Self::QueueName { .. } => "INVALID_QUEUE_NAME",
+            Self::EtagMismatch { .. } => "ETAG_MISMATCH",
+            Self::Policy { .. } => "INVALID_ARGUMENT",
+            Self::DeadLetterQueue { .. } => "DEAD_LETTER_QUEUE_INVALID",
+            Self::EmptyBatch => "EMPTY_BATCH",
+            Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::DuplicateInBatch { .. } | Self::TokenTwice => "DUPLICATE_IN_BATCH",
+            Self::DiskFull => "DISK_FULL",
+            Self::Limit { .. } => "LIMIT_REACHED",
+            Self::LeasesFull(_) => "LEASES_FULL",
+            Self::LeaseLost => "LEASE_LOST",
+            Self::AlreadySettled(_) => "ALREADY_SETTLED",
+            Self::ProducerUnknown(_) => "PRODUCER_UNKNOWN",
+            Self::ProducerFenced(_) => "PRODUCER_FENCED",
+            Self::BatchOutOfOrder { .. } => "BATCH_OUT_OF_ORDER",
+            Self::SessionLost(_) => "SESSION_LOST",
+        }
+    }
+}

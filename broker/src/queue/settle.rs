@@ -1,0 +1,234 @@
+//! Settlements: what became of the work on a message.
+
+use hashbrown::HashSet;
+use qbroker_storage::{Body, Lsn};
+use rustc_hash::FxBuildHasher;
+
+use super::body::{FAILURE_BYTES_MAX, StoredFailure, small_body};
+use super::ids::{ConsumerId, LeaseToken};
+use super::index::{Index, Message};
+use super::record::{Acked, BIRTHS_MAX, Call, Nacked, Record, Released};
+use super::refused::Refused;
+use super::settled::Kind;
+use super::time::Now;
+use super::{Core, Draft, Output, Stop, Turn};
+
+/// Failures are cut to this while the disk is at its reserve.
+const FAILURE_BYTES_DISK_FULL: usize = 128;
+
+/// A call of settlements; each stands alone.
+#[derive(Clone, Debug, Default)]
+pub struct Settle {
+    /// The stream it came on; none for a single call.
+    pub consumer: ConsumerId,
+    /// The stream's number for it, growing.
+    pub number: u64,
+    /// The client has the answers of the stream's calls up to this one.
+    pub answered_through: u64,
+    pub settlements: Vec<Settlement>,
+}
+
+/// What became of the work on one lease.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    pub token: LeaseToken,
+    pub outcome: Outcome,
+}
+
+/// See `Settlement` of the protocol.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Ack,
+    /// `chance`, in 0.0..1.0, is the jitter of the backoff; the core rolls no dice.
+    Nack {
+        delay_ms: Option<u64>,
+        failure: StoredFailure,
+        chance: f64,
+    },
+    Release {
+        delay_ms: u64,
+    },
+    DeadLetter {
+        failure: StoredFailure,
+    },
+}
+
+impl Outcome {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Ack => Kind::Ack,
+            Self::Nack { .. } => Kind::Nack,
+            Self::Release { .. } => Kind::Release,
+            Self::DeadLetter { .. } => Kind::DeadLetter,
+        }
+    }
+}
+
+impl<I: Index> Core<I> {
+    /// Settles leases; returns those that were refused, the others are settled.
+    pub fn settle(
+        &mut self,
+        settle: &Settle,
+        now: Now,
+        out: &mut Output,
+    ) -> Turn<Vec<(LeaseToken, Refused)>> {
+        let mut draft = self.draft();
+        let number = if settle.consumer == ConsumerId::NONE { self.next.0 } else { settle.number };
+        let call = Call { consumer: settle.consumer.0, number, wall_ms: now.wall_ms };
+        let (mut acked, mut others, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+        let mut seen = HashSet::with_capacity_and_hasher(settle.settlements.len(), FxBuildHasher);
+        for settlement in &settle.settlements {
+            match self.check_settlement(settlement, &mut seen) {
+                Ok(true) if matches!(settlement.outcome, Outcome::Ack) => {
+                    acked.push(settlement.token.birth.0);
+                    self.index.message(settlement.token.birth)?;
+                }
+                Ok(true) => others.push(settlement),
+                Ok(false) => {}
+                Err(refused) => failures.push((settlement.token, refused)),
+            }
+        }
+        if acked.is_empty() && 0 < settle.answered_through {
+            acked_record(&mut draft, settle, call, &[]);
+        }
+        for births in acked.chunks(BIRTHS_MAX) {
+            acked_record(&mut draft, settle, call, births);
+        }
+        for settlement in others {
+            self.draft_settlement(&mut draft, call, settlement, now)?;
+        }
+        self.commit_settlements(draft, out);
+        Ok(failures)
+    }
+
+    /// Whether a settlement changes something; false where it repeats one that was done.
+    fn check_settlement(
+        &self,
+        settlement: &Settlement,
+        seen: &mut HashSet<Lsn, FxBuildHasher>,
+    ) -> Result<bool, Refused> {
+        let token = settlement.token;
+        if self.held(token).is_ok() {
+            if !seen.insert(token.birth) {
+                return Err(Refused::TokenTwice);
+            }
+            return Ok(true);
+        }
+        match self.settled.outcome((token.birth, token.grant)) {
+            Some(kind) if kind == settlement.outcome.kind() => Ok(false),
+            Some(kind) => Err(Refused::AlreadySettled(kind.name())),
+            None => Err(Refused::LeaseLost),
+        }
+    }
+
+    fn draft_settlement(
+        &self,
+        draft: &mut Draft,
+        call: Call,
+        settlement: &Settlement,
+        now: Now,
+    ) -> Result<(), Stop> {
+        let birth = settlement.token.birth;
+        let message = self.index.message(birth)?.expect("a lease is of a message that is there");
+        match &settlement.outcome {
+            Outcome::Ack => unreachable!("acks share one record"),
+            Outcome::Release { delay_ms } => {
+                let due = (0 < *delay_ms).then(|| now.after(*delay_ms).into());
+                draft.fact(Record::Released(Released { call, birth: birth.0, due }));
+            }
+            Outcome::DeadLetter { failure } => {
+                let failure = self.cut(failure);
+                self.draft_dead_letter_by_consumer(draft, call, birth, &message, failure, now);
+            }
+            Outcome::Nack { delay_ms, failure, chance } => {
+                let failure = self.cut(failure);
+                self.draft_nack(draft, call, birth, &message, (*delay_ms, *chance), failure, now);
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of it goes into one record")]
+    fn draft_nack(
+        &self,
+        draft: &mut Draft,
+        call: Call,
+        birth: Lsn,
+        message: &Message,
+        (delay_ms, chance): (Option<u64>, f64),
+        failure: Option<StoredFailure>,
+        now: Now,
+    ) {
+        let queue = self.catalog.get(message.queue).expect("a message's queue is there");
+        let policy = &queue.definition.policy;
+        let failures = message.failures + 1;
+        let was_last = policy.failures_max().is_some_and(|max| max <= failures);
+        if was_last && !queue.definition.is_dead_letter_queue {
+            return self.draft_failed_too_often(draft, call, birth, message, failure, now);
+        }
+        let delay_ms = delay_ms.unwrap_or_else(|| policy.backoff_ms(failures, chance));
+        let due = (!was_last && 0 < delay_ms).then(|| now.after(delay_ms).into());
+        let nacked = Nacked {
+            call,
+            birth: birth.0,
+            due,
+            parked: was_last,
+            previous_failure: message.last_failure.0,
+            has_failure: failure.is_some(),
+        };
+        let body = failure.map_or_else(Body::default, |failure| small_body(&failure));
+        draft.push(Record::Nacked(nacked), body);
+    }
+
+    /// What is kept of a failure: nothing of an empty one, little while the disk is full.
+    fn cut(&self, failure: &StoredFailure) -> Option<StoredFailure> {
+        let max = if self.disk_full { FAILURE_BYTES_DISK_FULL } else { FAILURE_BYTES_MAX };
+        let StoredFailure { kind, message, details } = failure;
+        (!failure.is_empty()).then(|| StoredFailure::cut(kind, message, details, max))
+    }
+
+    /// Commits settlements, and tells of the messages that became dead letters.
+    pub(super) fn commit_settlements(&mut self, draft: Draft, out: &mut Output) {
+        out.effects.extend(self.dead_letters_of(&draft));
+        self.commit(draft, out);
+    }
+
+    pub(super) fn apply_acked(&mut self, _lsn: Lsn, acked: &Acked) {
+        self.settled.prune(acked.call.wall_ms, self.limits.settled_max);
+        self.settled.answered(acked.call.consumer, acked.answered_through);
+        let mut leases = Vec::with_capacity(acked.births.len());
+        for &birth in &acked.births {
+            let birth = Lsn(birth);
+            if let Some(lease) = self.end_lease(birth) {
+                leases.push((birth, lease.grant));
+            }
+            let message = self.finish(birth);
+            self.catalog.totals(message.queue).acked += 1;
+        }
+        self.settled.remember(&acked.call, leases, Kind::Ack);
+    }
+
+    pub(super) fn apply_released(&mut self, released: &Released) {
+        let birth = Lsn(released.birth);
+        self.remember_settled(&released.call, birth, Kind::Release);
+        self.end_lease(birth);
+        let message = self.present(birth);
+        match released.due {
+            Some(due) => self.schedule(birth, message, due),
+            None => self.make_ready(birth, message),
+        }
+    }
+
+    /// Remembers how a lease was settled; called before the lease ends.
+    pub(super) fn remember_settled(&mut self, call: &Call, birth: Lsn, kind: Kind) {
+        if let Some(lease) = self.leases.get(birth) {
+            let key = (birth, lease.grant);
+            self.settled.remember(call, [key], kind);
+        }
+    }
+}
+
+fn acked_record(draft: &mut Draft, settle: &Settle, call: Call, births: &[u64]) {
+    let (answered_through, births) = (settle.answered_through, births.to_vec());
+    draft.fact(Record::Acked(Acked { call, answered_through, births }));
+}

@@ -1,0 +1,123 @@
+//! Leases settled lately, so that a settlement whose answer was lost can be tried again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
+use qbroker_storage::Lsn;
+use rustc_hash::FxBuildHasher;
+
+use super::record::Call;
+
+/// How a lease was settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ack = 1,
+    Nack = 2,
+    Release = 3,
+    DeadLetter = 4,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Nack => "nack",
+            Self::Release => "release",
+            Self::DeadLetter => "dead-letter",
+        }
+    }
+
+    pub(super) fn from_number(number: u32) -> Option<Self> {
+        [Self::Ack, Self::Nack, Self::Release, Self::DeadLetter]
+            .into_iter()
+            .find(|kind| *kind as u32 == number)
+    }
+}
+
+/// A lease, as message and grant.
+pub(super) type Key = (Lsn, Lsn);
+
+/// How long an outcome is remembered where the client never says that it has the answer.
+pub(super) const REMEMBERED_MS: u64 = 5 * 60 * 1_000;
+
+/// Invariant: every lease in `outcomes` is in exactly one call, every call once in `by_time`.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    outcomes: HashMap<Key, Kind, FxBuildHasher>,
+    /// By stream and number.
+    calls: BTreeMap<(u64, u64), SettledCall>,
+    by_time: BTreeSet<(u64, u64, u64)>,
+}
+
+#[derive(Debug)]
+struct SettledCall {
+    wall_ms: u64,
+    leases: Vec<Key>,
+}
+
+impl Settled {
+    pub(super) fn outcome(&self, lease: Key) -> Option<Kind> {
+        self.outcomes.get(&lease).copied()
+    }
+
+    pub(super) fn remember(
+        &mut self,
+        call: &Call,
+        leases: impl IntoIterator<Item = Key>,
+        kind: Kind,
+    ) {
+        let entry = self.calls.entry((call.consumer, call.number)).or_insert_with(|| {
+            self.by_time.insert((call.wall_ms, call.consumer, call.number));
+            SettledCall { wall_ms: call.wall_ms, leases: Vec::new() }
+        });
+        for lease in leases {
+            if self.outcomes.insert(lease, kind).is_none() {
+                entry.leases.push(lease);
+            }
+        }
+    }
+
+    /// The client has the answers to all calls of the stream up to this one.
+    pub(super) fn answered(&mut self, consumer: u64, through: u64) {
+        while let Some((&key, _)) = self.calls.range((consumer, 0)..=(consumer, through)).next() {
+            self.forget(key);
+        }
+    }
+
+    /// One stream took the place of another, and goes on with its numbers.
+    pub(super) fn resume(&mut self, previous: u64, consumer: u64) {
+        while let Some((&key, _)) = self.calls.range((previous, 0)..=(previous, u64::MAX)).next() {
+            let call = self.calls.remove(&key).expect("it was found just now");
+            self.by_time.remove(&(call.wall_ms, previous, key.1));
+            self.by_time.insert((call.wall_ms, consumer, key.1));
+            self.calls.insert((consumer, key.1), call);
+        }
+    }
+
+    /// Forgets what is too old, and the oldest beyond `max` leases.
+    pub(super) fn prune(&mut self, wall_ms: u64, max: usize) {
+        let too_old = wall_ms.saturating_sub(REMEMBERED_MS);
+        while let Some(&(time, consumer, number)) = self.by_time.first() {
+            if too_old <= time && self.outcomes.len() <= max {
+                return;
+            }
+            self.forget((consumer, number));
+        }
+    }
+
+    fn forget(&mut self, key: (u64, u64)) {
+        let Some(call) = self.calls.remove(&key) else { return };
+        self.by_time.remove(&(call.wall_ms, key.0, key.1));
+        for lease in call.leases {
+            self.outcomes.remove(&lease);
+        }
+    }
+
+    /// Every call with its leases and their outcomes, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Call, impl Iterator<Item = (Key, Kind)>)> {
+        self.calls.iter().map(|(&(consumer, number), settled)| {
+            let call = Call { consumer, number, wall_ms: settled.wall_ms };
+            (call, settled.leases.iter().map(|lease| (*lease, self.outcomes[lease])))
+        })
+    }
+}

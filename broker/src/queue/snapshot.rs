@@ -1,0 +1,466 @@
+//! The whole lasting state as bytes, for checkpoints.
+//!
+//! A sequence of length-delimited [`Item`]s, each a protocol buffer; the header first, then what
+//! others refer to before what refers to it. The same state gives the same bytes.
+
+use bytes::{Buf, Bytes};
+use prost::{Message as _, Oneof};
+use qbroker_storage::Lsn;
+
+use super::ids::{ConsumerId, QueueId, SessionId};
+use super::index::{Index, Message, State};
+use super::lease::Lease;
+use super::producer::BatchOutcome;
+use super::record::{BatchRefused, BatchStored, Call, QueueDefinition, SessionOpened, StoredDue};
+use super::settled::Kind;
+use super::{Core, Limits, Totals};
+
+/// A snapshot that cannot be read. Its bytes were checked: another version wrote them.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("the checkpoint's state cannot be decoded: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    #[error("the checkpoint's state holds an item of an unknown kind; a newer version wrote it")]
+    UnknownItem,
+}
+
+/// Bytes per piece of a snapshot.
+const PIECE_BYTES: usize = 1 << 20;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Envelope {
+    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    item: Option<Item>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Item {
+    #[prost(message, tag = "1")]
+    Header(HeaderItem),
+    #[prost(message, tag = "2")]
+    Queue(QueueItem),
+    #[prost(message, tag = "3")]
+    Session(SessionItem),
+    #[prost(message, tag = "4")]
+    Message(MessageItem),
+    #[prost(message, tag = "5")]
+    Lease(LeaseItem),
+    #[prost(message, tag = "6")]
+    Settled(SettledItem),
+    #[prost(message, tag = "7")]
+    Producer(ProducerItem),
+    #[prost(message, tag = "8")]
+    MessageId(MessageIdItem),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HeaderItem {
+    #[prost(uint32, tag = "1")]
+    epoch: u32,
+    #[prost(string, tag = "2")]
+    boot_id: String,
+    #[prost(uint64, tag = "3")]
+    next: u64,
+    #[prost(uint32, tag = "4")]
+    last_queue: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct QueueItem {
+    #[prost(message, required, tag = "1")]
+    definition: QueueDefinition,
+    #[prost(uint64, tag = "2")]
+    published: u64,
+    #[prost(uint64, tag = "3")]
+    delivered: u64,
+    #[prost(uint64, tag = "4")]
+    acked: u64,
+    #[prost(uint64, tag = "5")]
+    retried: u64,
+    #[prost(uint64, tag = "6")]
+    dead_lettered: u64,
+    #[prost(uint64, tag = "7")]
+    expired_leases: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionItem {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(message, required, tag = "2")]
+    opened: SessionOpened,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct MessageItem {
+    #[prost(uint64, tag = "1")]
+    birth: u64,
+    #[prost(uint32, tag = "2")]
+    queue: u32,
+    /// 0 ready, 1 scheduled, 2 leased, 3 parked.
+    #[prost(uint32, tag = "3")]
+    state: u32,
+    #[prost(message, optional, tag = "4")]
+    due: Option<StoredDue>,
+    #[prost(uint64, tag = "5")]
+    place: u64,
+    #[prost(uint32, tag = "6")]
+    priority: u32,
+    #[prost(uint32, tag = "7")]
+    size: u32,
+    #[prost(uint64, tag = "8")]
+    since_ms: u64,
+    #[prost(uint32, tag = "9")]
+    failures: u32,
+    #[prost(uint32, tag = "10")]
+    crashes: u32,
+    #[prost(uint64, tag = "11")]
+    last_failure: u64,
+    #[prost(uint64, tag = "12")]
+    dead_letter: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct LeaseItem {
+    #[prost(uint64, tag = "1")]
+    birth: u64,
+    #[prost(uint64, tag = "2")]
+    grant: u64,
+    #[prost(uint32, tag = "3")]
+    epoch: u32,
+    #[prost(uint64, tag = "4")]
+    session: u64,
+    #[prost(uint64, tag = "5")]
+    consumer: u64,
+    #[prost(uint64, tag = "6")]
+    duration_ms: u64,
+    #[prost(bool, tag = "7")]
+    timed: bool,
+    #[prost(uint64, tag = "8")]
+    extension_ms_max: u64,
+    #[prost(uint32, tag = "9")]
+    size: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SettledItem {
+    #[prost(message, required, tag = "1")]
+    call: Call,
+    /// Births, grants and kinds side by side.
+    #[prost(uint64, repeated, tag = "2")]
+    births: Vec<u64>,
+    #[prost(uint64, repeated, tag = "3")]
+    grants: Vec<u64>,
+    #[prost(uint32, repeated, tag = "4")]
+    kinds: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ProducerItem {
+    #[prost(uint64, tag = "1")]
+    epoch: u64,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(uint64, tag = "3")]
+    last_ms: u64,
+    #[prost(uint64, tag = "4")]
+    stored: u64,
+    #[prost(message, repeated, tag = "5")]
+    stored_outcomes: Vec<BatchStored>,
+    #[prost(message, repeated, tag = "6")]
+    refused_outcomes: Vec<BatchRefused>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct MessageIdItem {
+    #[prost(uint32, tag = "1")]
+    queue: u32,
+    #[prost(fixed64, tag = "2")]
+    hash_high: u64,
+    #[prost(fixed64, tag = "3")]
+    hash_low: u64,
+    #[prost(uint64, tag = "4")]
+    birth: u64,
+    #[prost(uint64, tag = "5")]
+    expire_ms: u64,
+}
+
+/// Collects items into pieces, so that nothing large is ever moved.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<Bytes>,
+    piece: Vec<u8>,
+}
+
+impl Pieces {
+    fn add(&mut self, item: Item) {
+        let envelope = Envelope { item: Some(item) };
+        envelope.encode_length_delimited(&mut self.piece).expect("a Vec grows");
+        if PIECE_BYTES <= self.piece.len() {
+            self.full.push(std::mem::take(&mut self.piece).into());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.full.push(self.piece.into());
+        self.full
+    }
+}
+
+impl<I: Index> Core<I> {
+    /// The state after the last applied record.
+    pub fn snapshot(&self) -> Vec<Bytes> {
+        let mut pieces = Pieces::default();
+        pieces.add(Item::Header(HeaderItem {
+            epoch: self.epoch,
+            boot_id: self.boot_id.clone(),
+            next: self.next.0,
+            last_queue: self.catalog.last().0,
+        }));
+        for queue in self.catalog.after("") {
+            pieces.add(Item::Queue(queue_item(&queue.definition, queue.totals)));
+        }
+        for (id, session) in self.sessions.iter() {
+            let opened = SessionOpened { name: session.name.clone(), grace_ms: session.grace_ms };
+            pieces.add(Item::Session(SessionItem { id: id.0, opened }));
+        }
+        self.index.for_each(&mut |birth, message| {
+            pieces.add(Item::Message(message_item(birth, message)))
+        });
+        for (birth, lease) in self.leases.sorted() {
+            pieces.add(Item::Lease(lease_item(birth, &lease)));
+        }
+        self.snapshot_memories(&mut pieces);
+        pieces.finish()
+    }
+
+    fn snapshot_memories(&self, pieces: &mut Pieces) {
+        for (call, leases) in self.settled.iter() {
+            let mut item =
+                SettledItem { call, births: Vec::new(), grants: Vec::new(), kinds: Vec::new() };
+            for ((birth, grant), kind) in leases {
+                item.births.push(birth.0);
+                item.grants.push(grant.0);
+                item.kinds.push(kind as u32);
+            }
+            pieces.add(Item::Settled(item));
+        }
+        for (epoch, producer) in self.producers.iter() {
+            let outcomes: Vec<_> = producer.outcomes.values().collect();
+            pieces.add(Item::Producer(ProducerItem {
+                epoch,
+                name: producer.name.clone(),
+                last_ms: producer.last_ms,
+                stored: producer.stored,
+                stored_outcomes: outcomes.iter().copied().filter_map(stored_outcome).collect(),
+                refused_outcomes: outcomes
+                    .iter()
+                    .filter_map(|outcome| outcome.refused.clone())
+                    .collect(),
+            }));
+        }
+        for (queue, hash, birth, expire_ms) in self.dedup.iter() {
+            #[expect(clippy::cast_possible_truncation, reason = "halves of a hash")]
+            let (hash_high, hash_low) = ((hash >> 64) as u64, hash as u64);
+            let (queue, birth) = (queue.0, birth.0);
+            pieces.add(Item::MessageId(MessageIdItem {
+                queue,
+                hash_high,
+                hash_low,
+                birth,
+                expire_ms,
+            }));
+        }
+    }
+
+    /// Reads a snapshot; `keep` is told every record that the log must keep.
+    pub fn restore(
+        index: I,
+        limits: Limits,
+        mut snapshot: Bytes,
+        mut keep: impl FnMut(Lsn),
+    ) -> Result<Self, SnapshotError> {
+        let mut core = Self::new(index, limits);
+        while snapshot.has_remaining() {
+            let envelope = Envelope::decode_length_delimited(&mut snapshot)?;
+            let item = envelope.item.ok_or(SnapshotError::UnknownItem)?;
+            core.restore_item(item, &mut keep)?;
+        }
+        core.retired.clear();
+        Ok(core)
+    }
+
+    fn restore_item(
+        &mut self,
+        item: Item,
+        keep: &mut impl FnMut(Lsn),
+    ) -> Result<(), SnapshotError> {
+        match item {
+            Item::Header(header) => {
+                self.epoch = header.epoch;
+                self.boot_id = header.boot_id;
+                self.next = Lsn(header.next);
+                self.catalog.restore_last(QueueId(header.last_queue));
+            }
+            Item::Queue(item) => self.restore_queue(item),
+            Item::Session(session) => self.sessions.open(SessionId(session.id), &session.opened),
+            Item::Message(item) => {
+                let message = restore_message(&item)?;
+                let needed = [Lsn(item.birth), message.last_failure, message.dead_letter];
+                needed.into_iter().filter(|lsn| *lsn != Lsn(0)).for_each(keep);
+                self.index.insert(Lsn(item.birth), message);
+            }
+            Item::Lease(item) => self.restore_lease(&item),
+            Item::Settled(item) => {
+                let keys = item.births.into_iter().zip(item.grants).zip(item.kinds);
+                for ((birth, grant), kind) in keys {
+                    let kind = Kind::from_number(kind).ok_or(SnapshotError::UnknownItem)?;
+                    self.settled.remember(&item.call, [(Lsn(birth), Lsn(grant))], kind);
+                }
+            }
+            Item::Producer(item) => {
+                let stored = item.stored_outcomes.into_iter().map(restore_outcome);
+                let refused = item.refused_outcomes.into_iter().map(BatchOutcome::refused);
+                let outcomes = stored.chain(refused).collect();
+                self.producers.restore(item.epoch, item.name, item.last_ms, item.stored, outcomes);
+            }
+            Item::MessageId(item) => {
+                let hash = u128::from(item.hash_high) << 64 | u128::from(item.hash_low);
+                let (queue, birth) = (QueueId(item.queue), Lsn(item.birth));
+                self.dedup.remember(
+                    queue,
+                    hash,
+                    birth,
+                    item.expire_ms,
+                    self.limits.message_ids_max,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_queue(&mut self, item: QueueItem) {
+        let queue = item.definition.queue_id();
+        let is_dead_letter_queue = item.definition.is_dead_letter_queue;
+        let retention = item.definition.policy.stays_ms(is_dead_letter_queue);
+        self.catalog.put(item.definition);
+        self.index.set_retention(queue, retention);
+        *self.catalog.totals(queue) = Totals {
+            published: item.published,
+            delivered: item.delivered,
+            acked: item.acked,
+            retried: item.retried,
+            dead_lettered: item.dead_lettered,
+            expired_leases: item.expired_leases,
+        };
+    }
+
+    fn restore_lease(&mut self, item: &LeaseItem) {
+        let birth = Lsn(item.birth);
+        let session = SessionId(item.session);
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.leases.insert(birth);
+        }
+        let lease = Lease {
+            grant: Lsn(item.grant),
+            epoch: item.epoch,
+            session,
+            consumer: ConsumerId(item.consumer),
+            duration_ms: item.duration_ms,
+            timed: item.timed,
+            extension_ms_max: item.extension_ms_max,
+            deadline: None,
+            size: item.size,
+        };
+        self.leases.insert(birth, lease);
+    }
+}
+
+fn queue_item(definition: &QueueDefinition, totals: Totals) -> QueueItem {
+    QueueItem {
+        definition: definition.clone(),
+        published: totals.published,
+        delivered: totals.delivered,
+        acked: totals.acked,
+        retried: totals.retried,
+        dead_lettered: totals.dead_lettered,
+        expired_leases: totals.expired_leases,
+    }
+}
+
+fn message_item(birth: Lsn, message: &Message) -> MessageItem {
+    let (state, due) = match message.state {
+        State::Ready => (0, None),
+        State::Scheduled(due) => (1, Some(due.into())),
+        State::Leased => (2, None),
+        State::Parked => (3, None),
+    };
+    MessageItem {
+        birth: birth.0,
+        queue: message.queue.0,
+        state,
+        due,
+        place: message.place.0,
+        priority: u32::from(message.priority),
+        size: message.size,
+        since_ms: message.since_ms,
+        failures: message.failures,
+        crashes: message.crashes,
+        last_failure: message.last_failure.0,
+        dead_letter: message.dead_letter.0,
+    }
+}
+
+fn restore_message(item: &MessageItem) -> Result<Message, SnapshotError> {
+    let state = match (item.state, item.due) {
+        (0, _) => State::Ready,
+        (1, Some(due)) => State::Scheduled(due.into()),
+        (2, _) => State::Leased,
+        (3, _) => State::Parked,
+        _ => return Err(SnapshotError::UnknownItem),
+    };
+    Ok(Message {
+        queue: QueueId(item.queue),
+        state,
+        place: Lsn(item.place),
+        priority: u8::try_from(item.priority).unwrap_or(u8::MAX),
+        size: item.size,
+        since_ms: item.since_ms,
+        failures: item.failures,
+        crashes: item.crashes,
+        last_failure: Lsn(item.last_failure),
+        dead_letter: Lsn(item.dead_letter),
+    })
+}
+
+fn lease_item(birth: Lsn, lease: &Lease) -> LeaseItem {
+    LeaseItem {
+        birth: birth.0,
+        grant: lease.grant.0,
+        epoch: lease.epoch,
+        session: lease.session.0,
+        consumer: lease.consumer.0,
+        duration_ms: lease.duration_ms,
+        timed: lease.timed,
+        extension_ms_max: lease.extension_ms_max,
+        size: lease.size,
+    }
+}
+
+fn stored_outcome(outcome: &BatchOutcome) -> Option<BatchStored> {
+    outcome.refused.is_none().then(|| BatchStored {
+        batch: outcome.batch,
+        first: outcome.first.0,
+        duplicates: outcome.duplicates.clone(),
+        ..BatchStored::default()
+    })
+}
+
+fn restore_outcome(stored: BatchStored) -> BatchOutcome {
+    BatchOutcome {
+        batch: stored.batch,
+        first: Lsn(stored.first),
+        duplicates: stored.duplicates,
+        refused: None,
+    }
+}

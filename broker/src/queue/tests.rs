@@ -1,0 +1,1 @@
+//! Scripts: commands and what came of them, as text.

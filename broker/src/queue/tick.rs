@@ -1,0 +1,99 @@
+//! What happens by itself, because time passes.
+
+use super::index::{Index, Lookup};
+use super::record::{CameDue, Expired, Record};
+use super::time::Now;
+use super::{Core, Lost, Output, Turn, producer};
+
+/// Most messages that one step moves, so that the lock is never held long.
+const STEP_MAX: usize = 1_000;
+
+/// When the core wants to be called next, on each clock; `None`: not for its own sake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadlines {
+    pub boot_ms: Option<u64>,
+    pub wall_ms: Option<u64>,
+}
+
+impl Deadlines {
+    pub fn is_over(self, now: Now) -> bool {
+        self.boot_ms.is_some_and(|deadline| deadline <= now.boot_ms)
+            || self.wall_ms.is_some_and(|deadline| deadline <= now.wall_ms)
+    }
+}
+
+impl<I: Index> Core<I> {
+    /// Does what is due by now: a bounded step of it. To be called while
+    /// [`Self::deadlines`] are over.
+    pub fn tick(&mut self, now: Now, out: &mut Output) -> Turn<()> {
+        if self.frozen {
+            return Ok(());
+        }
+        self.end_leases(now, out)?;
+        if let Some(session) = self.sessions.lost(now.boot_ms) {
+            self.lose_session(session, Lost::Expired, now, out)?;
+        }
+        self.come_due(now, out)?;
+        self.expire(now, out)?;
+        self.forget_idle_producers(now, out);
+        Ok(())
+    }
+
+    /// When the next thing happens by itself.
+    pub fn deadlines(&self) -> Deadlines {
+        if self.frozen {
+            return Deadlines::default();
+        }
+        let (due_boot, due_wall) = self.index.next_due();
+        let boot = [due_boot, self.leases.next_deadline(), self.sessions.next_deadline()];
+        let idle = self.producers.first_idle_ms().map(|last_ms| last_ms + producer::IDLE_MS);
+        let wall = [due_wall, self.index.next_expiry(), idle];
+        Deadlines {
+            boot_ms: boot.into_iter().flatten().min(),
+            wall_ms: wall.into_iter().flatten().min(),
+        }
+    }
+
+    fn end_leases(&mut self, now: Now, out: &mut Output) -> Turn<()> {
+        let births = self.leases.over(now.boot_ms, STEP_MAX);
+        if births.is_empty() {
+            return Ok(());
+        }
+        let mut draft = self.draft();
+        self.draft_crashes(&mut draft, births.iter().copied(), now)?;
+        out.effects.extend(self.lost_leases(births, Lost::Expired));
+        self.commit_settlements(draft, out);
+        Ok(())
+    }
+
+    fn come_due(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
+        let mut births = Vec::new();
+        self.index.due(now, STEP_MAX, &mut births)?;
+        for &birth in &births {
+            self.index.message(birth)?;
+        }
+        if !births.is_empty() {
+            let mut draft = self.draft();
+            let births = births.into_iter().map(|birth| birth.0).collect();
+            draft.fact(Record::CameDue(CameDue { births }));
+            self.commit(draft, out);
+        }
+        Ok(())
+    }
+
+    /// Deletes what is older than its queue's retention; what somebody holds stays until it is back.
+    fn expire(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
+        let mut births = Vec::new();
+        self.index.expired(now.wall_ms, STEP_MAX, &mut births)?;
+        for &birth in &births {
+            self.index.message(birth)?;
+        }
+        if !births.is_empty() {
+            let mut draft = self.draft();
+            let births = births.into_iter().map(|birth| birth.0).collect();
+            draft.fact(Record::Expired(Expired { births }));
+            self.commit(draft, out);
+        }
+        Ok(())
+    }
+}
