@@ -49,22 +49,24 @@ const SECOND_MS: u64 = 1_000;
 const DAY_MS: u64 = 24 * 60 * 60 * SECOND_MS;
 
 /// Long enough for a job whose worker renews it, short enough that a dead pull's work moves on.
-pub const LEASE_DURATION_MS: u64 = 60 * SECOND_MS;
-/// With the default backoff the last attempt comes some nine hours after the first.
+pub const LEASE_DURATION_MS: u64 = 30 * SECOND_MS;
+/// With the default backoff the last attempt comes some eleven hours after the first.
 pub const MAX_ATTEMPTS: i32 = 20;
 /// A job that kills its worker may take this many down before it is put aside.
 pub const MAX_CRASHES: i32 = 5;
-pub const INITIAL_BACKOFF_MS: u64 = SECOND_MS;
+pub const INITIAL_BACKOFF_MS: u64 = 5 * SECOND_MS;
 pub const MAX_BACKOFF_MS: u64 = 60 * 60 * SECOND_MS;
 pub const MULTIPLIER: f64 = 2.0;
-pub const JITTER: f64 = 0.2;
+pub const JITTER: f64 = 0.25;
 /// How long a dead letter stays.
 pub const DEAD_LETTER_RETENTION_MS: u64 = 7 * DAY_MS;
 pub const DEDUP_WINDOW_MS: u64 = 5 * 60 * SECOND_MS;
 
+/// Nobody counts further; who wants no limit says so.
+pub const ATTEMPTS_MAX: i32 = 1_000_000;
 /// Leases shorter than this end while the delivery is still on its way.
-pub const LEASE_DURATION_MS_MIN: u64 = 100;
-pub const LEASE_DURATION_MS_MAX: u64 = 7 * DAY_MS;
+pub const LEASE_DURATION_MS_MIN: u64 = SECOND_MS;
+pub const LEASE_DURATION_MS_MAX: u64 = DAY_MS / 2;
 /// Ids are remembered in memory; a longer window would be cut by their number anyway.
 pub const DEDUP_WINDOW_MS_MAX: u64 = DAY_MS;
 /// Bytes of a queue's name.
@@ -99,7 +101,8 @@ impl Policy {
 
     /// How long a message may stay; `None`: for ever.
     pub fn stays_ms(&self, is_dead_letter_queue: bool) -> Option<u64> {
-        self.retention_ms.or(is_dead_letter_queue.then_some(DEAD_LETTER_RETENTION_MS))
+        let default = is_dead_letter_queue.then_some(DEAD_LETTER_RETENTION_MS);
+        self.retention_ms.or(default).filter(|ms| *ms != 0)
     }
 
     /// How long a message waits after its `failures`th failure. `chance` is in 0.0..1.0.
@@ -128,13 +131,13 @@ impl Policy {
             LEASE_DURATION_MS_MAX,
         )?;
         within("dedup_window", self.dedup_window_ms, 0, DEDUP_WINDOW_MS_MAX)?;
-        within("retention", self.retention_ms, 1, u64::MAX / 4)?;
+        within("retention", self.retention_ms.filter(|ms| *ms != 0), SECOND_MS, 3_650 * DAY_MS)?;
         within("max_payload_bytes", self.max_payload_bytes, 1, u64::MAX)?;
         within("retry.initial_backoff", retry.initial_ms, 0, 365 * DAY_MS)?;
         within("retry.max_backoff", retry.max_ms, 0, 365 * DAY_MS)?;
         limit("max_attempts", self.max_attempts)?;
         limit("max_crashes", self.max_crashes)?;
-        between("retry.multiplier", retry.multiplier, 1.0, 1_000.0)?;
+        between("retry.multiplier", retry.multiplier, 1.0, 100.0)?;
         between("retry.jitter", retry.jitter, 0.0, 1.0)?;
         if retry.longest() < retry.initial() {
             let why =
@@ -188,8 +191,8 @@ fn between(field: &'static str, value: Option<f64>, min: f64, max: f64) -> Resul
 
 fn limit(field: &'static str, value: Option<i32>) -> Result<(), Refused> {
     match value {
-        Some(value) if value == 0 || value < -1 => {
-            let why = format!("{value} is neither positive nor -1 (no limit)");
+        Some(value) if value != -1 && !(1..=ATTEMPTS_MAX).contains(&value) => {
+            let why = format!("{value} is neither within 1 to {ATTEMPTS_MAX} nor -1 (no limit)");
             Err(Refused::Policy { field, why })
         }
         _ => Ok(()),
@@ -222,10 +225,10 @@ mod tests {
     #[test]
     fn backoff_grows_to_its_bound_and_jitter_only_shortens_it() {
         let policy = Policy::default();
-        assert_eq!(policy.backoff_ms(1, 0.0), 1_000);
-        assert_eq!(policy.backoff_ms(2, 0.0), 2_000);
-        assert_eq!(policy.backoff_ms(4, 0.0), 8_000);
-        assert_eq!(policy.backoff_ms(4, 0.5), 7_200);
+        assert_eq!(policy.backoff_ms(1, 0.0), 5_000);
+        assert_eq!(policy.backoff_ms(2, 0.0), 10_000);
+        assert_eq!(policy.backoff_ms(4, 0.0), 40_000);
+        assert_eq!(policy.backoff_ms(4, 0.5), 35_000);
         assert_eq!(policy.backoff_ms(40, 0.0), MAX_BACKOFF_MS);
         assert_eq!(policy.backoff_ms(u32::MAX, 0.0), MAX_BACKOFF_MS);
     }
@@ -234,9 +237,9 @@ mod tests {
     fn values_outside_their_bounds_are_refused_with_the_field() {
         let refused = |policy: Policy| policy.check().unwrap_err().to_string();
         let short = Policy { lease_duration_ms: Some(99), ..Policy::default() };
-        assert_eq!(refused(short), "lease_duration: 99 is not within 100 to 604800000");
+        assert_eq!(refused(short), "lease_duration: 99 is not within 1000 to 43200000");
         let none = Policy { max_attempts: Some(0), ..Policy::default() };
-        assert_eq!(refused(none), "max_attempts: 0 is neither positive nor -1 (no limit)");
+        assert_eq!(refused(none), "max_attempts: 0 is neither within 1 to 1000000 nor -1 (no limit)");
         let retry = Retry { multiplier: Some(f64::NAN), ..Retry::default() };
         assert!(Policy { retry: Some(retry), ..Policy::default() }.check().is_err());
     }
