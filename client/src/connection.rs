@@ -22,7 +22,7 @@ use crate::options::{ClientBuilder, with_causes};
 /// ```no_run
 /// # async fn example() -> Result<(), qbroker_client::Error> {
 /// let client = qbroker_client::Client::connect("http://127.0.0.1:7650").await?;
-/// println!("qbroker {}", client.server_info().await?.version);
+/// println!("session {}", client.session_id());
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! One answer for many: what a batch of publishes or settlements waits on.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -55,6 +56,26 @@ impl<T> Group<T> {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
+    /// Waits for the answers of several members; what was refused of them.
+    fn poll_range(
+        &self,
+        members: &Range<usize>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Vec<(usize, Error)>, Error>> {
+        let mut state = self.state.lock();
+        match &state.outcome {
+            None => {
+                state.wait(members.start, cx);
+                Poll::Pending
+            }
+            Some(Err(error)) => Poll::Ready(Err(error.clone())),
+            Some(Ok(_)) => {
+                let of_these = |(member, _): &&(usize, Error)| members.contains(member);
+                Poll::Ready(Ok(state.refused.iter().filter(of_these).cloned().collect()))
+            }
+        }
+    }
+
     fn poll_member(&self, member: usize, cx: &Context<'_>) -> Poll<Result<Arc<T>, Error>> {
         let mut state = self.state.lock();
         if let Some((_, error)) = state.refused.iter().find(|(refused, _)| *refused == member) {
@@ -63,11 +84,17 @@ impl<T> Group<T> {
         if let Some(outcome) = &state.outcome {
             return Poll::Ready(outcome.clone());
         }
-        if state.wakers.len() <= member {
-            state.wakers.resize(member + 1, None);
-        }
-        state.wakers[member] = Some(cx.waker().clone());
+        state.wait(member, cx);
         Poll::Pending
+    }
+}
+
+impl<T> State<T> {
+    fn wait(&mut self, member: usize, cx: &Context<'_>) {
+        if self.wakers.len() <= member {
+            self.wakers.resize(member + 1, None);
+        }
+        self.wakers[member] = Some(cx.waker().clone());
     }
 }
 
@@ -93,6 +120,43 @@ impl<T> Future for Member<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.group.poll_member(self.member, cx)
+    }
+}
+
+/// Waits for the answers of several members of a [`Group`].
+#[derive(Debug)]
+pub(crate) struct Members<T> {
+    group: Arc<Group<T>>,
+    members: Range<usize>,
+}
+
+impl<T> Members<T> {
+    pub(crate) fn new(group: Arc<Group<T>>, members: Range<usize>) -> Self {
+        Self { group, members }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Adds a member where it is the next one of the same group.
+    pub(crate) fn takes(&mut self, group: &Arc<Group<T>>, member: usize) -> bool {
+        let next = Arc::ptr_eq(&self.group, group) && self.members.end == member;
+        self.members.end += usize::from(next);
+        next
+    }
+}
+
+impl<T> Future for Members<T> {
+    /// The refused members, counted from the first of these; or what all were answered with.
+    type Output = Result<Vec<(usize, Error)>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.group.poll_range(&self.members, cx).map_ok(|mut refused| {
+            refused.iter_mut().for_each(|(member, _)| *member -= self.members.start);
+            refused.sort_unstable_by_key(|(member, _)| *member);
+            refused
+        })
     }
 }
 

@@ -1,18 +1,17 @@
 //! Publishing: a stream of numbered batches, each stored exactly once, over reconnects too.
 
-mod driver;
 mod outbox;
 mod receipt;
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::Semaphore;
 
 use crate::connection::{Client, MESSAGE_BYTES_MAX};
+use crate::driver::Handle;
 use crate::error::Error;
 use crate::group::Member;
 use crate::message::OutgoingMessage;
-use driver::Shared;
 use outbox::Outbox;
 pub use receipt::{BatchReceipt, PendingBatch, PendingReceipt, Receipt};
 
@@ -53,24 +52,9 @@ impl PublisherBuilder {
     /// within the request timeout.
     pub async fn open(self) -> Result<Publisher, Error> {
         let budget = Arc::new(Semaphore::new(self.unconfirmed_bytes_max));
-        let shared = Shared::new(Outbox::new(self.queue, Arc::clone(&budget)));
-        let (opened, is_opened) = oneshot::channel();
-        let (running, ended) = watch::channel(());
-        let timeout = self.client.request_timeout();
-        let handle = Arc::new(Handle { shared: Arc::clone(&shared), budget, ended });
-        tokio::spawn(async move {
-            driver::run(self.client, shared, opened).await;
-            drop(running);
-        });
-        let publisher = Publisher { handle };
-        match tokio::time::timeout(timeout, is_opened).await {
-            Ok(Ok(())) => Ok(publisher),
-            Ok(Err(_)) => Err(publisher.failure().expect("a driver that ends early has failed")),
-            Err(_) => {
-                let error = publisher.handle.shared.last_error();
-                Err(error.unwrap_or(Error::TimedOut(timeout)))
-            }
-        }
+        let outbox = Outbox::new(self.queue, Arc::clone(&budget));
+        let handle = Arc::new(Handle::start(self.client, outbox).await?);
+        Ok(Publisher { handle, budget })
     }
 }
 
@@ -110,21 +94,8 @@ impl PublisherBuilder {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    handle: Arc<Handle>,
-}
-
-#[derive(Debug)]
-struct Handle {
-    shared: Arc<Shared>,
+    handle: Arc<Handle<Outbox>>,
     budget: Arc<Semaphore>,
-    /// Closed when the driver has ended.
-    ended: watch::Receiver<()>,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.shared.abandon();
-    }
 }
 
 impl Publisher {
@@ -149,7 +120,7 @@ impl Publisher {
         self.reserve(cost).await?;
         let message_id = message.0.message_id.clone();
         let offered = self.handle.shared.change(|outbox| outbox.offer(message, cost));
-        let (group, member) = offered.inspect_err(|_| self.handle.budget.add_permits(cost))?;
+        let (group, member) = offered.inspect_err(|_| self.budget.add_permits(cost))?;
         Ok(PendingReceipt { member: Member::new(group, member), message_id })
     }
 
@@ -174,7 +145,7 @@ impl Publisher {
         let cost = batch.iter().map(OutgoingMessage::cost).sum();
         self.reserve(cost).await?;
         let offered = self.handle.shared.change(|outbox| outbox.offer_batch(batch, cost));
-        let group = offered.inspect_err(|_| self.handle.budget.add_permits(cost))?;
+        let group = offered.inspect_err(|_| self.budget.add_permits(cost))?;
         Ok(PendingBatch::new(group))
     }
 
@@ -185,13 +156,7 @@ impl Publisher {
     /// What ended the publisher before that; each pending receipt has its own answer.
     pub async fn close(&self) -> Result<(), Error> {
         self.handle.shared.change(Outbox::close);
-        let mut ended = self.handle.ended.clone();
-        while ended.changed().await.is_ok() {}
-        self.failure().map_or(Ok(()), Err)
-    }
-
-    fn failure(&self) -> Option<Error> {
-        self.handle.shared.change(|outbox| outbox.failure())
+        self.handle.ended().await
     }
 
     /// Waits for room for `cost` bytes; they are given back when the batch they are in is answered.
@@ -202,7 +167,7 @@ impl Publisher {
             )));
         }
         let bytes = u32::try_from(cost).expect("it is below 16 MiB");
-        let permit = self.handle.budget.acquire_many(bytes).await;
+        let permit = self.budget.acquire_many(bytes).await;
         permit.expect("the budget is never closed").forget();
         Ok(())
     }

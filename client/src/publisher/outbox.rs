@@ -5,11 +5,14 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use qbroker_proto::v1::publish_stream_response::Kind as Response;
 use qbroker_proto::v1::{self, publish_stream_request::Kind};
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use super::receipt::{BatchReceipt, Stored};
 use crate::connection::random_id;
+use crate::driver::{Machine, News, Next};
 use crate::error::{Error, Reason, Refusal};
 use crate::group::Group;
 use crate::message::OutgoingMessage;
@@ -34,6 +37,8 @@ pub(super) struct Outbox {
     stream: Stream,
     /// Nothing more is accepted; once all is answered the stream is half-closed.
     closing: bool,
+    /// Nobody waits for anything any more: the first broken stream is the end.
+    abandoned: bool,
     failed: Option<Error>,
     /// Bytes that may still be offered; given back as batches are answered.
     budget: Arc<Semaphore>,
@@ -101,16 +106,6 @@ struct Numbered {
     gathered: Option<Option<Vec<usize>>>,
 }
 
-/// What the stream should do next.
-#[derive(Debug)]
-pub(super) enum Next {
-    Send(Arc<Request>),
-    /// Nothing now.
-    Wait,
-    /// Half-close: everything is answered and nothing more will come.
-    End,
-}
-
 /// A batch of single messages is complete at this many; more gain nothing.
 const GATHERED_MESSAGES_MAX: usize = 500;
 
@@ -137,6 +132,7 @@ impl Outbox {
             open: None,
             stream: Stream::Down,
             closing: false,
+            abandoned: false,
             failed: None,
             budget,
         }
@@ -181,41 +177,6 @@ impl Outbox {
         Ok(group)
     }
 
-    /// A new stream takes the place of the one before.
-    pub(super) fn begin_stream(&mut self) {
-        self.stream = Stream::Opening;
-        self.sent = 0;
-        self.sent_bytes = 0;
-    }
-
-    /// The stream broke; what it carried goes out again on the next one.
-    pub(super) fn end_stream(&mut self) {
-        self.stream = Stream::Down;
-    }
-
-    /// What the present stream should send.
-    pub(super) fn next(&mut self) -> Next {
-        match self.stream {
-            Stream::Down => Next::End,
-            Stream::Opening => {
-                self.stream = Stream::AwaitingOpened;
-                Next::Send(self.open_request())
-            }
-            Stream::AwaitingOpened => Next::Wait,
-            Stream::Open { bytes_max, batches_max } => self.next_batch(bytes_max, batches_max),
-        }
-    }
-
-    /// Whether nothing more will come and everything that was taken in is answered.
-    pub(super) fn is_done(&self) -> bool {
-        self.closing && self.unconfirmed.is_empty() && self.ready.is_empty() && self.open.is_none()
-    }
-
-    /// What ended the publisher, where something did.
-    pub(super) fn failure(&self) -> Option<Error> {
-        self.failed.clone()
-    }
-
     /// Accepts nothing more.
     pub(super) fn close(&mut self) {
         self.closing = true;
@@ -226,7 +187,7 @@ impl Outbox {
     /// # Errors
     ///
     /// The answer does not fit what was sent.
-    pub(super) fn opened(&mut self, opened: v1::PublishOpened) -> Result<(), Error> {
+    fn resume(&mut self, opened: v1::PublishOpened) -> Result<(), Error> {
         if self.producer.epoch != 0 && self.producer.epoch != opened.epoch {
             return Err(Error::Protocol(format!(
                 "the producer was opened with epoch {} and answered with {}",
@@ -247,7 +208,7 @@ impl Outbox {
     /// # Errors
     ///
     /// The answer does not fit what was sent.
-    pub(super) fn answered(&mut self, answers: v1::BatchesConfirmed) -> Result<(), Error> {
+    fn answered(&mut self, answers: v1::BatchesConfirmed) -> Result<(), Error> {
         let count = self.count_answered(&answers)?;
         let mut refused = answers.refused.into_iter().peekable();
         let mut duplicates = answers.duplicates.into_iter().peekable();
@@ -269,26 +230,13 @@ impl Outbox {
 
     /// The broker does not know the producer any more: what is unanswered may or may not be stored,
     /// what was not sent goes on with a fresh producer.
-    pub(super) fn producer_forgotten(&mut self, why: &str) {
+    fn producer_forgotten(&mut self, error: &Error) {
+        warn!(%error, batches = self.unconfirmed.len(), "unanswered batches may or may not be stored");
         for batch in std::mem::take(&mut self.unconfirmed) {
             self.budget.add_permits(batch.cost);
-            batch.group.finish(Err(Error::OutcomeUnknown(why.to_owned())));
+            batch.group.finish(Err(Error::OutcomeUnknown(error.to_string())));
         }
         self.producer = Producer::fresh();
-    }
-
-    /// Ends everything with `error`; what was not answered gets it.
-    pub(super) fn fail(&mut self, error: &Error) {
-        self.failed.get_or_insert_with(|| error.clone());
-        self.end_stream();
-        for batch in std::mem::take(&mut self.unconfirmed) {
-            self.budget.add_permits(batch.cost);
-            batch.group.finish(Err(error.clone()));
-        }
-        for batch in std::mem::take(&mut self.ready).into_iter().chain(self.open.take()) {
-            self.budget.add_permits(batch.cost);
-            batch.group.finish(Err(error.clone()));
-        }
     }
 
     fn accepts(&self) -> Result<(), Error> {
@@ -308,7 +256,7 @@ impl Outbox {
         Arc::new(Request { kind: Some(Kind::Open(open)) })
     }
 
-    fn next_batch(&mut self, bytes_max: usize, batches_max: usize) -> Next {
+    fn next_batch(&mut self, bytes_max: usize, batches_max: usize) -> Next<Request> {
         if batches_max <= self.sent {
             return Next::Wait;
         }
@@ -438,6 +386,97 @@ impl Outbox {
         self.budget.add_permits(cost);
         let kind = BatchKind::Gathered { members: Some(members), ids: HashSet::new() };
         Some(Batch { messages, cost: batch.cost - cost, group: batch.group, kind })
+    }
+}
+
+impl Machine for Outbox {
+    const PATH: &'static str = "/qbroker.v1.PublisherService/PublishStream";
+    type Request = Request;
+    type Response = v1::PublishStreamResponse;
+
+    fn begin_stream(&mut self) {
+        self.stream = Stream::Opening;
+        self.sent = 0;
+        self.sent_bytes = 0;
+    }
+
+    fn next(&mut self) -> Next<Request> {
+        match self.stream {
+            Stream::Down => Next::End,
+            Stream::Opening => {
+                self.stream = Stream::AwaitingOpened;
+                Next::Send(self.open_request())
+            }
+            Stream::AwaitingOpened => Next::Wait,
+            Stream::Open { bytes_max, batches_max } => self.next_batch(bytes_max, batches_max),
+        }
+    }
+
+    fn opened(&mut self, response: v1::PublishStreamResponse) -> Result<(), Error> {
+        match response.kind {
+            Some(Response::Opened(opened)) => self.resume(opened),
+            Some(Response::Confirmed(_)) | None => {
+                Err(Error::Protocol("something else came before PublishOpened".to_owned()))
+            }
+        }
+    }
+
+    fn take(&mut self, response: v1::PublishStreamResponse) -> Result<News, Error> {
+        match response.kind {
+            Some(Response::Confirmed(answers)) => self.answered(answers)?,
+            Some(Response::Opened(_)) => {
+                return Err(Error::Protocol("PublishOpened came a second time".to_owned()));
+            }
+            // Something of a newer broker.
+            None => {}
+        }
+        Ok(News::Answers)
+    }
+
+    fn end_stream(&mut self) {
+        self.stream = Stream::Down;
+    }
+
+    fn is_done(&self) -> bool {
+        self.closing && self.unconfirmed.is_empty() && self.ready.is_empty() && self.open.is_none()
+    }
+
+    fn recover(&mut self, error: &Error) -> bool {
+        match error {
+            Error::Disconnected(_) | Error::TimedOut(_) => !self.abandoned,
+            Error::Refused(refusal) if refusal.reason == Reason::ProducerUnknown => {
+                self.producer_forgotten(error);
+                !self.abandoned
+            }
+            Error::Refused(refusal) => refusal.retryable && !self.abandoned,
+            Error::Closed(_)
+            | Error::OutcomeUnknown(_)
+            | Error::LeaseLost(_)
+            | Error::Protocol(_)
+            | Error::Option(_) => false,
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.abandoned = true;
+        self.close();
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.failed.get_or_insert_with(|| error.clone());
+        self.end_stream();
+        for batch in std::mem::take(&mut self.unconfirmed) {
+            self.budget.add_permits(batch.cost);
+            batch.group.finish(Err(error.clone()));
+        }
+        for batch in std::mem::take(&mut self.ready).into_iter().chain(self.open.take()) {
+            self.budget.add_permits(batch.cost);
+            batch.group.finish(Err(error.clone()));
+        }
+    }
+
+    fn failure(&self) -> Option<&Error> {
+        self.failed.as_ref()
     }
 }
 

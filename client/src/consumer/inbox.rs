@@ -1,0 +1,582 @@
+//! What a consumer holds and what it has to say: the consumer's side of the protocol.
+//!
+//! Knows no connection: requests are taken from it, responses are put into it.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use qbroker_proto::v1::consume_response::Kind as Response;
+use qbroker_proto::v1::{self, consume_request::Kind};
+use slab::Slab;
+use tokio::sync::oneshot;
+use tracing::{debug, info};
+
+use crate::driver::{Machine, News, Next};
+use crate::error::Error;
+use crate::group::Group;
+use crate::settlement::Outcome;
+use crate::time;
+
+type Request = v1::ConsumeRequest;
+
+/// Everything a consumer holds.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// What the stream is opened with; its flow is kept up to date.
+    open: v1::ConsumeOpen,
+    /// The present stream's, or the latest's; empty before the first is open.
+    consumer_id: String,
+    stream: Stream,
+    /// Every lease whose end is not known: buffered, handed out, or being settled.
+    leases: Slab<Lease>,
+    /// Delivered, not handed out.
+    buffered: VecDeque<Buffered>,
+    /// Settlements without an answer, by number, ascending.
+    calls: VecDeque<Call>,
+    /// How many of `calls` went out on the present stream. Invariant: the first ones.
+    sent: usize,
+    next_call_id: i64,
+    /// What settlements are gathered into.
+    gathering: Option<Gathering>,
+    /// To go out before settlements.
+    controls: VecDeque<Arc<Request>>,
+    /// Extensions without an answer.
+    extensions: BTreeMap<i64, Extension>,
+    next_extension_id: i64,
+    draining: Draining,
+    closing: Closing,
+    /// Nobody takes deliveries any more; those handed out can still be settled.
+    abandoned: bool,
+    failed: Option<Error>,
+}
+
+/// How far the present stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    /// There is none.
+    Down,
+    /// `ConsumeOpen` has to be sent.
+    Opening,
+    /// `ConsumeOpened` has to come; nothing goes out before.
+    AwaitingOpened,
+    Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    No,
+    /// Nothing that arrives is handed out any more.
+    Asked,
+    /// Nothing arrives any more.
+    Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// Half-close once every lease is settled.
+    WhenSettled,
+    /// Half-close once every settlement is answered; the broker releases the rest.
+    Now,
+}
+
+#[derive(Debug)]
+struct Lease {
+    token: Bytes,
+    state: LeaseState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LeaseState {
+    Held,
+    /// Its settlement waits for an answer.
+    Settling,
+    Lost(v1::LeaseLostReason),
+}
+
+/// A delivery, and its place among the leases.
+#[derive(Debug)]
+pub(super) struct Buffered {
+    pub(super) key: usize,
+    pub(super) delivery: v1::Delivery,
+}
+
+#[derive(Debug)]
+struct Gathering {
+    settlements: Vec<v1::Settlement>,
+    keys: Vec<usize>,
+    group: Arc<Group<()>>,
+}
+
+#[derive(Debug)]
+struct Call {
+    id: i64,
+    request: Arc<Request>,
+    keys: Vec<usize>,
+    group: Arc<Group<()>>,
+}
+
+#[derive(Debug)]
+struct Extension {
+    request: Arc<Request>,
+    answer: oneshot::Sender<Result<(), Error>>,
+}
+
+/// So many settlements are one request at most; the broker takes 10,000.
+const GATHERED_MAX: usize = 1_000;
+
+/// While this many requests are unanswered, settlements gather until there are `GATHERED_WORTH` of
+/// them: few large requests cost less than many small ones, and the next answer, which is at most
+/// one sync away, sends what there is.
+const CALLS_BUSY: usize = 4;
+
+/// So many settlements are worth a request of their own at once.
+const GATHERED_WORTH: usize = 100;
+
+impl Inbox {
+    pub(super) fn new(open: v1::ConsumeOpen) -> Self {
+        Self {
+            open,
+            consumer_id: String::new(),
+            stream: Stream::Down,
+            leases: Slab::new(),
+            buffered: VecDeque::new(),
+            calls: VecDeque::new(),
+            sent: 0,
+            next_call_id: 1,
+            gathering: None,
+            controls: VecDeque::new(),
+            extensions: BTreeMap::new(),
+            next_extension_id: 1,
+            draining: Draining::No,
+            closing: Closing::No,
+            abandoned: false,
+            failed: None,
+        }
+    }
+
+    /// Hands out the next deliveries, at most `max`.
+    pub(super) fn take(&mut self, max: usize) -> Vec<Buffered> {
+        let count = max.min(self.buffered.len());
+        self.buffered.drain(..count).collect()
+    }
+
+    pub(super) fn has_deliveries(&self) -> bool {
+        !self.buffered.is_empty()
+    }
+
+    /// Whether nothing will be handed out any more.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining != Draining::No
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.draining == Draining::Done
+    }
+
+    /// Settles a lease; its group and which member of it this is. The caller gives `key` up.
+    pub(super) fn settle(&mut self, key: usize, outcome: Outcome) -> (Arc<Group<()>>, usize) {
+        if let Some(error) = self.cannot_settle(key) {
+            self.leases.remove(key);
+            let group = Group::new();
+            group.finish(Err(error));
+            return (group, 0);
+        }
+        let lease = &mut self.leases[key];
+        lease.state = LeaseState::Settling;
+        let settlement = outcome.of(lease.token.clone());
+        let gathering = self.gathering.get_or_insert_with(Gathering::new);
+        let member = gathering.settlements.len();
+        gathering.settlements.push(settlement);
+        gathering.keys.push(key);
+        let group = Arc::clone(&gathering.group);
+        if GATHERED_MAX <= member + 1 {
+            self.number_gathered();
+        }
+        (group, member)
+    }
+
+    /// Why the lease ended without a settlement, where it did.
+    pub(super) fn lost(&self, key: usize) -> Option<v1::LeaseLostReason> {
+        match self.leases.get(key)?.state {
+            LeaseState::Lost(reason) => Some(reason),
+            LeaseState::Held | LeaseState::Settling => None,
+        }
+    }
+
+    /// Makes a lease last for `duration` from now, or for as long as it was granted for.
+    pub(super) fn extend(
+        &mut self,
+        key: usize,
+        duration: Option<Duration>,
+    ) -> oneshot::Receiver<Result<(), Error>> {
+        let (answer, answered) = oneshot::channel();
+        if let Some(error) = self.cannot_settle(key) {
+            // The receiver is at hand: it cannot be gone.
+            answer.send(Err(error)).ok();
+            return answered;
+        }
+        let call_id = self.next_extension_id;
+        self.next_extension_id += 1;
+        let request = request(Kind::Extend(v1::ExtendLeasesRequest {
+            call_id,
+            lease_tokens: vec![self.leases[key].token.clone()],
+            session_id: String::new(),
+            lease_duration: duration.map(time::duration),
+        }));
+        self.controls.push_back(Arc::clone(&request));
+        self.extensions.insert(call_id, Extension { request, answer });
+        answered
+    }
+
+    /// Changes how much may be delivered and unsettled at a time.
+    pub(super) fn set_flow(&mut self, flow: v1::FlowUpdate) {
+        self.open.flow = Some(flow);
+        if self.draining == Draining::No {
+            self.controls.push_back(request(Kind::Flow(flow)));
+        }
+    }
+
+    /// Ends deliveries, and hands back what was not handed out.
+    pub(super) fn drain(&mut self) {
+        if self.draining == Draining::No {
+            self.draining = Draining::Asked;
+            self.controls.push_back(request(Kind::Drain(v1::Drain {})));
+        }
+        self.release_buffered();
+    }
+
+    /// Half-closes once every lease is settled.
+    pub(super) fn close_when_settled(&mut self) {
+        self.drain();
+        if self.closing == Closing::No {
+            self.closing = Closing::WhenSettled;
+        }
+    }
+
+    /// Half-closes once every settlement is answered, whatever is still held.
+    pub(super) fn close_now(&mut self) {
+        self.drain();
+        self.closing = Closing::Now;
+    }
+
+    /// The broker took the consumer and told what it lost meanwhile.
+    fn resume(&mut self, opened: v1::ConsumeOpened) {
+        if !self.consumer_id.is_empty() {
+            if opened.resumed {
+                self.lose(&opened.lost_lease_tokens, v1::LeaseLostReason::Unspecified);
+            } else {
+                self.lose_all();
+            }
+        }
+        self.consumer_id = opened.consumer_id;
+        self.stream = Stream::Open;
+    }
+
+    /// Messages arrived.
+    fn delivered(&mut self, deliveries: Vec<v1::Delivery>) {
+        for delivery in deliveries {
+            let token = delivery.lease_token.clone();
+            let key = self.leases.insert(Lease { token, state: LeaseState::Held });
+            self.buffered.push_back(Buffered { key, delivery });
+        }
+        if self.is_draining() {
+            self.release_buffered();
+        }
+    }
+
+    /// The broker answered every settle request up to `call_id`.
+    ///
+    /// # Errors
+    ///
+    /// The answer does not fit what was sent.
+    fn settled(&mut self, answer: v1::SettleResponse) -> Result<(), Error> {
+        if self.next_call_id <= answer.call_id {
+            return Err(Error::Protocol(format!(
+                "settle request {} was answered, {} was the last",
+                answer.call_id,
+                self.next_call_id - 1
+            )));
+        }
+        let mut failures: HashMap<Bytes, v1::ItemError> = answer
+            .failures
+            .into_iter()
+            .map(|failure| (failure.lease_token, failure.error.unwrap_or_default()))
+            .collect();
+        while self.calls.front().is_some_and(|call| call.id <= answer.call_id) {
+            let call = self.calls.pop_front().expect("there is a first one");
+            self.sent = self.sent.saturating_sub(1);
+            self.finish(&call, &mut failures);
+        }
+        Ok(())
+    }
+
+    /// The broker answered an extension.
+    fn extended(&mut self, answer: v1::ExtendLeasesResponse) {
+        let Some(extension) = self.extensions.remove(&answer.call_id) else { return };
+        let failure = answer.failures.into_iter().next();
+        let result = failure.map_or(Ok(()), |f| Err(Error::from(f.error.unwrap_or_default())));
+        // Whoever asked may have gone.
+        extension.answer.send(result).ok();
+    }
+
+    /// The broker delivers nothing more.
+    fn drained(&mut self) {
+        if self.draining == Draining::Asked {
+            self.draining = Draining::Done;
+        }
+    }
+
+    fn cannot_settle(&self, key: usize) -> Option<Error> {
+        if let Some(error) = &self.failed {
+            return Some(Error::Closed(error.to_string()));
+        }
+        let reason = self.lost(key)?;
+        Some(Error::LeaseLost(format!("the broker said so before ({})", reason.as_str_name())))
+    }
+
+    fn open_request(&self) -> Arc<Request> {
+        let mut open = self.open.clone();
+        if self.is_draining() {
+            open.flow = Some(v1::FlowUpdate::default());
+        }
+        if !self.consumer_id.is_empty() {
+            open.previous_consumer_id.clone_from(&self.consumer_id);
+            let held = self.leases.iter().filter(|(_, lease)| match lease.state {
+                LeaseState::Held | LeaseState::Settling => true,
+                LeaseState::Lost(_) => false,
+            });
+            open.held_lease_tokens = held.map(|(_, lease)| lease.token.clone()).collect();
+        }
+        request(Kind::Open(open))
+    }
+
+    fn next_of_open(&mut self) -> Next<Request> {
+        if let Some(control) = self.controls.pop_front() {
+            return Next::Send(control);
+        }
+        if self.sent == self.calls.len() {
+            let worth = self.sent < CALLS_BUSY
+                || self.gathering.as_ref().is_some_and(|g| GATHERED_WORTH <= g.keys.len());
+            if worth {
+                self.number_gathered();
+            }
+        }
+        match self.calls.get(self.sent) {
+            Some(call) => {
+                self.sent += 1;
+                Next::Send(Arc::clone(&call.request))
+            }
+            None if self.is_done() => Next::End,
+            None => Next::Wait,
+        }
+    }
+
+    /// Makes a numbered request of what has gathered.
+    fn number_gathered(&mut self) {
+        let Some(gathered) = self.gathering.take() else { return };
+        let id = self.next_call_id;
+        self.next_call_id += 1;
+        let oldest = self.calls.front().map_or(id, |call| call.id);
+        let request = request(Kind::Settle(v1::SettleRequest {
+            call_id: id,
+            settlements: gathered.settlements,
+            answered_through_call_id: oldest - 1,
+        }));
+        self.calls.push_back(Call { id, request, keys: gathered.keys, group: gathered.group });
+    }
+
+    fn finish(&mut self, call: &Call, failures: &mut HashMap<Bytes, v1::ItemError>) {
+        for key in &call.keys {
+            self.leases.remove(*key);
+        }
+        if !failures.is_empty() {
+            for (member, settlement) in settlements(&call.request).iter().enumerate() {
+                if let Some(error) = failures.remove(&settlement.lease_token) {
+                    let error = Error::from(error);
+                    // Nobody may be waiting for it.
+                    debug!(%error, "a settlement was refused");
+                    call.group.refuse(member, error);
+                }
+            }
+        }
+        call.group.finish(Ok(()));
+    }
+
+    fn release_buffered(&mut self) {
+        for buffered in std::mem::take(&mut self.buffered) {
+            // Nobody waits for it: what is not released here is when the session ends.
+            drop(self.settle(buffered.key, Outcome::Release { delay: None }));
+        }
+    }
+
+    fn lose(&mut self, tokens: &[Bytes], reason: v1::LeaseLostReason) {
+        if tokens.is_empty() {
+            return;
+        }
+        let tokens: HashSet<&Bytes> = tokens.iter().collect();
+        for (_, lease) in &mut self.leases {
+            if lease.state == LeaseState::Held && tokens.contains(&lease.token) {
+                lease.state = LeaseState::Lost(reason);
+            }
+        }
+        self.drop_lost_from_buffer();
+    }
+
+    fn lose_all(&mut self) {
+        for (_, lease) in &mut self.leases {
+            if lease.state == LeaseState::Held {
+                lease.state = LeaseState::Lost(v1::LeaseLostReason::Unspecified);
+            }
+        }
+        self.drop_lost_from_buffer();
+    }
+
+    /// What is lost is not handed out: somebody else has it, or will.
+    fn drop_lost_from_buffer(&mut self) {
+        let leases = &mut self.leases;
+        self.buffered.retain(|buffered| {
+            let kept = leases[buffered.key].state == LeaseState::Held;
+            if !kept {
+                leases.remove(buffered.key);
+            }
+            kept
+        });
+    }
+}
+
+impl Machine for Inbox {
+    const PATH: &'static str = "/qbroker.v1.ConsumerService/Consume";
+    type Request = Request;
+    type Response = v1::ConsumeResponse;
+
+    fn begin_stream(&mut self) {
+        self.stream = Stream::Opening;
+        self.sent = 0;
+        self.controls.clear();
+        self.controls.extend(self.extensions.values().map(|e| Arc::clone(&e.request)));
+        if self.draining == Draining::Asked {
+            self.controls.push_back(request(Kind::Drain(v1::Drain {})));
+        }
+    }
+
+    fn next(&mut self) -> Next<Request> {
+        match self.stream {
+            Stream::Down => Next::End,
+            Stream::Opening => {
+                self.stream = Stream::AwaitingOpened;
+                Next::Send(self.open_request())
+            }
+            Stream::AwaitingOpened => Next::Wait,
+            Stream::Open => self.next_of_open(),
+        }
+    }
+
+    fn opened(&mut self, response: v1::ConsumeResponse) -> Result<(), Error> {
+        match response.kind {
+            Some(Response::Opened(opened)) => {
+                self.resume(opened);
+                Ok(())
+            }
+            _ => Err(Error::Protocol("something else came before ConsumeOpened".to_owned())),
+        }
+    }
+
+    fn take(&mut self, response: v1::ConsumeResponse) -> Result<News, Error> {
+        match response.kind {
+            Some(Response::Deliveries(batch)) => {
+                self.delivered(batch.deliveries);
+                return Ok(News::Arrivals);
+            }
+            Some(Response::Settled(answer)) => self.settled(answer)?,
+            Some(Response::Extended(answer)) => self.extended(answer),
+            Some(Response::LeasesLost(lost)) => {
+                self.lose(&lost.lease_tokens, lost.reason());
+                return Ok(News::State);
+            }
+            Some(Response::Drained(_)) => {
+                self.drained();
+                return Ok(News::State);
+            }
+            Some(Response::GoingAway(_)) => {
+                info!("the broker is stopping; leases are kept until it is back");
+            }
+            Some(Response::Opened(_)) => {
+                return Err(Error::Protocol("ConsumeOpened came a second time".to_owned()));
+            }
+            // Something of a newer broker.
+            None => {}
+        }
+        Ok(News::Answers)
+    }
+
+    fn end_stream(&mut self) {
+        self.stream = Stream::Down;
+    }
+
+    fn is_done(&self) -> bool {
+        let answered = self.calls.is_empty() && self.gathering.is_none();
+        match self.closing {
+            Closing::No => false,
+            Closing::WhenSettled => answered && self.leases.is_empty(),
+            Closing::Now => answered && self.draining == Draining::Done,
+        }
+    }
+
+    fn recover(&mut self, error: &Error) -> bool {
+        let may_help = match error {
+            Error::Disconnected(_) | Error::TimedOut(_) => true,
+            Error::Refused(refusal) => refusal.retryable,
+            Error::Closed(_)
+            | Error::OutcomeUnknown(_)
+            | Error::LeaseLost(_)
+            | Error::Protocol(_)
+            | Error::Option(_) => false,
+        };
+        may_help && !(self.abandoned && self.leases.is_empty())
+    }
+
+    fn abandon(&mut self) {
+        self.abandoned = true;
+        self.close_when_settled();
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.failed.get_or_insert_with(|| error.clone());
+        self.end_stream();
+        for buffered in std::mem::take(&mut self.buffered) {
+            self.leases.remove(buffered.key);
+        }
+        self.number_gathered();
+        for call in std::mem::take(&mut self.calls) {
+            call.keys.iter().for_each(|key| drop(self.leases.remove(*key)));
+            call.group.finish(Err(error.clone()));
+        }
+        for (_, extension) in std::mem::take(&mut self.extensions) {
+            extension.answer.send(Err(error.clone())).ok();
+        }
+    }
+
+    fn failure(&self) -> Option<&Error> {
+        self.failed.as_ref()
+    }
+}
+
+impl Gathering {
+    fn new() -> Self {
+        Self { settlements: Vec::new(), keys: Vec::new(), group: Group::new() }
+    }
+}
+
+fn request(kind: Kind) -> Arc<Request> {
+    Arc::new(Request { kind: Some(kind) })
+}
+
+fn settlements(request: &Request) -> &[v1::Settlement] {
+    match &request.kind {
+        Some(Kind::Settle(settle)) => &settle.settlements,
+        _ => unreachable!("a call is a settle request"),
+    }
+}
