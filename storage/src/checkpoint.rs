@@ -202,7 +202,8 @@ impl Checkpoints {
                 disk.remove(&path).doing("remove", &path)?;
             }
         }
-        Ok(())
+        // What a repair accepted, this checkpoint has absorbed.
+        crate::repair::forget_acceptance(disk)
     }
 
     fn release_ballast(&mut self, disk: &dyn Disk) -> Result<(), DiskError> {

@@ -19,6 +19,10 @@ pub struct DiskError {
 }
 
 impl DiskError {
+    pub(crate) fn new(doing: &'static str, path: &str, source: io::Error) -> Self {
+        Self { doing, path: path.to_owned(), source: Arc::new(source) }
+    }
+
     /// Whether there was no room.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -39,7 +43,7 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, doing: &'static str, path: &str) -> Result<T, DiskError> {
-        self.map_err(|source| DiskError { doing, path: path.to_owned(), source: Arc::new(source) })
+        self.map_err(|source| DiskError::new(doing, path, source))
     }
 }
 
@@ -100,9 +104,9 @@ impl From<DiskError> for OpenError {
     }
 }
 
-impl From<Damage> for OpenError {
-    fn from(damage: Damage) -> Self {
-        Self::Damaged(Box::new(damage))
+impl From<Box<Damage>> for OpenError {
+    fn from(damage: Box<Damage>) -> Self {
+        Self::Damaged(damage)
     }
 }
 
@@ -126,8 +130,8 @@ pub struct Damage {
 }
 
 impl Damage {
-    pub(crate) fn of(file: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
+    pub(crate) fn of(file: impl Into<String>, problem: impl Into<String>) -> Box<Self> {
+        Box::new(Self {
             file: file.into(),
             offset: None,
             first_lsn: None,
@@ -135,21 +139,21 @@ impl Damage {
             problem: problem.into(),
             evidence: None,
             last_good_ms: None,
-        }
+        })
     }
 
-    pub(crate) fn at(mut self, offset: u64) -> Self {
+    pub(crate) fn at(mut self: Box<Self>, offset: u64) -> Box<Self> {
         self.offset = Some(offset);
         self
     }
 
-    pub(crate) fn from_lsn(mut self, first: Lsn, last: Option<Lsn>) -> Self {
+    pub(crate) fn with_lsns(mut self: Box<Self>, first: Lsn, last: Option<Lsn>) -> Box<Self> {
         self.first_lsn = Some(first);
         self.last_lsn = last;
         self
     }
 
-    pub(crate) fn known_by(mut self, evidence: impl Into<String>) -> Self {
+    pub(crate) fn known_by(mut self: Box<Self>, evidence: impl Into<String>) -> Box<Self> {
         self.evidence = Some(evidence.into());
         self
     }

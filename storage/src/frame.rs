@@ -192,12 +192,7 @@ pub(crate) fn entries<'a>(header: &Header, table: &'a [u8]) -> Option<Vec<Entry<
     (head_start == table.len() && body_start == header.body_len).then_some(records)
 }
 
-/// Marks a record's body as given up, in the table of its frame.
-pub(crate) fn mark_lost(table: &mut [u8], index: usize) {
-    table[index * ENTRY_LEN + 11] |= RECORD_LOST;
-}
-
-/// Bytes of the frame that holds `content` bytes of table and bodies.
+/// Bytes of a frame with a table and bodies of these lengths.
 pub(crate) fn frame_len(table_len: u64, body_len: u64) -> u64 {
     (HEADER_LEN as u64 + table_len + body_len).next_multiple_of(ALIGN)
 }
@@ -205,6 +200,8 @@ pub(crate) fn frame_len(table_len: u64, body_len: u64) -> u64 {
 /// What the writer knows when it builds a frame.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Place {
+    /// [`FLAG_REPAIRED`] or nothing.
+    pub(crate) flags: u8,
     pub(crate) seed: u32,
     pub(crate) self_off: u32,
     pub(crate) durable_off: u32,
@@ -219,7 +216,7 @@ impl Place {
         let narrow = |n: usize| u32::try_from(n).expect("append refuses what a frame cannot hold");
         Header {
             kind,
-            flags: 0,
+            flags: self.flags,
             count: narrow(count),
             first_lsn: self.first_lsn,
             table_len: narrow(table.len()),
@@ -291,6 +288,29 @@ pub(crate) fn encode_control(
     buffer.extend_from_slice(payload);
     let header = place.header(kind, 0, payload, 0);
     finish(buffer, start, header, place.seed)
+}
+
+/// Appends a frame of exactly `len` bytes that gives up the LSNs from the place's to `last`.
+pub(crate) fn encode_lost(buffer: &mut Vec<u8>, place: &Place, last: Lsn, len: u64) {
+    let start = buffer.len();
+    let payload = last.0.to_le_bytes();
+    buffer.resize(start + HEADER_LEN, 0);
+    buffer.extend_from_slice(&payload);
+    let rest = usize::try_from(len).expect("within a frame") - HEADER_LEN - payload.len();
+    let header = place.header(Kind::Lost, 0, &payload, rest);
+    finish(buffer, start, header, place.seed);
+}
+
+/// Gives up the bodies of some records of a frame, in place.
+pub(crate) fn give_up_bodies(frame: &mut [u8], header: &Header, seed: u32, records: &[usize]) {
+    let table = &mut frame[HEADER_LEN..][..header.table_len as usize];
+    for record in records {
+        table[record * ENTRY_LEN + 11] |= RECORD_LOST;
+    }
+    let table_crc = seeded_crc(seed, table);
+    let mut repaired = Header { flags: header.flags | FLAG_REPAIRED, table_crc, ..*header };
+    let bytes = repaired.encode(seed);
+    put(frame, 0, &bytes);
 }
 
 /// Pads the frame that began at `start` and puts its header in place.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::disk::{Disk, Held, Lock, Mode, read_file};
-use crate::error::{Damage, Doing as _, OpenError};
+use crate::error::{Damage, DiskError, Doing as _, OpenError};
 use crate::frame::{put, u32_at, u64_at};
 
 pub(crate) const LOCK: &str = "LOCK";
@@ -102,7 +102,7 @@ pub(crate) fn read_format(disk: &dyn Disk) -> Result<Option<[u8; 16]>, OpenError
     let bytes = match read_file(disk, FORMAT) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Err::<(), _>(error).doing("read", FORMAT).unwrap_err().into()),
+        Err(source) => return Err(DiskError::new("read", FORMAT, source).into()),
     };
     if bytes.len() < FORMAT_LEN || &bytes[..8] != FORMAT_MAGIC {
         return Err(Damage::of(FORMAT, "it does not begin as a FORMAT file does").into());

@@ -28,7 +28,9 @@ mod retention;
 mod scan;
 mod segment;
 mod stats;
+mod survey;
 mod tail;
+mod verify;
 mod writer;
 
 pub use crate::error::{AppendError, Damage, DiskError, Lost, OpenError, ReadError, WriteError};
@@ -38,5 +40,7 @@ pub use crate::lsn::{Lsn, LsnRange};
 pub use crate::pool::Space;
 pub use crate::record::{Batch, Body, Retention, StoredRecord};
 pub use crate::recovery::{Cut, Recovery, RecoveryReport};
+pub use crate::repair::{RepairError, RepairOptions, RepairReport, repair};
 pub use crate::stats::{SYNC_BUCKETS_US, Stats};
+pub use crate::verify::{VerifyReport, verify};
 pub use crate::writer::Writer;

@@ -146,12 +146,13 @@ impl Pool {
     /// # Errors
     /// When the disk fails in a way that is not want of room.
     pub(crate) fn maintain(&self, counters: &Counters) -> Result<(), DiskError> {
-        let recycled = self.recycle_unread()?;
+        self.recycle_unread()?;
         let made = self.fill_up(counters);
         self.look_at_space(&made)?;
         match made {
             Err(error) if !error.is_full() => Err(error),
-            _ => Ok(recycled),
+            // Told by `space`, and tried again at the next call.
+            Err(_) | Ok(()) => Ok(()),
         }
     }
 

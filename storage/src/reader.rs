@@ -127,7 +127,7 @@ fn frame_of(segment: &Segment, lsn: Lsn) -> Result<Option<FramePlace>, Bad> {
         let index = state.index.as_ref().expect("built before");
         (u64::from(index.before(lsn)), u64::from(state.end))
     };
-    let mut walk = Walk::new(&*segment.file, segment.header, end).from_middle(start, HOP_BYTES);
+    let mut walk = Walk::new(&*segment.file, segment.header, end).starting_at(start, HOP_BYTES);
     while let Some(seen) = walk.next(Depth::Headers) {
         let seen = seen?;
         let lost = seen.header.kind == Kind::Lost;
@@ -214,9 +214,10 @@ fn read_bytes(segment: &Segment, offset: u64, len: u32) -> Result<Bytes, DiskErr
 }
 
 fn read_error(segment: &Segment, lsn: Lsn, bad: &Bad) -> ReadError {
-    let damage =
-        Damage::of(&*segment.path, bad.problem.to_string()).at(bad.offset).from_lsn(lsn, Some(lsn));
-    ReadError::Damaged(Box::new(damage))
+    let damage = Damage::of(&*segment.path, bad.problem.to_string())
+        .at(bad.offset)
+        .with_lsns(lsn, Some(lsn));
+    ReadError::Damaged(damage)
 }
 
 fn narrow(offset: u64) -> u32 {

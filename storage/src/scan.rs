@@ -84,8 +84,10 @@ pub(crate) struct Walk<'a> {
     pub(crate) offset: u64,
     /// The LSN it must have.
     pub(crate) next_lsn: Lsn,
-    /// The checksum it must name; `None` after a repair broke the chain.
+    /// The checksum it must name; `None` where a repair broke the chain.
     prev_crc: Option<u32>,
+    /// The next frame is the first to be looked at, so it says itself which LSN is due.
+    in_the_middle: bool,
     /// The largest `durable_off` any frame has told.
     pub(crate) durable_off: u64,
     pub(crate) last_time_ms: Option<u64>,
@@ -102,6 +104,7 @@ impl<'a> Walk<'a> {
             offset: u64::from(SEGMENT_HEADER_LEN),
             next_lsn: header.first_lsn,
             prev_crc: Some(0),
+            in_the_middle: false,
             header,
             durable_off: 0,
             last_time_ms: None,
@@ -110,11 +113,19 @@ impl<'a> Walk<'a> {
     }
 
     /// Starts the walk at a frame in the middle, which must hold or precede `lsn`.
-    pub(crate) fn from_middle(mut self, offset: u64, read_ahead: usize) -> Self {
+    pub(crate) fn starting_at(mut self, offset: u64, read_ahead: usize) -> Self {
         self.offset = offset;
         self.prev_crc = None;
+        self.in_the_middle = true;
         self.window.read_ahead = read_ahead;
         self
+    }
+
+    /// Goes on at a frame further on, whatever is before it; for surveying damage.
+    pub(crate) fn resume(&mut self, offset: u64, next_lsn: Lsn) {
+        self.offset = offset;
+        self.next_lsn = next_lsn;
+        self.prev_crc = None;
     }
 
     /// The next frame; `None` after the seal.
@@ -142,6 +153,7 @@ impl<'a> Walk<'a> {
         };
         self.offset += header.frame_len();
         self.next_lsn = next_lsn;
+        self.in_the_middle = false;
         self.prev_crc = (header.flags & FLAG_REPAIRED == 0).then_some(header.crc);
         self.durable_off = self.durable_off.max(u64::from(header.durable_off));
         self.last_time_ms = Some(header.time_ms);
@@ -172,8 +184,7 @@ impl<'a> Walk<'a> {
             let expected = self.header.epoch;
             return Err(Problem::WrongEpoch { epoch: header.epoch, expected });
         }
-        // From the middle of a segment, the first frame says where in the order we are.
-        if self.prev_crc.is_some() && header.first_lsn != self.next_lsn {
+        if !self.in_the_middle && header.first_lsn != self.next_lsn {
             return Err(Problem::LsnGap { lsn: header.first_lsn, expected: self.next_lsn });
         }
         if self.prev_crc.is_some_and(|crc| crc != header.prev_crc) {

@@ -140,6 +140,7 @@ impl Core {
 
     fn place(&self) -> Place {
         Place {
+            flags: 0,
             seed: self.active.segment.seed,
             self_off: self.active.end,
             durable_off: self.active.durable,
@@ -274,6 +275,7 @@ fn open_segment(
     buffer.clear();
     header.encode(buffer);
     let place = Place {
+        flags: 0,
         seed: header.seed(),
         self_off: SEGMENT_HEADER_LEN,
         durable_off: 0,

@@ -78,7 +78,7 @@ impl Recovery {
         check_witnesses(&files.begun, next_lsn, floor, &loaded)?;
         let (usable, unusable) = split_usable(&files.begun, loaded);
         report.warnings = warnings(bad.into_iter().chain(unusable));
-        let accepted = crate::repair::redelivery_accepted(&*disk, &log_id);
+        let accepted = usable.is_empty() && crate::repair::redelivery_accepted(&*disk, &log_id);
         check_checkpoints(&files.begun, &usable, &report.warnings, accepted)?;
         if let (Some(tail), Some(newest)) = (&tail, files.begun.last_mut()) {
             (report.rewritten_bytes, report.cut) = tail.settle(&*disk, newest)?;
@@ -229,7 +229,7 @@ impl Recovery {
     }
 
     /// What the owner kept and retired must fit what is in the log.
-    fn check_liveness(&mut self) -> Result<(), OpenError> {
+    fn check_liveness(&self) -> Result<(), OpenError> {
         let (orphan, unkept) = self.liveness.recovered();
         if self.redelivery_accepted || !self.report.lost.is_empty() {
             self.liveness.forgive();
@@ -238,13 +238,13 @@ impl Recovery {
         if let Some(lsn) = orphan {
             let damage = Damage::of(LOG, format!("the segment holding LSN {lsn} is missing"));
             return Err(damage
-                .from_lsn(lsn, Some(lsn))
+                .with_lsns(lsn, Some(lsn))
                 .known_by("the checkpoint needs the record, and nothing retired it since")
                 .into());
         }
         if let Some(lsn) = unkept {
             let problem = format!("LSN {lsn} is retired in the log, but nothing had kept it");
-            return Err(Damage::of(LOG, problem).from_lsn(lsn, Some(lsn)).into());
+            return Err(Damage::of(LOG, problem).with_lsns(lsn, Some(lsn)).into());
         }
         Ok(())
     }
@@ -302,13 +302,13 @@ fn check_witnesses(
     next_lsn: Lsn,
     floor: Option<Floor>,
     checkpoints: &[Loaded],
-) -> Result<(), Damage> {
+) -> Result<(), Box<Damage>> {
     let newest = begun.last().map_or(0, |file| file.header.seq);
     let ends_early = |lsn: u64, seq: u64, evidence: String| {
         if next_lsn.0 <= lsn {
             let problem = "the log ends before what was confirmed";
             let (first, last) = (next_lsn, Some(Lsn(lsn)));
-            return Err(Damage::of(LOG, problem).from_lsn(first, last).known_by(evidence));
+            return Err(Damage::of(LOG, problem).with_lsns(first, last).known_by(evidence));
         }
         if newest < seq {
             let path = layout::segment_path(seq);
@@ -355,7 +355,7 @@ fn check_checkpoints(
     usable: &[Loaded],
     warnings: &[String],
     redelivery_accepted: bool,
-) -> Result<(), Damage> {
+) -> Result<(), Box<Damage>> {
     if !usable.is_empty() || redelivery_accepted {
         return Ok(());
     }
@@ -392,7 +392,7 @@ fn found_segments(
     files: Vec<SegmentFile>,
     checkpoint: Option<&Loaded>,
     next_lsn: Lsn,
-) -> Result<Vec<FoundSegment>, Damage> {
+) -> Result<Vec<FoundSegment>, Box<Damage>> {
     let follows: Vec<Option<(u64, Lsn)>> = files
         .iter()
         .skip(1)
@@ -408,7 +408,7 @@ fn found_segments(
             (None, _) => next_lsn,
             (Some((seq, first)), _) if seq == file.header.seq + 1 => first,
             (_, Some(entry)) if entry.last_lsn != OPEN_END => entry.last_lsn.next(),
-            // Without a checkpoint a repair has accepted gaps: everything up to the next.
+            // A gap that a repair has accepted: where exactly it begins, the replay finds out.
             (Some((_, first)), _) => first,
         };
         if end_lsn < file.header.first_lsn {
@@ -427,7 +427,10 @@ fn found_segments(
 }
 
 /// A segment must be the very one that the checkpoint knew.
-fn check_entry(file: &SegmentFile, entry: Option<&checkpoint::SegmentEntry>) -> Result<(), Damage> {
+fn check_entry(
+    file: &SegmentFile,
+    entry: Option<&checkpoint::SegmentEntry>,
+) -> Result<(), Box<Damage>> {
     let repaired = file.header.flags & SEGMENT_REPAIRED != 0;
     match entry {
         Some(entry) if !repaired && entry.nonce != file.header.nonce => {

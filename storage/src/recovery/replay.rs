@@ -44,7 +44,7 @@ impl Recovery {
     }
 
     /// A segment follows the one replayed before it: in number, LSN and epoch.
-    fn check_follows(&self, at: usize, before: Option<Before>) -> Result<(), Damage> {
+    fn check_follows(&self, at: usize, before: Option<Before>) -> Result<(), Box<Damage>> {
         let Some(before) = before else { return Ok(()) };
         let (last, this) = (&self.segments[at - 1], &self.segments[at]);
         let header = this.file.header;
@@ -56,11 +56,15 @@ impl Recovery {
             let missing = segment_path(before.seq + 1);
             let evidence = format!("{} follows it", this.file.path);
             return Err(Damage::of(missing, "the segment is missing")
-                .from_lsn(last.end_lsn, None)
+                .with_lsns(last.end_lsn, None)
                 .known_by(evidence));
         }
         let epoch = last.file.header.epoch;
-        if header.epoch < epoch || epoch + 1 < header.epoch {
+        // Which epoch a lost segment was of, a repair can only guess.
+        let repaired = (header.flags | last.file.header.flags) & SEGMENT_REPAIRED != 0;
+        if repaired {
+            // Its LSNs are checked below all the same.
+        } else if header.epoch < epoch || epoch + 1 < header.epoch {
             return Err(damage("its epoch does not follow the segment's before it"));
         }
         if header.first_lsn != last.end_lsn {
@@ -100,9 +104,14 @@ impl Recovery {
             }
             self.take_in(&seen, checkpoint_lsn, apply);
         }
-        if walk.next_lsn != expected_end {
+        let gap_follows = self.redelivery_accepted
+            && self
+                .segments
+                .get(at + 1)
+                .is_some_and(|next| next.file.header.seq != file.header.seq + 1);
+        if walk.next_lsn != expected_end && !gap_follows {
             let problem = format!("it ends with LSN {} before {expected_end}", walk.next_lsn);
-            return Err(Damage::of(file.path, problem).from_lsn(walk.next_lsn, None).into());
+            return Err(Damage::of(file.path, problem).with_lsns(walk.next_lsn, None).into());
         }
         self.report.replayed_bytes += walk.offset;
         let found = &self.segments[at];
@@ -114,7 +123,7 @@ impl Recovery {
     }
 
     /// The first frame names the seal of the segment before.
-    fn check_open(&self, path: &str, seen: &Seen<'_>, flags: u8) -> Result<(), Damage> {
+    fn check_open(&self, path: &str, seen: &Seen<'_>, flags: u8) -> Result<(), Box<Damage>> {
         let replayed_before = self.before.seq != 0 && u64_at(seen.table, 0) == self.before.seq;
         let other = u32_at(seen.table, 8) != self.before.seal_crc;
         if replayed_before && other && flags & SEGMENT_REPAIRED == 0 {
@@ -163,7 +172,7 @@ impl Recovery {
     }
 
     /// Every segment the checkpoint knew is there, or was dropped since.
-    fn check_table(&self) -> Result<(), Damage> {
+    fn check_table(&self) -> Result<(), Box<Damage>> {
         let Some(loaded) = &self.checkpoint else { return Ok(()) };
         for entry in &loaded.meta.segments {
             let there = self.segments.iter().any(|found| found.file.header.seq == entry.seq);
@@ -173,7 +182,7 @@ impl Recovery {
                     loaded.meta.lsn
                 );
                 return Err(Damage::of(segment_path(entry.seq), "the segment is missing")
-                    .from_lsn(entry.first_lsn, Some(entry.last_lsn))
+                    .with_lsns(entry.first_lsn, Some(entry.last_lsn))
                     .known_by(evidence));
             }
         }
@@ -182,11 +191,11 @@ impl Recovery {
 }
 
 /// A bad frame where everything had been sealed, or is being replayed.
-fn damage(path: &str, bad: &Bad, next_lsn: Lsn, last_good_ms: Option<u64>) -> Damage {
+fn damage(path: &str, bad: &Bad, next_lsn: Lsn, last_good_ms: Option<u64>) -> Box<Damage> {
     let last = bad.header.map(|header| Lsn(header.next_lsn().0.saturating_sub(1)));
     let mut damage = Damage::of(path, bad.problem.to_string())
         .at(bad.offset)
-        .from_lsn(next_lsn, last.filter(|&last| next_lsn <= last))
+        .with_lsns(next_lsn, last.filter(|&last| next_lsn <= last))
         .known_by("the segment was sealed, so all of it had been confirmed");
     damage.last_good_ms = last_good_ms;
     damage

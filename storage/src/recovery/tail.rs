@@ -69,11 +69,13 @@ fn judge_bad(
     tail: &mut Tail,
     bad: &Bad,
     floor_off: u64,
-) -> Result<(), Damage> {
+) -> Result<(), Box<Damage>> {
     let damage = |problem: &Problem| {
         let last = bad.header.map(|header| Lsn(header.next_lsn().0.saturating_sub(1)));
         let last = last.filter(|&last| tail.next_lsn <= last);
-        Damage::of(&*segment.path, problem.to_string()).at(bad.offset).from_lsn(tail.next_lsn, last)
+        Damage::of(&*segment.path, problem.to_string())
+            .at(bad.offset)
+            .with_lsns(tail.next_lsn, last)
     };
     if let Problem::Read(_) = bad.problem {
         return Err(damage(&bad.problem).known_by("a torn write can be read, so this is none"));
@@ -107,6 +109,11 @@ fn judge_bad(
 const PIECE_BYTES: usize = 1 << 20;
 
 impl Tail {
+    /// Whether there are frames of a write that was not finished.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.end < self.torn_to
+    }
+
     /// Makes the segment one that can be believed and that ends: what was not proven durable is
     /// written again and synced; a torn frame is copied aside and cut; a seal ends it.
     ///
@@ -119,14 +126,17 @@ impl Tail {
         let rewritten = self.rewrite(segment)?;
         let mut cut = None;
         if !self.sealed {
-            if self.end < self.torn_to {
+            if self.is_torn() {
                 cut = Some(self.copy_aside(disk, segment)?);
             }
             self.seal(segment)?;
         }
-        // The rest of it will never be used; a sealed segment needs no more than its frames.
-        let end = self.sealed_end().next_multiple_of(4096).min(segment.len);
-        segment.file.set_size(end).doing("cut", &segment.path)?;
+        // The rest of it will never be used. It may be shorter than that: a crash can take back
+        // the room that was reserved for it.
+        let end = self.sealed_end().next_multiple_of(4096);
+        if end < segment.file.size().doing("look at", &segment.path)? {
+            segment.file.set_size(end).doing("cut", &segment.path)?;
+        }
         Ok((rewritten, cut))
     }
 
@@ -185,6 +195,7 @@ impl Tail {
     fn seal(&self, segment: &SegmentFile) -> Result<(), DiskError> {
         let narrow = |n: u64| u32::try_from(n).expect("segments are smaller than 4 GiB");
         let place = Place {
+            flags: 0,
             seed: segment.header.seed(),
             self_off: narrow(self.end),
             durable_off: narrow(self.end),

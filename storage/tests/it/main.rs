@@ -3,3 +3,8 @@
 mod model;
 
 mod append;
+mod crash;
+mod damage;
+mod refusal;
+mod repair;
+mod threads;

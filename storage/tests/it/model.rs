@@ -50,6 +50,8 @@ pub(crate) struct Owner {
     pub(crate) told: Arc<Told>,
     /// Messages that live: LSN of the record that is their body, and what the body says.
     pub(crate) live: BTreeMap<Lsn, Vec<u8>>,
+    /// What lived after each batch, by the batch's last LSN.
+    pub(crate) states: BTreeMap<Lsn, BTreeMap<Lsn, Vec<u8>>>,
 }
 
 /// What a message's body says: recognisable, and of a length that varies.
@@ -67,11 +69,20 @@ fn number(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().unwrap())
 }
 
+/// What a recovery finds, and what lives in it.
+pub(crate) type Recovered = Result<(Recovery, BTreeMap<Lsn, Vec<u8>>), OpenError>;
+
 /// Recovers a log and replays it into what lives.
-pub(crate) fn recover(
-    disk: &SimDisk,
-    options: &Options,
-) -> Result<(Recovery, BTreeMap<Lsn, Vec<u8>>), OpenError> {
+pub(crate) fn recover(disk: &SimDisk, options: &Options) -> Recovered {
+    recover_where(disk, options, |last, lsn| lsn == last.next())
+}
+
+/// Recovers a log that a repair may have left with gaps.
+pub(crate) fn recover_repaired(disk: &SimDisk, options: &Options) -> Recovered {
+    recover_where(disk, options, |last, lsn| last <= lsn)
+}
+
+fn recover_where(disk: &SimDisk, options: &Options, dense: impl Fn(Lsn, Lsn) -> bool) -> Recovered {
     let mut recovery = Log::recover(disk.shared(), options.clone())?;
     let mut live = BTreeMap::new();
     if let Some((_, state)) = recovery.checkpoint() {
@@ -86,14 +97,18 @@ pub(crate) fn recover(
     let liveness = recovery.liveness().clone();
     let mut last = recovery.checkpoint().map_or(Lsn::NONE, |(lsn, _)| lsn);
     recovery.replay(&mut |lsn, head| {
-        assert_eq!(lsn, last.next(), "records come densely and in order");
+        assert!(dense(last, lsn), "records come densely and in order: {lsn} after {last}");
         last = lsn;
         let value = number(&head[1..9]);
         if head[0] == 1 {
             let length = usize::try_from(number(&head[9..17])).unwrap();
             live.insert(lsn, body_of(value, length));
         } else {
-            live.remove(&Lsn(value)).expect("what is done had lived");
+            if live.remove(&Lsn(value)).is_none() {
+                // Only a repair may have given it up.
+                assert!(!dense(last, last), "LSN {value} is done but had not lived");
+                return;
+            }
             liveness.retire(&[Lsn(value)]);
         }
     })?;
@@ -106,7 +121,8 @@ impl Owner {
         let told = Arc::new(Told::default());
         let observer: Arc<Told> = Arc::clone(&told);
         let (log, writer) = recovery.start_stepped(observer)?;
-        Ok(Self { log, writer, told, live })
+        let states = BTreeMap::from([(Lsn(log.next_lsn().0 - 1), live.clone())]);
+        Ok(Self { log, writer, told, live, states })
     }
 
     /// Appends one batch: messages with these (number, length), and the end of these messages.
@@ -133,6 +149,7 @@ impl Owner {
             self.live.remove(lsn).expect("what is done had lived");
         }
         self.log.liveness().retire(done);
+        self.states.insert(lsns.last, self.live.clone());
         Some(lsns)
     }
 

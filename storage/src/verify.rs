@@ -1,0 +1,118 @@
+//! Verifying a data folder, offline: everything is read, nothing is changed.
+
+use std::sync::Arc;
+
+use crate::checkpoint;
+use crate::disk::Disk;
+use crate::error::{Damage, OpenError};
+use crate::layout::{self, CKPT, segment_path};
+use crate::lsn::Lsn;
+use crate::repair;
+use crate::survey::{Fault, Survey, Surveyed, survey};
+
+/// What a data folder holds, and what is wrong in it.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyReport {
+    /// Segments read.
+    pub segments: usize,
+    /// Frames read in them.
+    pub frames: u64,
+    /// Records read in them.
+    pub records: u64,
+    /// Checkpoints that read well.
+    pub checkpoints: usize,
+    /// The last LSN in the log.
+    pub last_lsn: Lsn,
+    /// The end of the log is torn: a start cuts it, nothing confirmed is lost.
+    pub torn: bool,
+    /// Everything that is damaged. A start refuses the folder unless this is empty, one damaged
+    /// checkpoint of two apart.
+    pub damages: Vec<Damage>,
+}
+
+/// Reads a whole data folder, under its lock, and checks every byte. Changes nothing.
+///
+/// # Errors
+/// When the folder cannot be looked at; damage is not an error but what the report is for.
+pub fn verify(disk: &Arc<dyn Disk>) -> Result<VerifyReport, OpenError> {
+    let _held = layout::lock(&**disk)?;
+    let log_id = repair::format(&**disk)?;
+    let survey = survey(&**disk, &log_id)?;
+    let accepted = repair::redelivery_accepted(&**disk, &log_id);
+    Ok(report(&survey, accepted))
+}
+
+pub(crate) fn report(survey: &Survey, redelivery_accepted: bool) -> VerifyReport {
+    let newest = survey.segments.keys().next_back().copied();
+    let mut report = VerifyReport {
+        segments: survey.segments.len(),
+        checkpoints: survey.checkpoints.len(),
+        last_lsn: Lsn(survey.end().0 - 1),
+        torn: survey.tail.is_some_and(|(_, torn)| torn),
+        ..VerifyReport::default()
+    };
+    for (seq, surveyed) in &survey.segments {
+        report.frames += surveyed.frames;
+        report.records += surveyed.records;
+        // At the end of the newest segment, what no frame can be made of may be torn, or nothing.
+        if newest == Some(*seq) && survey.tail.is_some() {
+            continue;
+        }
+        report.damages.extend(surveyed.faults.iter().map(|fault| *damage(surveyed, fault)));
+    }
+    report.damages.extend(missing(survey, redelivery_accepted));
+    if report.damages.is_empty() {
+        report.damages.extend(survey.tail_damage.clone());
+    }
+    for (path, problem) in &survey.bad_checkpoints {
+        report.damages.push(*Damage::of(&**path, &**problem));
+    }
+    report
+}
+
+fn damage(surveyed: &Surveyed, fault: &Fault) -> Box<Damage> {
+    let path = &*surveyed.file.path;
+    match fault {
+        Fault::Bodies { offset, header, records } => {
+            let lsn = |at: usize| Lsn(header.first_lsn.0 + at as u64);
+            let problem = format!("the bodies of {} records have wrong checksums", records.len());
+            let first = records.first().map_or(0, |&at| at);
+            let last = records.last().map_or(0, |&at| at);
+            Damage::of(path, problem).at(*offset).with_lsns(lsn(first), Some(lsn(last)))
+        }
+        Fault::Gap { from, first_lsn, next, problem, .. } => {
+            let last = next.map(|(_, lsn)| Lsn(lsn.0 - 1)).filter(|last| first_lsn <= last);
+            Damage::of(path, &**problem).at(*from).with_lsns(*first_lsn, last)
+        }
+    }
+}
+
+/// Segments and checkpoints that should be there, and an end that comes too early.
+fn missing(survey: &Survey, redelivery_accepted: bool) -> Vec<Damage> {
+    let mut damages = Vec::new();
+    let there = |seq: &u64| survey.segments.contains_key(seq);
+    let gone: Vec<u64> = survey.expected().into_iter().filter(|seq| !there(seq)).collect();
+    let confirmed = survey.confirmed();
+    if survey.listed().is_none() && !gone.is_empty() && !redelivery_accepted {
+        let problem = "there is no usable checkpoint, and segments are gone";
+        damages.push(*Damage::of(CKPT, problem));
+    } else if !redelivery_accepted || survey.listed().is_some() {
+        let damage = |seq: &u64| match survey.headless.get(seq) {
+            Some(path) => Damage::of(&**path, "its header is damaged").at(0),
+            None => Damage::of(segment_path(*seq), "the segment is missing"),
+        };
+        damages.extend(gone.iter().map(|seq| *damage(seq)));
+    }
+    let end = survey.end();
+    if end <= confirmed && gone.is_empty() && survey.tail_damage.is_none() {
+        let problem = "the log ends before what was confirmed";
+        damages.push(*Damage::of(layout::LOG, problem).with_lsns(end, Some(confirmed)));
+    }
+    for loaded in survey.checkpoints.iter().filter(|loaded| end <= loaded.meta.lsn) {
+        let path = checkpoint::path(loaded.meta.lsn);
+        damages.iter_mut().for_each(|damage| {
+            damage.evidence.get_or_insert_with(|| format!("{path} was finished after it"));
+        });
+    }
+    damages
+}
