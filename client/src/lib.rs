@@ -1,7 +1,9 @@
 //! The Rust client of qbroker.
 #![warn(missing_docs)]
 
+mod admin;
 mod backoff;
+mod calls;
 mod connection;
 mod consumer;
 mod driver;
@@ -15,6 +17,10 @@ mod settlement;
 mod stream;
 mod time;
 
+pub use admin::{
+    Limit, ListedMessage, MessageQuery, MessageState, Page, Queue, QueuePolicy, QueueQuery,
+    QueueSpec, QueueStats, QueueUpdate, RetryPolicy, ServerInfo,
+};
 pub use connection::Client;
 pub use consumer::{Consumer, ConsumerBuilder, Delivery, LostReason, Settling, SettlingAll};
 pub use error::{Error, Reason, Refusal};

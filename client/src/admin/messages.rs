@@ -1,0 +1,121 @@
+//! A look at the messages of a queue, without leasing them.
+
+use std::time::{Duration, SystemTime};
+
+use qbroker_proto::v1;
+
+use super::{Page, admin};
+use crate::connection::Client;
+use crate::error::Error;
+use crate::message::{Message, count};
+use crate::time;
+
+/// Which messages to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MessageQuery {
+    /// How many on a page, at most 1,000; 0: 50.
+    pub page_size: u32,
+    /// Of the page before; empty: the first page.
+    pub page_token: String,
+    /// How many bytes of each payload to show. `None`: 4,096.
+    pub max_payload_bytes: Option<u32>,
+}
+
+/// A message where it lies.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ListedMessage {
+    /// The message; its payload may be cut.
+    pub message: Message,
+    /// The payload is longer than shown.
+    pub payload_truncated: bool,
+    /// Where it is in its life.
+    pub state: MessageState,
+    /// Of the running attempt where it is leased, else of the next.
+    pub attempt: u32,
+    /// When its lease ends unless it is renewed.
+    pub lease_expire_time: Option<SystemTime>,
+    /// Which consumer has it; empty where none does.
+    pub consumer_id: String,
+}
+
+impl From<v1::MessageInfo> for ListedMessage {
+    fn from(info: v1::MessageInfo) -> Self {
+        Self {
+            state: MessageState::from_wire(info.state()),
+            message: info.message.unwrap_or_default().into(),
+            payload_truncated: info.payload_truncated,
+            attempt: count(info.attempt),
+            lease_expire_time: info.lease_expire_time.and_then(time::system_time),
+            consumer_id: info.consumer_id,
+        }
+    }
+}
+
+/// Where a stored message is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MessageState {
+    /// Waiting for a consumer.
+    Ready,
+    /// Waiting for its time.
+    Scheduled,
+    /// With a consumer.
+    Leased,
+    /// Given up in place; not delivered any more.
+    Parked,
+    /// A state that this client does not know, of a newer broker.
+    Unknown,
+}
+
+impl MessageState {
+    pub(super) fn into_wire(self) -> v1::MessageState {
+        match self {
+            Self::Ready => v1::MessageState::Ready,
+            Self::Scheduled => v1::MessageState::Scheduled,
+            Self::Leased => v1::MessageState::Leased,
+            Self::Parked => v1::MessageState::Parked,
+            Self::Unknown => v1::MessageState::Unspecified,
+        }
+    }
+
+    fn from_wire(state: v1::MessageState) -> Self {
+        match state {
+            v1::MessageState::Ready => Self::Ready,
+            v1::MessageState::Scheduled => Self::Scheduled,
+            v1::MessageState::Leased => Self::Leased,
+            v1::MessageState::Parked => Self::Parked,
+            v1::MessageState::Unspecified => Self::Unknown,
+        }
+    }
+}
+
+impl Client {
+    /// Returns a page of a queue's messages without leasing them: ready ones as they would be
+    /// delivered, then scheduled, leased and parked ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or what kept the client from asking.
+    pub async fn list_messages(
+        &self,
+        queue: &str,
+        query: MessageQuery,
+    ) -> Result<Page<ListedMessage>, Error> {
+        let request = v1::ListMessagesRequest {
+            queue: queue.to_owned(),
+            page_size: query.page_size.try_into().unwrap_or(i32::MAX),
+            page_token: query.page_token,
+            filter: None,
+            max_payload_bytes: query
+                .max_payload_bytes
+                .map(|bytes| bytes.try_into().unwrap_or(i32::MAX)),
+        };
+        let call = async |channel| admin(channel).list_messages(request.clone()).await;
+        let response = self.call(true, Duration::ZERO, call).await?;
+        Ok(Page {
+            items: response.messages.into_iter().map(ListedMessage::from).collect(),
+            next_page_token: response.next_page_token,
+        })
+    }
+}

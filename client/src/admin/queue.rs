@@ -1,0 +1,316 @@
+//! Queues and their policies, as they are declared and described.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use qbroker_proto::v1;
+
+use crate::time;
+
+/// A queue to create.
+///
+/// ```
+/// use std::time::Duration;
+/// use qbroker_client::{Limit, QueuePolicy, QueueSpec};
+///
+/// let spec = QueueSpec::new("mails").policy(QueuePolicy {
+///     max_attempts: Some(Limit::AtMost(5)),
+///     retention: Some(Duration::from_secs(30 * 24 * 3600)),
+///     ..QueuePolicy::default()
+/// });
+/// # drop(spec);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueueSpec {
+    /// Its name.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// For programs.
+    pub labels: HashMap<String, String>,
+    /// What should not be default.
+    pub policy: QueuePolicy,
+}
+
+impl QueueSpec {
+    /// A queue of this name with the default policy.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Replaces the policy.
+    #[must_use]
+    pub fn policy(mut self, policy: QueuePolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    pub(super) fn into_wire(self) -> v1::Queue {
+        v1::Queue {
+            name: self.name,
+            description: self.description,
+            labels: self.labels,
+            policy: Some(self.policy.into_wire()),
+            ..v1::Queue::default()
+        }
+    }
+}
+
+/// How a queue works. A field that is `None` has the broker's default; what the broker returns has
+/// every field filled in that applies.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueuePolicy {
+    /// How long a lease lasts where the consumer does not say. Default: 30 s.
+    pub lease_duration: Option<Duration>,
+    /// Failures until dead-lettered. Default: 20.
+    pub max_attempts: Option<Limit>,
+    /// Leases that end without a settlement until dead-lettered. Default: 5.
+    pub max_crashes: Option<Limit>,
+    /// How long a nacked message waits.
+    pub retry: RetryPolicy,
+    /// Where dead letters go. Default: the queue's name and `.dead`.
+    pub dead_letter_queue: Option<String>,
+    /// Deletes what would be dead-lettered. Default: false.
+    pub discard_dead_letters: Option<bool>,
+    /// Older messages are deleted; zero: never. Default: never, on a dead-letter queue 7 days.
+    pub retention: Option<Duration>,
+    /// How long a message id is remembered; zero: not at all. Default: 5 min.
+    pub dedup_window: Option<Duration>,
+    /// The largest payload. Default: the broker's limit.
+    pub max_payload_bytes: Option<u32>,
+}
+
+/// How long a nacked message waits: `initial_backoff` times `multiplier` for each failure before,
+/// at most `max_backoff`, shortened by a random part of at most `jitter` of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RetryPolicy {
+    /// Default: 5 s.
+    pub initial_backoff: Option<Duration>,
+    /// Default: 1 h.
+    pub max_backoff: Option<Duration>,
+    /// Default: 2.0.
+    pub multiplier: Option<f64>,
+    /// Default: 0.25.
+    pub jitter: Option<f64>,
+}
+
+/// A number, or none at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// No limit.
+    Unlimited,
+    /// At most this many; at least 1.
+    AtMost(u32),
+}
+
+impl Limit {
+    fn into_wire(self) -> i32 {
+        match self {
+            Self::Unlimited => -1,
+            Self::AtMost(limit) => limit.try_into().unwrap_or(i32::MAX),
+        }
+    }
+
+    fn from_wire(limit: i32) -> Self {
+        u32::try_from(limit).map_or(Self::Unlimited, Self::AtMost)
+    }
+}
+
+impl QueuePolicy {
+    pub(super) fn into_wire(self) -> v1::QueuePolicy {
+        v1::QueuePolicy {
+            lease_duration: self.lease_duration.map(time::duration),
+            max_attempts: self.max_attempts.map(Limit::into_wire),
+            max_crashes: self.max_crashes.map(Limit::into_wire),
+            retry: self.retry.into_wire(),
+            dead_letter_queue: self.dead_letter_queue,
+            discard_dead_letters: self.discard_dead_letters,
+            retention: self.retention.map(time::duration),
+            dedup_window: self.dedup_window.map(time::duration),
+            max_payload_bytes: self
+                .max_payload_bytes
+                .map(|bytes| bytes.try_into().unwrap_or(i32::MAX)),
+            ..v1::QueuePolicy::default()
+        }
+    }
+
+    fn from_wire(policy: v1::QueuePolicy) -> Self {
+        Self {
+            lease_duration: policy.lease_duration.and_then(time::from_wire),
+            max_attempts: policy.max_attempts.map(Limit::from_wire),
+            max_crashes: policy.max_crashes.map(Limit::from_wire),
+            retry: RetryPolicy::from_wire(policy.retry.unwrap_or_default()),
+            dead_letter_queue: policy.dead_letter_queue,
+            discard_dead_letters: policy.discard_dead_letters,
+            retention: policy.retention.and_then(time::from_wire),
+            dedup_window: policy.dedup_window.and_then(time::from_wire),
+            max_payload_bytes: policy.max_payload_bytes.and_then(|bytes| bytes.try_into().ok()),
+        }
+    }
+
+    /// The paths of the fields that are set, as an update mask names them.
+    pub(super) fn paths(&self) -> Vec<String> {
+        let set = [
+            ("lease_duration", self.lease_duration.is_some()),
+            ("max_attempts", self.max_attempts.is_some()),
+            ("max_crashes", self.max_crashes.is_some()),
+            ("retry.initial_backoff", self.retry.initial_backoff.is_some()),
+            ("retry.max_backoff", self.retry.max_backoff.is_some()),
+            ("retry.multiplier", self.retry.multiplier.is_some()),
+            ("retry.jitter", self.retry.jitter.is_some()),
+            ("dead_letter_queue", self.dead_letter_queue.is_some()),
+            ("discard_dead_letters", self.discard_dead_letters.is_some()),
+            ("retention", self.retention.is_some()),
+            ("dedup_window", self.dedup_window.is_some()),
+            ("max_payload_bytes", self.max_payload_bytes.is_some()),
+        ];
+        set.iter().filter(|(_, set)| *set).map(|(path, _)| format!("policy.{path}")).collect()
+    }
+}
+
+impl RetryPolicy {
+    fn into_wire(self) -> Option<v1::RetryPolicy> {
+        let set = self != Self::default();
+        set.then(|| v1::RetryPolicy {
+            initial_backoff: self.initial_backoff.map(time::duration),
+            max_backoff: self.max_backoff.map(time::duration),
+            multiplier: self.multiplier,
+            jitter: self.jitter,
+        })
+    }
+
+    fn from_wire(retry: v1::RetryPolicy) -> Self {
+        Self {
+            initial_backoff: retry.initial_backoff.and_then(time::from_wire),
+            max_backoff: retry.max_backoff.and_then(time::from_wire),
+            multiplier: retry.multiplier,
+            jitter: retry.jitter,
+        }
+    }
+}
+
+/// A queue as the broker describes it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// For programs.
+    pub labels: HashMap<String, String>,
+    /// How it works, defaults filled in.
+    pub policy: QueuePolicy,
+    /// Its figures at this moment.
+    pub stats: QueueStats,
+    /// When it was created.
+    pub create_time: Option<SystemTime>,
+    /// When description, labels or policy were changed.
+    pub update_time: Option<SystemTime>,
+    /// Changes with description, labels and policy; see [`QueueUpdate::etag`](crate::QueueUpdate).
+    pub etag: String,
+}
+
+impl From<v1::Queue> for Queue {
+    fn from(queue: v1::Queue) -> Self {
+        Self {
+            name: queue.name,
+            description: queue.description,
+            labels: queue.labels,
+            policy: QueuePolicy::from_wire(queue.policy.unwrap_or_default()),
+            stats: queue.stats.unwrap_or_default().into(),
+            create_time: queue.create_time.and_then(time::system_time),
+            update_time: queue.update_time.and_then(time::system_time),
+            etag: queue.etag,
+        }
+    }
+}
+
+/// A queue's figures at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueStats {
+    /// Messages that could be delivered now.
+    pub ready: u64,
+    /// Messages waiting for their time.
+    pub scheduled: u64,
+    /// Messages with consumers.
+    pub leased: u64,
+    /// Messages in its dead-letter queue.
+    pub dead: u64,
+    /// Messages given up in place.
+    pub parked: u64,
+    /// Payload, headers and keys of what it holds.
+    pub bytes: u64,
+    /// When the first of the ready messages was published.
+    pub oldest_ready_time: Option<SystemTime>,
+    /// Consumers connected.
+    pub consumers: u64,
+    /// Messages accepted since it was created, as the totals below.
+    pub published_total: u64,
+    /// Leases granted.
+    pub delivered_total: u64,
+    /// Messages done.
+    pub acked_total: u64,
+    /// Failures that returned the message.
+    pub retried_total: u64,
+    /// Messages given up.
+    pub dead_lettered_total: u64,
+    /// Leases that ended by time or with a lost session.
+    pub expired_leases_total: u64,
+}
+
+impl From<v1::QueueStats> for QueueStats {
+    fn from(stats: v1::QueueStats) -> Self {
+        let count = |wire: i64| u64::try_from(wire).unwrap_or_default();
+        Self {
+            ready: count(stats.ready),
+            scheduled: count(stats.scheduled),
+            leased: count(stats.leased),
+            dead: count(stats.dead),
+            parked: count(stats.parked),
+            bytes: count(stats.bytes),
+            oldest_ready_time: stats.oldest_ready_time.and_then(time::system_time),
+            consumers: count(stats.consumers.into()),
+            published_total: count(stats.published_total),
+            delivered_total: count(stats.delivered_total),
+            acked_total: count(stats.acked_total),
+            retried_total: count(stats.retried_total),
+            dead_lettered_total: count(stats.dead_lettered_total),
+            expired_leases_total: count(stats.expired_leases_total),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_goes_to_the_wire_and_back_unchanged() {
+        let policy = QueuePolicy {
+            lease_duration: Some(Duration::from_millis(1500)),
+            max_attempts: Some(Limit::AtMost(3)),
+            max_crashes: Some(Limit::Unlimited),
+            retry: RetryPolicy { jitter: Some(0.0), ..RetryPolicy::default() },
+            dead_letter_queue: Some("graves".to_owned()),
+            discard_dead_letters: Some(false),
+            retention: Some(Duration::ZERO),
+            dedup_window: Some(Duration::from_secs(1)),
+            max_payload_bytes: Some(7),
+        };
+        assert_eq!(QueuePolicy::from_wire(policy.clone().into_wire()), policy);
+    }
+
+    #[test]
+    fn only_what_is_set_is_named_in_an_update() {
+        let policy = QueuePolicy {
+            max_attempts: Some(Limit::AtMost(3)),
+            retry: RetryPolicy { jitter: Some(0.5), ..RetryPolicy::default() },
+            ..QueuePolicy::default()
+        };
+        assert_eq!(policy.paths(), ["policy.max_attempts", "policy.retry.jitter"]);
+        assert!(QueuePolicy::default().paths().is_empty());
+    }
+}
