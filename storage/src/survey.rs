@@ -36,6 +36,13 @@ pub(crate) struct Surveyed {
     dropped: Vec<u64>,
 }
 
+impl Surveyed {
+    /// Whether its last frame is there and ends it.
+    pub(crate) fn is_sealed(&self) -> bool {
+        !matches!(self.faults.last(), Some(Fault::Gap { next: None, .. }))
+    }
+}
+
 /// A data folder as it is.
 #[derive(Debug)]
 pub(crate) struct Survey {

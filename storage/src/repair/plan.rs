@@ -146,6 +146,7 @@ fn extents(survey: &Survey, without_history: bool) -> BTreeMap<u64, Extent> {
         let surveyed = survey.segments.get(&seq);
         let own_end = surveyed.map_or(first, |surveyed| surveyed.next_lsn);
         let end = match (next, entry_end) {
+            _ if surveyed.is_some_and(Surveyed::is_sealed) => own_end,
             (Some(next), _) if adjacent => next,
             (_, Some(last)) => last.next(),
             // Nothing tells where it ended: with what was confirmed, or with what is there.

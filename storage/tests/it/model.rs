@@ -106,7 +106,7 @@ fn recover_where(disk: &SimDisk, options: &Options, dense: impl Fn(Lsn, Lsn) -> 
         } else {
             if live.remove(&Lsn(value)).is_none() {
                 // Only a repair may have given it up.
-                assert!(!dense(last, last), "LSN {value} is done but had not lived");
+                assert!(dense(last, last), "LSN {value} is done but had not lived");
                 return;
             }
             liveness.retire(&[Lsn(value)]);

@@ -228,13 +228,14 @@ fn one_damaged_checkpoint_is_a_warning_and_two_are_damage() {
         assert_eq!(recovery.report().warnings.len(), 1, "byte {at}");
         assert!(recovery.start_stepped(Arc::new(Told::default())).is_ok());
     }
-    for at in [0, length / 2, length - 1] {
+    for part in [0, 2, 1] {
         let disk = disk.killed();
         for path in &paths {
+            let at = disk.bytes(path).len().checked_div(part).map_or(0, |at| at - 1);
             disk.tamper(path, |bytes| bytes[at] ^= 0x10);
         }
         let Err(OpenError::Damaged(damage)) = recover(&disk, &tiny()) else {
-            panic!("both damaged at {at} and accepted");
+            panic!("both damaged and accepted");
         };
         assert!(damage.problem.contains("no checkpoint is usable"), "{damage}");
     }
