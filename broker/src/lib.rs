@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod engine;
+pub mod grpc;
 pub mod queue;
 
 // shell modules
@@ -12,6 +13,7 @@ pub mod auth;
 pub mod config;
 pub mod exit;
 pub mod metrics;
+pub mod supervisor;
 pub mod telemetry;
 pub mod tls;
 pub mod web;

@@ -27,6 +27,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Free disk space below which publishes are refused.
     pub disk_reserve: DiskReserve,
+    /// What to do about a data folder that is damaged.
+    pub when_damaged: WhenDamaged,
     /// Size of a log segment.
     pub segment_bytes: u32,
     /// Where gRPC listens; port 0 takes a free one.
@@ -82,6 +84,15 @@ impl DiskReserve {
     }
 }
 
+/// What a broker does that finds its confirmed data damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenDamaged {
+    /// Ends with exit code 74.
+    Exit,
+    /// Serves nothing, touches nothing, and waits to be stopped.
+    Wait,
+}
+
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -112,6 +123,7 @@ impl Settings {
         Self {
             data_dir: PathBuf::new(),
             disk_reserve: DiskReserve::Auto,
+            when_damaged: WhenDamaged::Exit,
             segment_bytes: 0,
             grpc_listen: nowhere,
             http_listen: None,

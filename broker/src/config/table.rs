@@ -112,6 +112,22 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "when-damaged",
+        section: STORAGE,
+        takes: "exit|wait",
+        default: Fallback::Text("exit"),
+        doc: "What to do about a data folder whose confirmed data is damaged. `exit` ends with code \
+              74; a supervisor must not start it again (systemd: RestartPreventExitStatus=74). \
+              `wait` stays, serves nothing and touches nothing until it is stopped: for containers, \
+              whose restart policies do not know exit codes. Either way `qbroker data verify` says \
+              what is damaged.",
+        advanced: true,
+        set: |settings, text| {
+            settings.when_damaged = value::when_damaged(text)?;
+            Ok(())
+        },
+    },
+    Setting {
         name: "segment-bytes",
         section: STORAGE,
         takes: "SIZE",

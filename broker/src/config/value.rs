@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{DiskReserve, LogFormat};
+use super::{DiskReserve, LogFormat, WhenDamaged};
 
 /// The suffixes of sizes, longest first so that `MiB` is not read as `B`.
 const UNITS: [(&str, u64); 9] = [
@@ -99,6 +99,15 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err("must be auto, text or json".to_owned()),
+    }
+}
+
+/// Reads what to do about damage.
+pub(super) fn when_damaged(text: &str) -> Result<WhenDamaged, String> {
+    match text.trim() {
+        "exit" => Ok(WhenDamaged::Exit),
+        "wait" => Ok(WhenDamaged::Wait),
+        _ => Err("must be exit or wait".to_owned()),
     }
 }
 

@@ -1,0 +1,216 @@
+//! `qbroker data`: checks and repairs a data folder while no broker uses it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use qbroker::config::ServeFlags;
+use qbroker::exit::Exit;
+use qbroker_storage::disk::{Disk, RealDisk};
+use qbroker_storage::{
+    Damage, OpenError, RepairError, RepairOptions, RepairReport, VerifyReport, repair, verify,
+};
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::failure::{Failure, say};
+use super::globals::Globals;
+use super::output::{Column, Item, column};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DataCommand {
+    /// Read everything and check every checksum. Changes nothing.
+    Verify(FolderArgs),
+    /// Make a damaged folder one that a broker accepts, giving up what cannot be saved.
+    ///
+    /// Files are copied to quarantine/ in the folder before they are changed. Keep a copy of the
+    /// whole folder all the same, and run it with --dry-run first.
+    Repair(RepairArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FolderArgs {
+    /// The data folder [default: as `serve` would take it].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RepairArgs {
+    #[command(flatten)]
+    folder: FolderArgs,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Accept that messages which were settled may come again.
+    #[arg(long)]
+    accept_redelivery: bool,
+}
+
+const VERIFIED: [Column; 8] = [
+    column("FOLDER", "folder"),
+    column("SEGMENTS", "segments"),
+    column("FRAMES", "frames"),
+    column("RECORDS", "records"),
+    column("CHECKPOINTS", "checkpoints"),
+    column("LAST LSN", "last_lsn"),
+    column("TORN", "torn"),
+    column("DAMAGES", "damages"),
+];
+
+const REPAIRED: [Column; 4] = [
+    column("FOLDER", "folder"),
+    column("ACTIONS", "actions"),
+    column("RECORDS LOST", "lost_records"),
+    column("APPLIED", "applied"),
+];
+
+impl DataCommand {
+    /// Runs one of them.
+    pub(super) fn run(self, globals: &Globals) -> Outcome {
+        match self {
+            Self::Verify(args) => check(&args, globals),
+            Self::Repair(args) => mend(&args, globals),
+        }
+    }
+}
+
+fn check(args: &FolderArgs, globals: &Globals) -> Outcome {
+    let (folder, disk) = args.open()?;
+    let report = verify(&disk)?;
+    for damage in &report.damages {
+        say(&damage.to_string());
+    }
+    globals.output().item(&VERIFIED, verified(&folder, &report))?;
+    Ok(if report.damages.is_empty() { Exit::Ok } else { Exit::Damaged })
+}
+
+fn mend(args: &RepairArgs, globals: &Globals) -> Outcome {
+    let (folder, disk) = args.folder.open()?;
+    let options = RepairOptions { dry_run: true, accept_redelivery: args.accept_redelivery };
+    let plan = repair(&disk, options)?;
+    for action in &plan.actions {
+        say(action);
+    }
+    if args.dry_run || plan.actions.is_empty() {
+        globals.output().item(&REPAIRED, repaired(&folder, &plan))?;
+        return Ok(Exit::Ok);
+    }
+    let lost = plan.lost_records();
+    globals.confirm(&format!("repair {} and give up {lost} records", folder.display()))?;
+    let report = repair(&disk, RepairOptions { dry_run: false, ..options })?;
+    globals.output().item(&REPAIRED, repaired(&folder, &report))?;
+    let left = report.after.as_ref().map_or(0, |after| after.damages.len());
+    if 0 < left {
+        return Err(Failure::new(Exit::Damaged, format!("{left} damages are left: run it again")));
+    }
+    Ok(Exit::Ok)
+}
+
+impl FolderArgs {
+    /// The folder and the disk below it. It must exist: a slip must not make a new one.
+    fn open(&self) -> Result<(PathBuf, Arc<dyn Disk>), Failure> {
+        let folder = match &self.data_dir {
+            Some(folder) => folder.clone(),
+            None => super::config::resolve(ServeFlags::default())?.settings.data_dir,
+        };
+        if !folder.is_dir() {
+            let message = format!("there is no folder {}", folder.display());
+            return Err(Failure::new(Exit::Data, message));
+        }
+        let cannot_open = |error: io::Error| {
+            Failure::new(Exit::Unavailable, format!("cannot open {}: {error}", folder.display()))
+        };
+        let disk = RealDisk::open(&folder).map_err(cannot_open)?;
+        Ok((folder, Arc::new(disk)))
+    }
+}
+
+fn verified(folder: &std::path::Path, report: &VerifyReport) -> Item {
+    object(json!({
+        "folder": folder.display().to_string(),
+        "segments": report.segments,
+        "frames": report.frames,
+        "records": report.records,
+        "checkpoints": report.checkpoints,
+        "last_lsn": report.last_lsn.0,
+        "torn": report.torn,
+        "damages": report.damages.iter().map(damage).collect::<Vec<_>>(),
+    }))
+}
+
+fn damage(damage: &Damage) -> Value {
+    json!({
+        "file": damage.file,
+        "offset": damage.offset,
+        "first_lsn": damage.first_lsn.map(|lsn| lsn.0),
+        "last_lsn": damage.last_lsn.map(|lsn| lsn.0),
+        "problem": damage.problem,
+        "evidence": damage.evidence,
+    })
+}
+
+fn repaired(folder: &std::path::Path, report: &RepairReport) -> Item {
+    object(json!({
+        "folder": folder.display().to_string(),
+        "actions": report.actions,
+        "lost_records": report.lost_records(),
+        "applied": report.applied,
+    }))
+}
+
+fn object(value: Value) -> Item {
+    let Value::Object(item) = value else { unreachable!("callers make objects") };
+    item
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::new(exit_of_open(&error), error.to_string())
+    }
+}
+
+/// How a command or a start ends that could not open the data folder.
+pub(super) fn exit_of_open(error: &OpenError) -> Exit {
+    match error {
+        OpenError::Damaged(_) => Exit::Damaged,
+        OpenError::NewerFormat { .. } | OpenError::NotADataFolder { .. } => Exit::Config,
+        OpenError::Locked { .. }
+        | OpenError::Full(_)
+        | OpenError::ReadOnly(_)
+        | OpenError::Disk(_) => Exit::Unavailable,
+    }
+}
+
+impl From<RepairError> for Failure {
+    fn from(error: RepairError) -> Self {
+        match error {
+            RepairError::Open(error) => error.into(),
+            RepairError::RedeliveryNotAccepted => Self::new(Exit::Data, error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_does_not_exist_is_not_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("slip");
+        let args = FolderArgs { data_dir: Some(folder.clone()) };
+        let failure = args.open().expect_err("there is none");
+        assert_eq!(failure.exit(), Exit::Data);
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn each_refusal_of_a_folder_has_its_exit_code() {
+        let newer = OpenError::NewerFormat { found: 9, supported: 1 };
+        assert_eq!(exit_of_open(&newer), Exit::Config);
+        let locked = OpenError::Locked { holder: "process 7".to_owned() };
+        assert_eq!(exit_of_open(&locked), Exit::Unavailable);
+    }
+}

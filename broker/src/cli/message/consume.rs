@@ -1,0 +1,175 @@
+//! `qbroker message consume`: prints messages as they come, or hands each one to a program.
+
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::time::Duration;
+
+use clap::Args;
+use qbroker::exit::Exit;
+use qbroker_client::{Client, Consumer, Delivery, Error};
+
+use super::line::leased_item;
+use super::work::Worker;
+use crate::cli::Outcome;
+use crate::cli::failure::{Failure, say};
+use crate::cli::globals::Globals;
+use crate::cli::output::{line, write_out};
+use crate::cli::signals::Stops;
+
+/// How long the broker is asked to wait at a time for a queue to be empty.
+const EMPTY_WAIT: Duration = Duration::from_secs(20);
+
+/// How long after the second signal at most: commands have 10 s to heed SIGTERM.
+const STOP_AT_LAST: Duration = Duration::from_secs(15);
+
+/// Messages printed and acked together: one write, one settlement.
+const PRINTED_AT_ONCE: usize = 256;
+
+#[derive(Debug, Args)]
+#[command(after_help = EXEC_HELP)]
+pub(in crate::cli) struct ConsumeArgs {
+    /// The queues; made on demand, unless the broker was told not to.
+    #[arg(required = true)]
+    queues: Vec<String>,
+    /// Run this shell command for each message instead of printing it.
+    #[arg(long, value_name = "COMMAND")]
+    exec: Option<String>,
+    /// Commands to run at once.
+    #[arg(long, value_name = "N", default_value = "1", requires = "exec")]
+    concurrency: NonZeroU32,
+    /// End after so many messages.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// End once the queues hold nothing ready, scheduled or leased.
+    #[arg(long)]
+    until_empty: bool,
+}
+
+const EXEC_HELP: &str = "\
+With --exec, the command gets the payload on stdin and in its environment QBROKER_MESSAGE_ID, _QUEUE,
+_SEQUENCE, _TYPE, _CORRELATION_ID, _CONTENT_TYPE, _PUBLISH_TIME, _ATTEMPT, _FAILURES, _CRASHES,
+_HEADERS (JSON) and _HEADER_<KEY>. Exit code 0 acks the message; any other nacks it, with the end of
+its stderr for an error, and it comes again by the queue's policy. A lease that is lost ends the
+command by SIGTERM.
+
+Without --exec, a message is acked once it is written to stdout.
+
+SIGINT or SIGTERM: takes no more, finishes what runs. A second one ends it at once; what ran comes
+again and counts no attempt.";
+
+/// What a queue being empty is waited for with; never ready where nobody asked.
+type Emptiness<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
+
+impl ConsumeArgs {
+    /// Consumes until it is told to stop.
+    pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+        let stops = Stops::listen()?;
+        let now = stops.now.clone();
+        let at_last = async {
+            now.cancelled().await;
+            tokio::time::sleep(STOP_AT_LAST).await;
+        };
+        tokio::select! {
+            outcome = self.consume(globals, stops) => outcome,
+            // The broker does not answer any more; it will find the session lost.
+            () = at_last => Ok(Exit::Terminated),
+        }
+    }
+
+    async fn consume(&self, globals: &Globals, stops: Stops) -> Outcome {
+        let client = globals.connect().await?;
+        let mut consumer = client.consumer(&self.queues);
+        if let Some(window) = self.window() {
+            consumer = consumer.window(window);
+        }
+        let consumer = consumer.open().await?;
+        let empty = self.emptiness(&client);
+        let consumed = match &self.exec {
+            Some(command) => {
+                let worker =
+                    Worker::new(command, self.concurrency.get(), self.count, stops.clone());
+                let tally = worker.run(&consumer, empty).await;
+                if !globals.quiet {
+                    say(&tally.as_ref().map_or_else(Failure::to_string, ToString::to_string));
+                }
+                tally.map(|_| ())
+            }
+            None => self.print(&consumer, empty, &stops).await,
+        };
+        // Also where it failed: what was not handed out should not wait for the session's end.
+        let closed = consumer.close().await;
+        consumed?;
+        closed?;
+        Ok(stops.exit())
+    }
+
+    /// No more than is worked on, or wanted, may wait here: it could be worked on elsewhere.
+    fn window(&self) -> Option<u32> {
+        let wanted = self.count.map(|count| u32::try_from(count).unwrap_or(u32::MAX).max(1));
+        let workers = self.exec.is_some().then_some(self.concurrency.get());
+        match (wanted, workers) {
+            (Some(wanted), Some(workers)) => Some(wanted.min(workers)),
+            (wanted, workers) => wanted.or(workers),
+        }
+    }
+
+    fn emptiness<'a>(&'a self, client: &'a Client) -> Emptiness<'a> {
+        if !self.until_empty {
+            return Box::pin(std::future::pending());
+        }
+        Box::pin(async {
+            // One after the other, until one pass finds all of them empty.
+            loop {
+                let mut waited = false;
+                for queue in &self.queues {
+                    while !client.wait_queue_empty(queue, EMPTY_WAIT).await?.0 {
+                        waited = true;
+                    }
+                }
+                if !waited {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    async fn print(
+        &self,
+        consumer: &Consumer,
+        mut empty: Emptiness<'_>,
+        stops: &Stops,
+    ) -> Result<(), Failure> {
+        let mut left = self.count.unwrap_or(u64::MAX);
+        while 0 < left {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(PRINTED_AT_ONCE);
+            let batch = tokio::select! {
+                biased;
+                () = stops.finish.cancelled() => break,
+                batch = consumer.next_batch(most) => batch?,
+                emptied = &mut empty => return Ok(emptied?),
+            };
+            if batch.is_empty() {
+                break;
+            }
+            left -= batch.len() as u64;
+            print_and_ack(consumer, batch).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A message is done once it is written, and not before.
+async fn print_and_ack(consumer: &Consumer, batch: Vec<Delivery>) -> Result<(), Failure> {
+    let text: String = batch.iter().map(|delivery| line(&leased_item(delivery))).collect();
+    if let Err(error) = write_out(&text) {
+        consumer.settle_all(batch, &qbroker_client::Outcome::Release { delay: None }).await;
+        return Err(error.into());
+    }
+    for (_, error) in consumer.ack_all(batch).await {
+        let Error::LeaseLost(_) = &error else { return Err(error.into()) };
+        // Printed, but not ours any more: it will come again, here or elsewhere.
+        say(&error.to_string());
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! `qbroker message`: messages in and out of queues.
+
+use clap::Subcommand;
+
+use super::Outcome;
+use super::globals::Globals;
+
+mod bulk;
+mod consume;
+mod exec;
+mod line;
+mod peek;
+mod publish;
+mod pull;
+mod work;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MessageCommand {
+    /// Publish one message, or a file of them.
+    Publish(publish::PublishArgs),
+    /// Take some messages off a queue and print them as JSON lines.
+    Pull(pull::PullArgs),
+    /// Look at messages without taking them.
+    Peek(peek::PeekArgs),
+    /// Take messages as they come: print them, or run a command for each.
+    Consume(consume::ConsumeArgs),
+}
+
+impl MessageCommand {
+    /// Runs one of them.
+    pub(super) fn run(self, globals: &Globals) -> Outcome {
+        globals.block_on(async {
+            match &self {
+                Self::Publish(args) => args.run(globals).await,
+                Self::Pull(args) => args.run(globals).await,
+                Self::Peek(args) => args.run(globals).await,
+                Self::Consume(args) => args.run(globals).await,
+            }
+        })
+    }
+}

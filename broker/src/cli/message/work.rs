@@ -1,0 +1,195 @@
+//! A worker made of a shell command: so many at once, each message settled by what becomes of it.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use qbroker::exit::Exit;
+use qbroker_client::{Consumer, Delivery, Error, Failure as Why, Settling};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::exec::{Job, Verdict, execute};
+use super::line::variables;
+use crate::cli::failure::Failure;
+use crate::cli::signals::Stops;
+
+/// Hands messages to a command.
+pub(super) struct Worker {
+    command: Arc<str>,
+    concurrency: u32,
+    /// Messages to take in all.
+    wanted: u64,
+    stops: Stops,
+    tally: Tally,
+    taken: u64,
+    running: u32,
+    tasks: JoinSet<Ended>,
+}
+
+/// What became of the messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    done: u64,
+    failed: u64,
+    released: u64,
+    lost: u64,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { done, failed, released, lost } = self;
+        write!(f, "{done} done, {failed} failed, {released} released, {lost} lost")
+    }
+}
+
+/// A task that came to its end.
+enum Ended {
+    /// A command, with its message, and what became of it.
+    Worked(Box<Delivery>, io::Result<Verdict>),
+    /// A settlement, and whether the broker has taken it.
+    Settled(Result<(), Error>),
+}
+
+impl Worker {
+    /// A worker that runs at most `concurrency` commands at once, on `count` messages in all.
+    pub(super) fn new(command: &str, concurrency: u32, count: Option<u64>, stops: Stops) -> Self {
+        Self {
+            command: command.into(),
+            concurrency,
+            wanted: count.unwrap_or(u64::MAX),
+            stops,
+            tally: Tally::default(),
+            taken: 0,
+            running: 0,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Works until it is told to stop, has had enough, or `empty` says that there is no more; then
+    /// finishes what runs.
+    ///
+    /// # Errors
+    /// Where the consumer ends, or the command cannot be started.
+    pub(super) async fn run(
+        mut self,
+        consumer: &Consumer,
+        empty: Pin<Box<dyn Future<Output = Result<(), Error>> + '_>>,
+    ) -> Result<Tally, Failure> {
+        let taken = self.take(consumer, empty).await;
+        // What was delivered and not begun goes back now, not when the last command ends.
+        let drained = consumer.drain().await;
+        while let Some(ended) = self.tasks.join_next().await {
+            self.end(consumer, ended)?;
+        }
+        taken?;
+        drained?;
+        Ok(self.tally)
+    }
+
+    async fn take(
+        &mut self,
+        consumer: &Consumer,
+        mut empty: Pin<Box<dyn Future<Output = Result<(), Error>> + '_>>,
+    ) -> Result<(), Failure> {
+        while self.taken < self.wanted {
+            let room = self.running < self.concurrency;
+            tokio::select! {
+                biased;
+                () = self.stops.finish.cancelled() => return Ok(()),
+                Some(ended) = self.tasks.join_next() => self.end(consumer, ended)?,
+                next = consumer.next(), if room => match next? {
+                    Some(delivery) => self.begin(delivery),
+                    None => return Ok(()),
+                },
+                emptied = &mut empty => return Ok(emptied?),
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, delivery: Delivery) {
+        self.taken += 1;
+        self.running += 1;
+        let stop = self.stops.now.child_token();
+        self.tasks.spawn(work(Arc::clone(&self.command), delivery, stop));
+    }
+
+    fn end(&mut self, consumer: &Consumer, ended: Result<Ended, JoinError>) -> Result<(), Failure> {
+        match ended.expect("tasks are never cancelled, and a panic is a bug") {
+            Ended::Worked(delivery, verdict) => {
+                self.running -= 1;
+                self.narrow(consumer);
+                let settling = self.settle(*delivery, verdict)?;
+                self.tasks.spawn(async { Ended::Settled(settling.await) });
+                Ok(())
+            }
+            Ended::Settled(Ok(())) => Ok(()),
+            Ended::Settled(Err(Error::LeaseLost(reason))) => {
+                // Its outcome does not count: somebody else has the message, or will.
+                warn!(reason, "a message was lost before it was settled");
+                Ok(())
+            }
+            Ended::Settled(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Towards the end of a counted run, asks for no more than will be taken. To be called before a
+    /// settlement makes room.
+    fn narrow(&self, consumer: &Consumer) {
+        let rest = (self.wanted - self.taken).saturating_add(u64::from(self.running));
+        if rest < u64::from(self.concurrency) {
+            consumer.set_window(u32::try_from(rest).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn settle(
+        &mut self,
+        delivery: Delivery,
+        verdict: io::Result<Verdict>,
+    ) -> Result<Settling, Failure> {
+        if delivery.is_lost() {
+            self.tally.lost += 1;
+            return Ok(delivery.release());
+        }
+        Ok(match verdict {
+            Ok(Verdict::Done) => {
+                self.tally.done += 1;
+                delivery.ack()
+            }
+            Ok(Verdict::Failed { kind, message, details }) => {
+                self.tally.failed += 1;
+                delivery.nack(Why::new(kind, message).details(details))
+            }
+            Ok(Verdict::Stopped) => {
+                self.tally.released += 1;
+                delivery.release()
+            }
+            Err(error) => {
+                self.tally.released += 1;
+                drop(delivery.release());
+                let message = format!("cannot run the command: {error}");
+                return Err(Failure::new(Exit::Unavailable, message));
+            }
+        })
+    }
+}
+
+/// Runs the command on one message; its end, or the lease's, whichever comes first.
+async fn work(command: Arc<str>, delivery: Delivery, stop: CancellationToken) -> Ended {
+    let job = Job { payload: delivery.message.payload.clone(), variables: variables(&delivery) };
+    let running = execute(&command, job, &stop);
+    tokio::pin!(running);
+    let verdict = tokio::select! {
+        verdict = &mut running => verdict,
+        reason = delivery.lost() => {
+            warn!(message_id = delivery.message.message_id, ?reason, "lost a message: its command is stopped");
+            stop.cancel();
+            running.await
+        }
+    };
+    Ended::Worked(Box::new(delivery), verdict)
+}

@@ -1,0 +1,152 @@
+//! The command line: noun, verb, and the same manners everywhere.
+//!
+//! Data goes to stdout, everything else to stderr; a command that deletes asks on a terminal and
+//! fails without `--yes` elsewhere; how it ended is its exit code.
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use qbroker::exit::Exit;
+
+use self::failure::Failure;
+use self::globals::Globals;
+
+mod completions;
+mod config;
+mod data;
+mod dev;
+mod failure;
+mod globals;
+mod health;
+mod message;
+mod output;
+mod prompt;
+mod queue;
+mod serve;
+mod signals;
+mod token;
+mod version;
+
+/// What a command returns: how it ended, or why it could not.
+type Outcome = Result<Exit, Failure>;
+
+/// A durable message broker in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "qbroker", version, after_help = Exit::table(), max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker.
+    Serve(Box<serve::ServeArgs>),
+    /// Run a broker to try things out: temporary data, loopback, no tokens.
+    Dev(Box<dev::DevArgs>),
+    /// Create, list, show, update, delete and purge queues.
+    #[command(subcommand, visible_alias = "queues")]
+    Queue(queue::QueueCommand),
+    /// Publish, pull, peek at and consume messages.
+    #[command(subcommand, visible_alias = "messages")]
+    Message(Box<message::MessageCommand>),
+    /// Ask whether a broker is there and ready.
+    Health(health::HealthArgs),
+    /// Check or repair a data folder, while no broker uses it.
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Show and check the settings of `serve`.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Make tokens and the hashes that a broker stores of them.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Print the version.
+    Version,
+    /// Print a script that completes this command line in a shell.
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs the command that the process was started with.
+pub(crate) fn main() -> Exit {
+    match Cli::try_parse_from(std::env::args_os()) {
+        Ok(cli) => run(cli),
+        Err(error) => usage(&error),
+    }
+}
+
+fn run(cli: Cli) -> Exit {
+    let globals = cli.globals;
+    let outcome = match cli.command {
+        Command::Serve(args) => args.run(),
+        Command::Dev(args) => args.run(),
+        Command::Queue(command) => command.run(&globals),
+        Command::Message(command) => command.run(&globals),
+        Command::Health(args) => args.run(&globals),
+        Command::Data(command) => command.run(&globals),
+        Command::Config(command) => command.run(&globals),
+        Command::Token(command) => command.run(&globals),
+        Command::Version => version::run(&globals),
+        Command::Completions(args) => args.run(Cli::command()),
+    };
+    outcome.unwrap_or_else(|failure| failure.report())
+}
+
+/// Prints help or what is wrong with the line, and says how that ends.
+fn usage(error: &clap::Error) -> Exit {
+    // A reader that has gone away does not change what the line was.
+    error.print().ok();
+    if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+}
+
+/// A line as a test would type it, without the name of the program.
+#[cfg(test)]
+fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+    let words = std::iter::once("qbroker").chain(line.iter().copied());
+    Cli::try_parse_from(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_no_error_and_everything_else_is_usage() {
+        let exit = |line: &[&str]| match parse(line) {
+            Ok(_) => None,
+            Err(error) => Some(if error.use_stderr() { Exit::Usage } else { Exit::Ok }),
+        };
+        assert_eq!(exit(&["--help"]), Some(Exit::Ok));
+        assert_eq!(exit(&["queue", "create", "--help"]), Some(Exit::Ok));
+        assert_eq!(exit(&["--version"]), Some(Exit::Ok));
+        assert_eq!(exit(&[]), Some(Exit::Usage));
+        assert_eq!(exit(&["queue"]), Some(Exit::Usage));
+        assert_eq!(exit(&["quue", "list"]), Some(Exit::Usage));
+        assert_eq!(exit(&["queue", "list", "--colour"]), Some(Exit::Usage));
+        assert_eq!(exit(&["queue", "list", "--timeout", "soon"]), Some(Exit::Usage));
+        assert_eq!(exit(&["version"]), None);
+    }
+
+    #[test]
+    fn global_flags_stand_before_the_noun_or_behind_the_verb() {
+        for line in [
+            ["--url", "http://b:1", "queue", "list"],
+            ["queue", "--url", "http://b:1", "list"],
+            ["queue", "list", "--url", "http://b:1"],
+        ] {
+            assert_eq!(parse(&line).unwrap().globals.url, "http://b:1");
+        }
+    }
+
+    #[test]
+    fn help_names_every_exit_code() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains(" 74  damaged data: do not restart"), "{help}");
+        assert!(help.contains(" 64  wrong usage"), "{help}");
+    }
+}

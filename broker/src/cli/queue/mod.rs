@@ -1,0 +1,245 @@
+//! `qbroker queue`: queues, their policies and their figures.
+
+use clap::{Args, Subcommand, ValueEnum};
+use qbroker::exit::Exit;
+use qbroker_client::{Client, MessageState, Queue, QueueQuery, QueueSpec, QueueUpdate, Reason};
+
+use self::policy::PolicyArgs;
+use self::view::{DETAILS, LIST, item};
+use super::Outcome;
+use super::failure::{Failure, say};
+use super::globals::Globals;
+
+mod policy;
+mod view;
+
+/// Queues asked for at a time; the most the broker gives.
+const PAGE_SIZE: u32 = 1000;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueCommand {
+    /// Create a queue.
+    Create(Box<CreateArgs>),
+    /// List queues with what they hold.
+    List(ListArgs),
+    /// Show one queue: its policy and its figures.
+    Show(NameArgs),
+    /// Change a queue: what is named here, and nothing else.
+    Update(Box<UpdateArgs>),
+    /// Delete queues.
+    Delete(DeleteArgs),
+    /// Delete the messages of a queue.
+    Purge(PurgeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NameArgs {
+    /// The queue.
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    /// The queue: letters, digits, "_", "." and "-".
+    name: String,
+    /// It is fine where the same queue exists.
+    #[arg(long)]
+    if_missing: bool,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Only queues with this in their name.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    contains: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpdateArgs {
+    /// The queue.
+    name: String,
+    /// Create the queue where it is missing.
+    #[arg(long)]
+    create: bool,
+    /// Return a setting to its default: max-attempts, retention, ...; may be repeated.
+    #[arg(long, value_name = "SETTING", value_parser = policy::path)]
+    reset: Vec<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    /// The queues.
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Also where they hold messages.
+    #[arg(long)]
+    force: bool,
+    /// It is fine where they do not exist.
+    #[arg(long)]
+    if_exists: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PurgeArgs {
+    /// The queue.
+    name: String,
+    /// Only messages in this state; may be repeated. All but leased ones where none is named.
+    #[arg(long, value_name = "STATE")]
+    state: Vec<State>,
+}
+
+/// Where a message is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum State {
+    /// Waiting for a consumer.
+    Ready,
+    /// Waiting for its time.
+    Scheduled,
+    /// With a consumer, which then loses it.
+    Leased,
+    /// Given up in place.
+    Parked,
+}
+
+impl From<State> for MessageState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Ready => Self::Ready,
+            State::Scheduled => Self::Scheduled,
+            State::Leased => Self::Leased,
+            State::Parked => Self::Parked,
+        }
+    }
+}
+
+impl QueueCommand {
+    /// Runs one of them.
+    pub(super) fn run(self, globals: &Globals) -> Outcome {
+        globals.block_on(async {
+            let client = globals.connect().await?;
+            match self {
+                Self::Create(args) => create(*args, &client, globals).await,
+                Self::List(args) => list(args, &client, globals).await,
+                Self::Show(args) => show(&client.get_queue(&args.name).await?, globals),
+                Self::Update(args) => update(*args, &client, globals).await,
+                Self::Delete(args) => delete(&args, &client, globals).await,
+                Self::Purge(args) => purge(&args, &client, globals).await,
+            }
+        })
+    }
+}
+
+fn show(queue: &Queue, globals: &Globals) -> Outcome {
+    globals.output().item(&DETAILS, item(queue))?;
+    Ok(Exit::Ok)
+}
+
+async fn create(args: CreateArgs, client: &Client, globals: &Globals) -> Outcome {
+    let mut spec = QueueSpec::new(args.name).policy(args.policy.policy());
+    spec.description = args.policy.description.unwrap_or_default();
+    spec.labels = args.policy.labels.into_iter().collect();
+    let queue = match args.if_missing {
+        true => client.ensure_queue(spec).await?,
+        false => client.create_queue(spec).await?,
+    };
+    show(&queue, globals)
+}
+
+async fn list(args: ListArgs, client: &Client, globals: &Globals) -> Outcome {
+    let mut query =
+        QueueQuery { name_contains: args.contains, page_size: PAGE_SIZE, ..QueueQuery::default() };
+    let mut items = Vec::new();
+    loop {
+        let page = client.list_queues(query.clone()).await?;
+        items.extend(page.items.iter().map(item));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        query.page_token = page.next_page_token;
+    }
+    globals.output().list(&LIST, items)?;
+    Ok(Exit::Ok)
+}
+
+async fn update(args: UpdateArgs, client: &Client, globals: &Globals) -> Outcome {
+    let policy = args.policy.policy();
+    let unchanged = args.policy.is_empty() && args.reset.is_empty() && !args.create;
+    if unchanged {
+        return Err(Failure::new(Exit::Usage, "nothing to change: name a setting or --reset one"));
+    }
+    let mut update = QueueUpdate::new(args.name).policy(policy);
+    if let Some(description) = args.policy.description {
+        update = update.description(description);
+    }
+    if !args.policy.labels.is_empty() {
+        update = update.labels(args.policy.labels.into_iter().collect());
+    }
+    if args.create {
+        update = update.create_missing();
+    }
+    let update = args.reset.into_iter().fold(update, QueueUpdate::reset);
+    show(&client.update_queue(update).await?, globals)
+}
+
+async fn delete(args: &DeleteArgs, client: &Client, globals: &Globals) -> Outcome {
+    let what = match args.names.as_slice() {
+        [name] => format!("delete the queue {name}{}", holdings(client, name).await?),
+        names => format!("delete {} queues", names.len()),
+    };
+    globals.confirm(&what)?;
+    let (mut deleted, mut refused) = (0, None);
+    for name in &args.names {
+        match client.delete_queue(name, args.force).await {
+            Ok(()) => deleted += 1,
+            Err(error) if args.if_exists && error.reason() == Some(&Reason::QueueNotFound) => {}
+            Err(error) => {
+                let failure = Failure::from(error);
+                // The last one is told when the command fails with it.
+                if let Some(before) = refused.replace(failure) {
+                    say(&before.to_string());
+                }
+            }
+        }
+    }
+    match refused {
+        None => Ok(Exit::Ok),
+        Some(failure) if deleted == 0 => Err(failure),
+        Some(failure) => Err(Failure::new(Exit::Partial, failure.to_string())),
+    }
+}
+
+/// What a person should know before it is gone; nothing where the queue does not exist.
+async fn holdings(client: &Client, name: &str) -> Result<String, Failure> {
+    match client.get_queue(name).await {
+        Ok(Queue { stats, .. }) => {
+            let held = stats.ready + stats.scheduled + stats.leased + stats.parked;
+            Ok(format!(" with {held} messages"))
+        }
+        Err(error) if error.reason() == Some(&Reason::QueueNotFound) => Ok(String::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn purge(args: &PurgeArgs, client: &Client, globals: &Globals) -> Outcome {
+    let stats = client.get_queue(&args.name).await?.stats;
+    let states = match args.state.as_slice() {
+        [] => &[State::Ready, State::Scheduled, State::Parked][..],
+        named => named,
+    };
+    let held = |state: &State| match state {
+        State::Ready => stats.ready,
+        State::Scheduled => stats.scheduled,
+        State::Leased => stats.leased,
+        State::Parked => stats.parked,
+    };
+    let count: u64 = states.iter().map(held).sum();
+    globals.confirm(&format!("delete {count} messages of the queue {}", args.name))?;
+    let states: Vec<MessageState> = states.iter().copied().map(MessageState::from).collect();
+    let purged = client.purge_queue(&args.name, &states).await?;
+    view::print_purged(globals, purged)?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,172 @@
+//! A queue's policy as flags.
+
+use std::time::Duration;
+
+use clap::Args;
+use qbroker_client::{Limit, QueuePolicy, RetryPolicy};
+
+/// What may be said about a queue when it is created or updated.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+#[command(next_help_heading = "Policy")]
+pub(super) struct PolicyArgs {
+    /// How long a lease lasts unless it is renewed [default: 30s].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    lease_duration: Option<Duration>,
+    /// Failures until a message is dead-lettered, or "unlimited" [default: 20].
+    #[arg(long, value_name = "N", value_parser = limit)]
+    max_attempts: Option<Limit>,
+    /// Crashes (lost leases) until a message is dead-lettered, or "unlimited" [default: 5].
+    #[arg(long, value_name = "N", value_parser = limit)]
+    max_crashes: Option<Limit>,
+    /// How long a message waits after its first failure [default: 5s].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    retry_initial: Option<Duration>,
+    /// How long it waits at most [default: 1h].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    retry_max: Option<Duration>,
+    /// What the wait grows by with each failure [default: 2].
+    #[arg(long, value_name = "FACTOR")]
+    retry_multiplier: Option<f64>,
+    /// The random part of the wait, 0 to 1 [default: 0.25].
+    #[arg(long, value_name = "PART")]
+    retry_jitter: Option<f64>,
+    /// Where dead letters go [default: the queue's name and .dead].
+    #[arg(long, value_name = "QUEUE")]
+    dead_letter_queue: Option<String>,
+    /// Delete what would be dead-lettered [default: false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    discard_dead_letters: Option<bool>,
+    /// Delete messages that are older; 0s: never [default: never; 7days for dead letters].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    retention: Option<Duration>,
+    /// How long a message id is remembered; 0s: not at all [default: 5min].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    dedup_window: Option<Duration>,
+    /// The largest payload, in bytes [default: the broker's].
+    #[arg(long, value_name = "BYTES")]
+    max_payload_bytes: Option<u32>,
+    /// What the queue is for.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) description: Option<String>,
+    /// A label; may be repeated. On update: replaces all labels.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) labels: Vec<(String, String)>,
+}
+
+/// The settings by flag, and where they are in the protocol's queue.
+const PATHS: [(&str, &str); 14] = [
+    ("lease-duration", "policy.lease_duration"),
+    ("max-attempts", "policy.max_attempts"),
+    ("max-crashes", "policy.max_crashes"),
+    ("retry-initial", "policy.retry.initial_backoff"),
+    ("retry-max", "policy.retry.max_backoff"),
+    ("retry-multiplier", "policy.retry.multiplier"),
+    ("retry-jitter", "policy.retry.jitter"),
+    ("dead-letter-queue", "policy.dead_letter_queue"),
+    ("discard-dead-letters", "policy.discard_dead_letters"),
+    ("retention", "policy.retention"),
+    ("dedup-window", "policy.dedup_window"),
+    ("max-payload-bytes", "policy.max_payload_bytes"),
+    ("description", "description"),
+    ("label", "labels"),
+];
+
+impl PolicyArgs {
+    /// Whether nothing was said.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The policy these flags ask for.
+    pub(super) fn policy(&self) -> QueuePolicy {
+        QueuePolicy {
+            lease_duration: self.lease_duration,
+            max_attempts: self.max_attempts,
+            max_crashes: self.max_crashes,
+            retry: RetryPolicy {
+                initial_backoff: self.retry_initial,
+                max_backoff: self.retry_max,
+                multiplier: self.retry_multiplier,
+                jitter: self.retry_jitter,
+            },
+            dead_letter_queue: self.dead_letter_queue.clone(),
+            discard_dead_letters: self.discard_dead_letters,
+            retention: self.retention,
+            dedup_window: self.dedup_window,
+            max_payload_bytes: self.max_payload_bytes,
+        }
+    }
+}
+
+/// Where the setting that `flag` names is in the protocol's queue.
+pub(super) fn path(flag: &str) -> Result<String, String> {
+    let known = PATHS.iter().find(|(name, _)| *name == flag);
+    known.map(|(_, path)| (*path).to_owned()).ok_or_else(|| {
+        let names: Vec<&str> = PATHS.iter().map(|(name, _)| *name).collect();
+        format!("must be one of {}", names.join(", "))
+    })
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    match (text, text.parse::<u32>()) {
+        ("unlimited", _) => Ok(Limit::Unlimited),
+        (_, Ok(limit @ 1..)) => Ok(Limit::AtMost(limit)),
+        (_, Ok(0) | Err(_)) => Err("must be a number from 1, or unlimited".to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, Parser};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: PolicyArgs,
+    }
+
+    fn parse(line: &[&str]) -> Result<PolicyArgs, clap::Error> {
+        let words = std::iter::once("create").chain(line.iter().copied());
+        Line::try_parse_from(words).map(|line| line.args)
+    }
+
+    #[test]
+    fn flags_make_a_policy_and_say_nothing_of_the_rest() {
+        let line = ["--max-attempts", "unlimited", "--retry-initial", "2s", "--retention", "0s"];
+        let expected = QueuePolicy {
+            max_attempts: Some(Limit::Unlimited),
+            retry: RetryPolicy {
+                initial_backoff: Some(Duration::from_secs(2)),
+                ..RetryPolicy::default()
+            },
+            retention: Some(Duration::ZERO),
+            ..QueuePolicy::default()
+        };
+        assert_eq!(parse(&line).unwrap().policy(), expected);
+        assert!(parse(&[]).unwrap().is_empty());
+        assert!(!parse(&["--label", "a=b"]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_flag_can_be_reset() {
+        let flags = Line::command();
+        for flag in flags.get_arguments().filter_map(|argument| argument.get_long()) {
+            assert!(flag == "help" || path(flag).is_ok(), "{flag}");
+        }
+        assert!(path("colour").is_err());
+    }
+
+    #[test]
+    fn limits_begin_at_one() {
+        assert!(parse(&["--max-attempts", "0"]).is_err());
+        assert!(parse(&["--max-crashes", "-1"]).is_err());
+        assert!(parse(&["--max-crashes", "many"]).is_err());
+    }
+}

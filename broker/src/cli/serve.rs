@@ -1,0 +1,71 @@
+//! `qbroker serve`: the broker itself, from its settings to its exit code.
+
+use clap::Args;
+use qbroker::config::{ServeFlags, Settings, WhenDamaged};
+use qbroker::exit::Exit;
+use qbroker::server;
+use tracing::{error, warn};
+
+use super::Outcome;
+use super::failure::Failure;
+use super::signals::Stops;
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    flags: ServeFlags,
+}
+
+impl ServeArgs {
+    /// Serves until it is told to stop.
+    pub(super) fn run(self) -> Outcome {
+        let resolved = self.flags.resolve()?;
+        serve(resolved.settings, &resolved.unknown_variables)
+    }
+}
+
+/// Serves with these settings, in a process that does nothing else.
+///
+/// # Errors
+/// Only before the log is set up; what happens later is told there.
+pub(super) fn serve(settings: Settings, unknown_variables: &[String]) -> Outcome {
+    let set_up = qbroker::telemetry::init(&settings.log_level, settings.log_format);
+    set_up.map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    for variable in unknown_variables {
+        warn!(variable, "this environment variable is no setting and has no effect");
+    }
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot start: {error}")))?;
+    let exit = runtime.block_on(run(settings))?;
+    // Streams that did not end in time must not hold up the end of the process.
+    runtime.shutdown_background();
+    Ok(exit)
+}
+
+async fn run(settings: Settings) -> Outcome {
+    let stops = Stops::listen()
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("no signals: {error}")))?;
+    let when_damaged = settings.when_damaged;
+    let finish = stops.finish.clone().cancelled_owned();
+    tokio::select! {
+        served = server::run(settings, finish) => match served {
+            Ok(()) => Ok(Exit::Ok),
+            Err(failed) => Ok(end(&failed, when_damaged, &stops).await),
+        },
+        () = stops.now.cancelled() => {
+            warn!("stopped at once: the next start finds everything that was confirmed");
+            Ok(stops.exit())
+        }
+    }
+}
+
+/// Tells why the broker ended, where its other words are, and how the process ends.
+async fn end(failed: &server::ServeError, when_damaged: WhenDamaged, stops: &Stops) -> Exit {
+    let exit = failed.exit();
+    error!(exit_code = exit.code(), "{failed}");
+    if exit == Exit::Damaged && when_damaged == WhenDamaged::Wait {
+        warn!("when-damaged=wait: serving nothing until stopped, so that nobody starts this again");
+        stops.finish.cancelled().await;
+    }
+    exit
+}

@@ -1,0 +1,48 @@
+//! SIGINT and SIGTERM: the first asks to finish, the second to stop at once.
+
+use std::io;
+
+use qbroker::exit::Exit;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// What the process was asked from outside.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stops {
+    /// Take nothing new, finish what runs.
+    pub(super) finish: CancellationToken,
+    /// Stop at once.
+    pub(super) now: CancellationToken,
+}
+
+impl Stops {
+    /// Listens from here on; the process no longer ends by these signals themselves.
+    ///
+    /// # Errors
+    /// Where the system does not let it listen.
+    pub(super) fn listen() -> io::Result<Self> {
+        let stops = Self::default();
+        let interrupts = signal(SignalKind::interrupt())?;
+        let terminations = signal(SignalKind::terminate())?;
+        tokio::spawn(stops.clone().pass_on(interrupts, terminations));
+        Ok(stops)
+    }
+
+    async fn pass_on(self, mut interrupts: Signal, mut terminations: Signal) {
+        loop {
+            tokio::select! {
+                _ = interrupts.recv() => {}
+                _ = terminations.recv() => {}
+            }
+            if self.finish.is_cancelled() {
+                self.now.cancel();
+            }
+            self.finish.cancel();
+        }
+    }
+
+    /// How a process ends that was stopped at once.
+    pub(super) fn exit(&self) -> Exit {
+        if self.now.is_cancelled() { Exit::Terminated } else { Exit::Ok }
+    }
+}
