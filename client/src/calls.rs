@@ -84,8 +84,8 @@ impl Client {
             session_id: self.session_id().to_owned(),
             ..v1::PullRequest::default()
         };
-        let call = async |channel| consumer(channel).pull(request.clone()).await;
-        let response = self.call(false, wait, call).await?;
+        let call = |channel, request| async move { consumer(channel).pull(request).await };
+        let response = self.call(false, wait, request, call).await?;
         let deliveries = response.batch.unwrap_or_default().deliveries;
         Ok(deliveries.into_iter().map(Leased::from).collect())
     }
@@ -109,8 +109,8 @@ impl Client {
             settlements: settlements.collect(),
             ..v1::SettleRequest::default()
         };
-        let call = async |channel| consumer(channel).settle(request.clone()).await;
-        let response = self.call(true, Duration::ZERO, call).await?;
+        let call = |channel, request| async move { consumer(channel).settle(request).await };
+        let response = self.call(true, Duration::ZERO, request, call).await?;
         Ok(results(&tokens, response.failures))
     }
 
@@ -130,8 +130,8 @@ impl Client {
             lease_duration: duration.map(time::duration),
             ..v1::ExtendLeasesRequest::default()
         };
-        let call = async |channel| consumer(channel).extend_leases(request.clone()).await;
-        let response = self.call(true, Duration::ZERO, call).await?;
+        let call = |channel, request| async move { consumer(channel).extend_leases(request).await };
+        let response = self.call(true, Duration::ZERO, request, call).await?;
         Ok(results(&tokens, response.failures))
     }
 
@@ -154,8 +154,8 @@ impl Client {
             messages: messages.collect(),
             allow_partial,
         };
-        let call = async |channel| publisher(channel).publish(request.clone()).await;
-        let response = self.call(true, Duration::ZERO, call).await?;
+        let call = |channel, request| async move { publisher(channel).publish(request).await };
+        let response = self.call(true, Duration::ZERO, request, call).await?;
         if response.results.len() != count {
             let got = response.results.len();
             return Err(Error::Protocol(format!("{got} results for {count} messages")));

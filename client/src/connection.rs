@@ -108,18 +108,22 @@ impl Client {
     ///
     /// `repeatable` says that doing it twice is the same as once; otherwise it is tried again only
     /// after an answer that says that nothing was done.
-    pub(crate) async fn call<T>(
+    pub(crate) async fn call<Q: Clone, T, F>(
         &self,
         repeatable: bool,
         wait: Duration,
-        mut call: impl AsyncFnMut(Channel) -> Result<tonic::Response<T>, Status>,
-    ) -> Result<T, Error> {
+        request: Q,
+        call: impl Fn(Channel, Q) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
         let timeout = self.shared.request_timeout + wait;
         let mut last = None;
         let tries = async {
             let mut backoff = self.backoff();
             loop {
-                let error = match call(self.channel()).await {
+                let error = match call(self.channel(), request.clone()).await {
                     Ok(response) => return Ok(response.into_inner()),
                     Err(status) => Error::from(status),
                 };

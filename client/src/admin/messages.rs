@@ -111,8 +111,8 @@ impl Client {
                 .max_payload_bytes
                 .map(|bytes| bytes.try_into().unwrap_or(i32::MAX)),
         };
-        let call = async |channel| admin(channel).list_messages(request.clone()).await;
-        let response = self.call(true, Duration::ZERO, call).await?;
+        let call = |channel, request| async move { admin(channel).list_messages(request).await };
+        let response = self.call(true, Duration::ZERO, request, call).await?;
         Ok(Page {
             items: response.messages.into_iter().map(ListedMessage::from).collect(),
             next_page_token: response.next_page_token,

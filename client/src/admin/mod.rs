@@ -155,8 +155,8 @@ impl Client {
     /// [`Error::Refused`] with `QUEUE_NOT_FOUND`, or what kept the client from asking.
     pub async fn get_queue(&self, name: &str) -> Result<Queue, Error> {
         let request = v1::GetQueueRequest { name: name.to_owned() };
-        let call = async |channel| admin(channel).get_queue(request.clone()).await;
-        queue(self.call(true, Duration::ZERO, call).await?.queue)
+        let call = |channel, request| async move { admin(channel).get_queue(request).await };
+        queue(self.call(true, Duration::ZERO, request, call).await?.queue)
     }
 
     /// Returns a page of queues, by name.
@@ -171,8 +171,8 @@ impl Client {
             name_contains: query.name_contains,
             ..v1::ListQueuesRequest::default()
         };
-        let call = async |channel| admin(channel).list_queues(request.clone()).await;
-        let response = self.call(true, Duration::ZERO, call).await?;
+        let call = |channel, request| async move { admin(channel).list_queues(request).await };
+        let response = self.call(true, Duration::ZERO, request, call).await?;
         Ok(Page {
             items: response.queues.into_iter().map(Queue::from).collect(),
             next_page_token: response.next_page_token,
@@ -193,8 +193,8 @@ impl Client {
             update_mask: Some(prost_types::FieldMask { paths: update.paths }),
             allow_missing: update.create_missing,
         };
-        let call = async |channel| admin(channel).update_queue(request.clone()).await;
-        queue(self.call(repeatable, Duration::ZERO, call).await?.queue)
+        let call = |channel, request| async move { admin(channel).update_queue(request).await };
+        queue(self.call(repeatable, Duration::ZERO, request, call).await?.queue)
     }
 
     /// Deletes a queue; with `force` also one that holds messages.
@@ -205,8 +205,8 @@ impl Client {
     /// have been deleted.
     pub async fn delete_queue(&self, name: &str, force: bool) -> Result<(), Error> {
         let request = v1::DeleteQueueRequest { name: name.to_owned(), force, allow_missing: false };
-        let call = async |channel| admin(channel).delete_queue(request.clone()).await;
-        self.call(false, Duration::ZERO, call).await?;
+        let call = |channel, request| async move { admin(channel).delete_queue(request).await };
+        self.call(false, Duration::ZERO, request, call).await?;
         Ok(())
     }
 
@@ -223,8 +223,8 @@ impl Client {
             include_dead_letters: false,
         };
         // Not repeated: the count would be of the second time only.
-        let call = async |channel| admin(channel).purge_queue(request.clone()).await;
-        let response = self.call(false, Duration::ZERO, call).await?;
+        let call = |channel, request| async move { admin(channel).purge_queue(request).await };
+        let response = self.call(false, Duration::ZERO, request, call).await?;
         Ok(response.purged.try_into().unwrap_or_default())
     }
 
@@ -243,8 +243,8 @@ impl Client {
             name: name.to_owned(),
             wait_timeout: Some(time::duration(wait)),
         };
-        let call = async |channel| admin(channel).wait_queue_empty(request.clone()).await;
-        let response = self.call(true, wait, call).await?;
+        let call = |channel, request| async move { admin(channel).wait_queue_empty(request).await };
+        let response = self.call(true, wait, request, call).await?;
         Ok((response.empty, response.stats.unwrap_or_default().into()))
     }
 
@@ -254,9 +254,9 @@ impl Client {
     ///
     /// What kept the client from asking.
     pub async fn server_info(&self) -> Result<ServerInfo, Error> {
-        let call =
-            async |channel| admin(channel).get_server_info(v1::GetServerInfoRequest {}).await;
-        let info = self.call(true, Duration::ZERO, call).await?;
+        let request = v1::GetServerInfoRequest {};
+        let call = |channel, request| async move { admin(channel).get_server_info(request).await };
+        let info = self.call(true, Duration::ZERO, request, call).await?;
         Ok(ServerInfo {
             version: info.version,
             protocol: info.protocol.try_into().unwrap_or_default(),
@@ -272,8 +272,8 @@ impl Client {
             request_id: String::new(),
             allow_existing,
         };
-        let call = async |channel| admin(channel).create_queue(request.clone()).await;
-        queue(self.call(allow_existing, Duration::ZERO, call).await?.queue)
+        let call = |channel, request| async move { admin(channel).create_queue(request).await };
+        queue(self.call(allow_existing, Duration::ZERO, request, call).await?.queue)
     }
 }
 

@@ -158,13 +158,19 @@ impl Inbox {
     }
 
     /// Hands out the next deliveries, at most `max`.
+    ///
+    /// None while there is no stream: the broker may have given them to somebody else meanwhile, and
+    /// says so when the next stream opens.
     pub(super) fn take(&mut self, max: usize) -> Vec<Buffered> {
+        if !self.has_deliveries() {
+            return Vec::new();
+        }
         let count = max.min(self.buffered.len());
         self.buffered.drain(..count).collect()
     }
 
     pub(super) fn has_deliveries(&self) -> bool {
-        !self.buffered.is_empty()
+        self.stream == Stream::Open && !self.buffered.is_empty()
     }
 
     /// Whether nothing will be handed out any more.
