@@ -28,7 +28,8 @@ use crate::queue::index::memory::MemoryIndex;
 use crate::queue::refused::Refused;
 use crate::queue::time::Now;
 use crate::queue::{
-    self, BatchOutcome, Delivery, Effect, Lost, Output, PullId, Pulled, Stop, StreamId,
+    self, BatchOutcome, Delivery, Effect, Lost, Output, ProducerOpened, PullId, Pulled, Stop,
+    StreamId,
 };
 
 /// The core as it runs today.
@@ -63,19 +64,25 @@ pub enum ConsumerEvent {
     /// Answers a call of extensions.
     Extended {
         call: i64,
+        duration_ms: Option<u64>,
         failures: Vec<(LeaseToken, Refused)>,
         invalid: Vec<bytes::Bytes>,
     },
     Drained,
+    /// Nothing more comes in.
+    End,
 }
 
 /// What a publishing stream is told.
 #[derive(Debug)]
 pub enum PublishEvent {
+    Opened(ProducerOpened),
     /// A batch has its outcome; its bytes no longer count.
     Outcome(BatchOutcome, OwnedSemaphorePermit),
-    /// The stream ends.
+    /// The core ends the stream.
     Refused(Refused),
+    /// Nothing more comes in.
+    End,
 }
 
 /// All queues over one log.
@@ -87,6 +94,7 @@ pub struct Engine {
     clock: Clock,
     /// Bytes that are unsynced or unsent, over all connections, in [`BUDGET_UNIT`]s.
     budget: Arc<Semaphore>,
+    budget_units: u32,
     timer: Notify,
     /// Ends the checkpoint thread.
     checkpoints: checkpoint::Signal,
@@ -173,6 +181,20 @@ impl Engine {
         Ok(lsn)
     }
 
+    /// Gives the core a command that needs no time and gives no answer.
+    pub fn command(&self, mut command: impl FnMut(&mut Core)) -> Result<Lsn, Stopped> {
+        let done = self.turn(|core, _, _| {
+            command(core);
+            Ok(())
+        });
+        done.map(|(lsn, _)| lsn)
+    }
+
+    /// Whether a lease still holds.
+    pub fn is_held(&self, token: LeaseToken) -> bool {
+        self.look(|core| core.is_held(token)).1
+    }
+
     /// Asks something of the state. The answer counts once the log is durable up to the LSN.
     pub fn look<T>(&self, question: impl FnOnce(&Core) -> T) -> (Lsn, T) {
         let state = self.state.lock();
@@ -217,10 +239,21 @@ impl Engine {
     /// Reserves room for bytes on their way; it is given back when the permit is dropped. More than
     /// the whole budget waits for all of it.
     pub async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let units = bytes.div_ceil(BUDGET_UNIT).min(open::BUDGET_BYTES / BUDGET_UNIT);
-        let units = u32::try_from(units).expect("the budget is far below 4 TiB");
+        let units = u32::try_from(bytes.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+        let units = units.min(self.budget_units);
         let permit = self.budget.clone().acquire_many_owned(units).await;
         permit.expect("the budget is never closed")
+    }
+
+    /// Bytes that are reserved now.
+    pub fn pending_bytes(&self) -> u64 {
+        let free = self.budget.available_permits();
+        ((self.budget_units as usize).saturating_sub(free) * BUDGET_UNIT) as u64
+    }
+
+    /// Messages that connected streams hold.
+    pub fn held_by_streams(&self) -> u64 {
+        self.look(|core| core.held_by_streams()).1
     }
 
     /// Reads records that are durable.

@@ -14,14 +14,13 @@ use crate::queue::index::memory::MemoryIndex;
 use crate::queue::record::{Record, UnknownRecord};
 use crate::queue::{Limits, SnapshotError};
 
-/// Bytes on their way, over all connections: unsynced publishes and unsent deliveries.
-pub(super) const BUDGET_BYTES: usize = 256 << 20;
-
 /// How an engine is opened.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     pub log: qbroker_storage::Options,
     pub limits: Limits,
+    /// Bytes that may be unsynced or unsent, over all connections.
+    pub pending_bytes_max: usize,
     pub clock: Clock,
 }
 
@@ -70,6 +69,7 @@ impl Engine {
         let report = recovery.report().clone();
         let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });
         let commits = Commits { durable: sender, on_failure: Box::new(on_failure) };
+        let units = options.pending_bytes_max.div_ceil(BUDGET_UNIT);
         let log = recovery.start(Arc::new(commits))?;
         let engine = Arc::new(Self {
             state: Mutex::new(State {
@@ -84,7 +84,8 @@ impl Engine {
             log,
             durable,
             clock: options.clock,
-            budget: Arc::new(Semaphore::new(BUDGET_BYTES / BUDGET_UNIT)),
+            budget: Arc::new(Semaphore::new(units)),
+            budget_units: u32::try_from(units).unwrap_or(u32::MAX),
             timer: Notify::new(),
             checkpoints: checkpoint::Signal::default(),
         });
@@ -98,10 +99,11 @@ impl Engine {
     /// The start's own record: sessions and leases have their whole time from here on.
     fn begin(&self, epoch: u32) -> Result<(), Stopped> {
         let boot_id = clock::boot_id();
-        self.turn(|core, now, out| {
+        let (_, begun) = self.turn(|core, now, out| {
             core.start(epoch, boot_id.clone(), now, out);
             Ok(())
         })?;
+        begun.expect("a start is not refused");
         Ok(())
     }
 }

@@ -23,7 +23,8 @@ impl Engine {
     pub fn tick(&self) -> Result<Duration, Stopped> {
         loop {
             let now = self.clock.now();
-            self.turn(|core, now, out| core.tick(now, out))?;
+            let (_, ticked) = self.turn(|core, now, out| core.tick(now, out))?;
+            ticked.expect("time is not refused");
             let mut state = self.state.lock();
             let deadlines = state.core.deadlines();
             if !deadlines.is_over(now) {

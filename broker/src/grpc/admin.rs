@@ -1,0 +1,539 @@
+//! Queues: declare, describe, look into, empty, delete.
+
+use std::time::Duration;
+
+use qbroker_proto::v1::admin_service_server::AdminService;
+use qbroker_proto::v1::*;
+use qbroker_storage::Lsn;
+use tonic::{Request, Response, Status};
+
+use super::Context;
+use super::convert::policy::{self, Figures, NewQueue};
+use super::convert::time::{duration_ms, to_timestamp};
+use super::convert::{bounds, outgoing};
+use super::fault::Fault;
+use super::listing;
+use super::records::{self, Parts};
+use crate::engine::{Core, Engine};
+use crate::queue::index::{Cursor, Index as _, Message as Held, State, StateSet};
+use crate::queue::refused::Refused;
+use crate::queue::{self, Queue as Stored};
+
+/// Payload bytes shown of a listed message where the client does not say.
+const SHOWN_BYTES: i32 = 4_096;
+const SHOWN_BYTES_MAX: i32 = 1 << 20;
+/// Bytes after which a page of messages ends.
+const PAGE_BYTES: u64 = 8 << 20;
+
+/// `AdminService`.
+#[derive(Clone, Debug)]
+pub(super) struct Admin {
+    context: Context,
+}
+
+/// A call whose feature comes later.
+fn later<T>(feature: &'static str) -> Result<Response<T>, Status> {
+    Err(Fault::Unsupported { field: "this call", feature }.to_status())
+}
+
+fn answer<T>(answer: Result<T, Fault>) -> Result<Response<T>, Status> {
+    answer.map(Response::new).map_err(|fault| fault.to_status())
+}
+
+type Watched<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn create_queue(
+        &self,
+        request: Request<CreateQueueRequest>,
+    ) -> Result<Response<CreateQueueResponse>, Status> {
+        answer(self.create(request.into_inner()).await.map(|queue| CreateQueueResponse { queue }))
+    }
+
+    async fn get_queue(
+        &self,
+        request: Request<GetQueueRequest>,
+    ) -> Result<Response<GetQueueResponse>, Status> {
+        let queue = self.get(&request.into_inner().name).await;
+        answer(queue.map(|queue| GetQueueResponse { queue }))
+    }
+
+    async fn list_queues(
+        &self,
+        request: Request<ListQueuesRequest>,
+    ) -> Result<Response<ListQueuesResponse>, Status> {
+        answer(self.list(request.into_inner()).await)
+    }
+
+    async fn update_queue(
+        &self,
+        request: Request<UpdateQueueRequest>,
+    ) -> Result<Response<UpdateQueueResponse>, Status> {
+        answer(self.update(request.into_inner()).await.map(|queue| UpdateQueueResponse { queue }))
+    }
+
+    async fn delete_queue(
+        &self,
+        request: Request<DeleteQueueRequest>,
+    ) -> Result<Response<DeleteQueueResponse>, Status> {
+        let DeleteQueueRequest { name, force, allow_missing } = request.into_inner();
+        let delete = queue::DeleteQueue { name, force, allow_missing };
+        let engine = &self.context.engine;
+        let deleted = engine.call(|core, _, out| core.delete_queue(&delete, out)).await;
+        answer(flat(deleted).map(|()| DeleteQueueResponse {}))
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<ListMessagesRequest>,
+    ) -> Result<Response<ListMessagesResponse>, Status> {
+        answer(self.peek(request.into_inner()).await)
+    }
+
+    async fn purge_queue(
+        &self,
+        request: Request<PurgeQueueRequest>,
+    ) -> Result<Response<PurgeQueueResponse>, Status> {
+        answer(self.purge(request.into_inner()).await)
+    }
+
+    async fn wait_queue_empty(
+        &self,
+        request: Request<WaitQueueEmptyRequest>,
+    ) -> Result<Response<WaitQueueEmptyResponse>, Status> {
+        answer(self.wait_empty(request.into_inner()).await)
+    }
+
+    async fn get_server_info(
+        &self,
+        _: Request<GetServerInfoRequest>,
+    ) -> Result<Response<GetServerInfoResponse>, Status> {
+        let number = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
+        let core = self.context.engine.look(|core| core.limits().clone()).1;
+        let limits = [
+            ("max_payload_bytes", i64::try_from(core.payload_bytes_max).unwrap_or(i64::MAX)),
+            ("max_batch_messages", number(self.context.limits.messages_max)),
+            ("max_batch_bytes", number(self.context.limits.bytes_max)),
+            ("max_request_bytes", number(bounds::REQUEST_BYTES_MAX)),
+            ("max_settlements", number(bounds::SETTLEMENTS_MAX)),
+            ("max_window_messages", i64::from(bounds::WINDOW_MESSAGES_MAX)),
+            ("max_window_bytes", bounds::WINDOW_BYTES_MAX.cast_signed()),
+            ("max_leases", number(core.leases_max)),
+            ("max_queues", number(core.queues_max)),
+            ("max_producers", number(core.producers_max)),
+            ("max_sessions", number(core.sessions_max)),
+            ("max_unanswered_settles", number(core.settled_max)),
+            ("max_dedup_ids", number(core.message_ids_max)),
+            ("max_streams", i64::from(self.context.streams_max)),
+        ];
+        Ok(Response::new(GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: 1,
+            durability: "fsync".to_owned(),
+            features: Vec::new(),
+            limits: limits.into_iter().map(|(name, limit)| (name.to_owned(), limit)).collect(),
+        }))
+    }
+
+    async fn pause_queue(
+        &self,
+        _: Request<PauseQueueRequest>,
+    ) -> Result<Response<PauseQueueResponse>, Status> {
+        later("pause")
+    }
+
+    async fn resume_queue(
+        &self,
+        _: Request<ResumeQueueRequest>,
+    ) -> Result<Response<ResumeQueueResponse>, Status> {
+        later("pause")
+    }
+
+    async fn get_message(
+        &self,
+        _: Request<GetMessageRequest>,
+    ) -> Result<Response<GetMessageResponse>, Status> {
+        later("get_message")
+    }
+
+    async fn update_messages(
+        &self,
+        _: Request<UpdateMessagesRequest>,
+    ) -> Result<Response<UpdateMessagesResponse>, Status> {
+        later("update_messages")
+    }
+
+    async fn delete_messages(
+        &self,
+        _: Request<DeleteMessagesRequest>,
+    ) -> Result<Response<DeleteMessagesResponse>, Status> {
+        later("delete_messages")
+    }
+
+    async fn move_messages(
+        &self,
+        _: Request<MoveMessagesRequest>,
+    ) -> Result<Response<MoveMessagesResponse>, Status> {
+        later("move_messages")
+    }
+
+    async fn list_consumers(
+        &self,
+        _: Request<ListConsumersRequest>,
+    ) -> Result<Response<ListConsumersResponse>, Status> {
+        later("list_consumers")
+    }
+
+    async fn disconnect_consumer(
+        &self,
+        _: Request<DisconnectConsumerRequest>,
+    ) -> Result<Response<DisconnectConsumerResponse>, Status> {
+        later("list_consumers")
+    }
+
+    async fn list_operations(
+        &self,
+        _: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsResponse>, Status> {
+        later("operations")
+    }
+
+    async fn get_operation(
+        &self,
+        _: Request<GetOperationRequest>,
+    ) -> Result<Response<GetOperationResponse>, Status> {
+        later("operations")
+    }
+
+    async fn cancel_operation(
+        &self,
+        _: Request<CancelOperationRequest>,
+    ) -> Result<Response<CancelOperationResponse>, Status> {
+        later("operations")
+    }
+
+    async fn trace_message(
+        &self,
+        _: Request<TraceMessageRequest>,
+    ) -> Result<Response<TraceMessageResponse>, Status> {
+        later("trace")
+    }
+
+    type WatchEventsStream = Watched<WatchEventsResponse>;
+
+    async fn watch_events(
+        &self,
+        _: Request<WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        later("watch")
+    }
+
+    type WatchStatsStream = Watched<WatchStatsResponse>;
+
+    async fn watch_stats(
+        &self,
+        _: Request<WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        later("watch")
+    }
+}
+
+/// An answer of the engine, with either way to fail.
+fn flat<T>(answer: Result<Result<T, Refused>, crate::engine::Stopped>) -> Result<T, Fault> {
+    Ok(answer??)
+}
+
+/// A message of a page, and where it stands.
+type Listed = (Lsn, Held, Option<(u64, queue::ids::ConsumerId)>);
+
+impl Admin {
+    pub(super) fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.context.engine
+    }
+
+    async fn create(&self, request: CreateQueueRequest) -> Result<Option<Queue>, Fault> {
+        bounds::later(!request.request_id.is_empty(), "request_id", "admin_request_id")?;
+        let queue = request.queue.unwrap_or_default();
+        let name = queue.name.clone();
+        let limits = self.engine().look(|core| core.limits().clone()).1;
+        let NewQueue { description, labels, policy } = policy::new_queue(queue, &limits)?;
+        let (request_id, allow_existing) = (String::new(), request.allow_existing);
+        let create = queue::CreateQueue {
+            name: name.clone(),
+            description,
+            labels,
+            policy,
+            request_id,
+            allow_existing,
+        };
+        flat(self.engine().call(|core, now, out| core.create_queue(&create, now, out)).await)?;
+        self.get(&name).await
+    }
+
+    async fn update(&self, request: UpdateQueueRequest) -> Result<Option<Queue>, Fault> {
+        let queue = request.queue.unwrap_or_default();
+        let (name, etag) = (queue.name.clone(), queue.etag.clone());
+        let mask = request.update_mask.unwrap_or_default().paths;
+        let limits = self.engine().look(|core| core.limits().clone()).1;
+        let new = policy::new_queue(queue, &limits)?;
+        loop {
+            let settable =
+                |core: &Core| core.queue(&name).ok().map(|q| (policy::settable(q), q.etag()));
+            let (stored, seen) = self.engine().look(settable).1.unwrap_or_default();
+            let merged = policy::merge(stored, new.clone(), &mask)?;
+            let update = queue::UpdateQueue {
+                name: name.clone(),
+                description: merged.description,
+                labels: merged.labels,
+                policy: merged.policy,
+                // What was merged must be what is there.
+                etag: if etag.is_empty() { seen } else { etag.clone() },
+                allow_missing: request.allow_missing,
+            };
+            let updated =
+                self.engine().call(|core, now, out| core.update_queue(&update, now, out)).await?;
+            match updated {
+                Err(Refused::EtagMismatch { .. }) if etag.is_empty() => {}
+                Err(refused) => return Err(refused.into()),
+                Ok(()) => return self.get(&name).await,
+            }
+        }
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Queue>, Fault> {
+        let described = |core: &Core| core.queue(name).map(|queue| describe(core, queue));
+        Ok(Some(self.engine().ask(described).await??))
+    }
+
+    async fn list(&self, request: ListQueuesRequest) -> Result<ListQueuesResponse, Fault> {
+        let size = listing::page_size(request.page_size)?;
+        match request.order_by.as_str() {
+            "" | "name" => {}
+            "ready desc" | "dead desc" => {
+                return Err(Fault::Unsupported { field: "order_by", feature: "list_order" });
+            }
+            _ => return Err(Fault::invalid("order_by", "\"name\" is the order there is")),
+        }
+        let active = QueueState::Active as i32;
+        if request.states.contains(&(QueueState::Unspecified as i32)) {
+            return Err(Fault::invalid("states", "a state must be named"));
+        }
+        let wanted = request.states.is_empty() || request.states.contains(&active);
+        let states = format!("{:?}", request.states);
+        let question = [request.name_contains.as_str(), states.as_str()];
+        let after = match request.page_token.as_str() {
+            "" => "",
+            token => listing::from_token(&question, token)?,
+        };
+        let matches = |queue: &&Stored| wanted && queue.name.contains(&request.name_contains);
+        let (total, queues) = self
+            .engine()
+            .ask(|core| {
+                let total = core.queues_after("").filter(matches).count();
+                let page = core.queues_after(after).filter(matches).take(size + 1);
+                (total, page.map(|queue| describe(core, queue)).collect::<Vec<_>>())
+            })
+            .await?;
+        let mut queues = queues;
+        let more = size < queues.len();
+        queues.truncate(size);
+        let last = queues.last().filter(|_| more);
+        let next_page_token =
+            last.map(|queue| listing::to_token(&question, &queue.name)).unwrap_or_default();
+        let total_size = i32::try_from(total).unwrap_or(i32::MAX);
+        Ok(ListQueuesResponse { queues, next_page_token, total_size })
+    }
+
+    async fn purge(&self, request: PurgeQueueRequest) -> Result<PurgeQueueResponse, Fault> {
+        bounds::later(request.include_dead_letters, "include_dead_letters", "purge_dead_letters")?;
+        let mut states = StateSet(0);
+        for state in request.states() {
+            states = states.with(match state {
+                MessageState::Ready => StateSet::READY,
+                MessageState::Scheduled => StateSet::SCHEDULED,
+                MessageState::Leased => StateSet::LEASED,
+                MessageState::Parked => StateSet::PARKED,
+                MessageState::Unspecified => {
+                    return Err(Fault::invalid("states", "a state must be named"));
+                }
+            });
+        }
+        if request.states.is_empty() {
+            states = StateSet::READY.with(StateSet::SCHEDULED).with(StateSet::PARKED);
+        }
+        let purge = queue::PurgeQueue { name: request.name, states, include_dead_letters: false };
+        let purged = self.engine().call(|core, _, out| core.purge_queue(&purge, out)).await;
+        let purged = i64::try_from(flat(purged)?).unwrap_or(i64::MAX);
+        Ok(PurgeQueueResponse { purged })
+    }
+
+    async fn wait_empty(
+        &self,
+        request: WaitQueueEmptyRequest,
+    ) -> Result<WaitQueueEmptyResponse, Fault> {
+        let wait_ms = duration_ms("wait_timeout", request.wait_timeout, 0, 60_000)?;
+        let wait = tokio::time::sleep(Duration::from_millis(wait_ms.unwrap_or(20_000)));
+        tokio::pin!(wait);
+        loop {
+            let figures = |core: &Core| {
+                core.queue(&request.name).map(|queue| {
+                    let figures = figures(core, queue);
+                    let held = figures.counts;
+                    let empty = held.ready + held.scheduled + held.leased == 0;
+                    (empty, policy::to_stats(queue, figures))
+                })
+            };
+            let (empty, stats) = self.engine().ask(figures).await??;
+            if empty || wait.is_elapsed() {
+                return Ok(WaitQueueEmptyResponse { empty, stats: Some(stats) });
+            }
+            // Only a commit can change the answer.
+            tokio::select! {
+                () = &mut wait => {}
+                commit = self.engine().next_commit() => commit?,
+                _ = self.context.stopping() => return Err(Fault::ShuttingDown),
+            }
+        }
+    }
+
+    async fn peek(&self, request: ListMessagesRequest) -> Result<ListMessagesResponse, Fault> {
+        let size = listing::page_size(request.page_size)?;
+        check_filter(request.filter)?;
+        let shown = match request.max_payload_bytes.unwrap_or(SHOWN_BYTES) {
+            shown @ 0..=SHOWN_BYTES_MAX => usize::try_from(shown).unwrap_or_default(),
+            _ => return Err(Fault::invalid("max_payload_bytes", "it is not within 0 to 1 MiB")),
+        };
+        let question = [request.queue.as_str()];
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(listing::parse_cursor(listing::from_token(&question, token)?)?),
+        };
+        let page = |core: &Core| page(core, &request.queue, after, size + 1);
+        let mut listed = self.engine().ask(page).await??;
+        let mut bytes = 0;
+        let fits = listed.iter().take(size).position(|(_, (_, held, _))| {
+            bytes += u64::from(held.size);
+            PAGE_BYTES < bytes
+        });
+        // A page holds at least one message, however large it is.
+        let count = fits.map_or(size, |count| count.max(1));
+        let more = count < listed.len();
+        listed.truncate(count);
+        let next_page_token = match listed.last() {
+            Some((cursor, _)) if more => {
+                listing::to_token(&question, &listing::cursor_text(*cursor))
+            }
+            _ => String::new(),
+        };
+        let listed: Vec<Listed> = listed.into_iter().map(|(_, listed)| listed).collect();
+        let messages = self.read(&request.queue, &listed, shown)?;
+        Ok(ListMessagesResponse { messages, next_page_token })
+    }
+
+    /// Reads what is listed; what was finished meanwhile is left out.
+    fn read(
+        &self,
+        queue: &str,
+        listed: &[Listed],
+        shown: usize,
+    ) -> Result<Vec<MessageInfo>, Fault> {
+        let part = |(birth, held, _): &Listed| Parts {
+            birth: *birth,
+            last_failure: held.last_failure,
+            dead_letter: held.dead_letter,
+        };
+        let parts: Vec<Parts> = listed.iter().map(part).collect();
+        let mut messages = Vec::with_capacity(listed.len());
+        for (listed, stored) in listed.iter().zip(records::read(self.engine(), &parts)) {
+            let is_there = || self.engine().look(|core| core.index().message(listed.0)).1;
+            match stored.and_then(|stored| outgoing::message(queue.to_owned(), stored)) {
+                Ok(message) => messages.push(message_info(listed, message, shown)),
+                Err(fault) if matches!(is_there(), Ok(Some(_))) => return Err(fault),
+                Err(_) => {}
+            }
+        }
+        Ok(messages)
+    }
+}
+
+fn check_filter(filter: Option<MessageFilter>) -> Result<(), Fault> {
+    match filter {
+        None => Ok(()),
+        Some(filter) if !filter.terms.is_empty() => {
+            Err(Fault::Unsupported { field: "filter.terms", feature: "message_filter" })
+        }
+        Some(MessageFilter { all: true, .. }) => Ok(()),
+        Some(_) => Err(Fault::invalid("filter", "it has no term and does not say \"all\"")),
+    }
+}
+
+fn page(
+    core: &Core,
+    queue: &str,
+    after: Option<Cursor>,
+    max: usize,
+) -> Result<Vec<(Cursor, Listed)>, Fault> {
+    let id = core.queue(queue)?.id();
+    let mut cursors = Vec::new();
+    // Everything is in memory today; a paged index will load and ask again.
+    core.index().list(id, StateSet::ALL, after, max, &mut cursors).map_err(missing)?;
+    let mut listed = Vec::with_capacity(cursors.len());
+    for cursor in cursors {
+        if let Some(held) = core.index().message(cursor.birth).map_err(missing)? {
+            let lease = core.lease(cursor.birth);
+            let lease = lease.map(|lease| (lease.deadline.unwrap_or_default(), lease.consumer));
+            listed.push((cursor, (cursor.birth, held, lease)));
+        }
+    }
+    Ok(listed)
+}
+
+fn missing(page: queue::index::Missing) -> Fault {
+    Fault::Damaged(format!("page {} of the index is missing", page.0))
+}
+
+fn message_info((birth, held, lease): &Listed, mut message: Message, shown: usize) -> MessageInfo {
+    let state = match held.state {
+        State::Ready => MessageState::Ready,
+        State::Scheduled(_) => MessageState::Scheduled,
+        State::Leased => MessageState::Leased,
+        State::Parked => MessageState::Parked,
+    };
+    if let State::Scheduled(due) = held.state {
+        message.deliver_time = Some(to_timestamp(due.wall_ms));
+    }
+    let payload_truncated = shown < message.payload.len();
+    message.payload.truncate(shown);
+    debug_assert_eq!(message.sequence, outgoing::sequence(*birth));
+    let consumer = lease.map(|(_, consumer)| consumer);
+    let consumer = consumer.filter(|consumer| *consumer != queue::ids::ConsumerId::NONE);
+    MessageInfo {
+        message: Some(message),
+        state: state.into(),
+        attempt: held.attempt().cast_signed(),
+        consumer_id: consumer.map(|consumer| consumer.to_string()).unwrap_or_default(),
+        payload_truncated,
+        ..MessageInfo::default()
+    }
+}
+
+fn describe(core: &Core, queue: &Stored) -> Queue {
+    policy::to_queue(queue, figures(core, queue), core.limits())
+}
+
+pub(crate) fn figures(core: &Core, queue: &Stored) -> Figures {
+    let letters = queue.dead_letter_queue_name().and_then(|name| core.queue(&name).ok());
+    Figures {
+        counts: core.index().counts(queue.id()),
+        dead: letters
+            .map(|letters| core.index().counts(letters.id()).messages())
+            .unwrap_or_default(),
+        oldest_ready_ms: core.index().oldest_ready(queue.id()).ok().flatten(),
+        consumers: core.consumers_of(&queue.name),
+    }
+}

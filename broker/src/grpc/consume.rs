@@ -1,0 +1,330 @@
+//! Messages go out: one consumer's stream, its window, its settlements.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+use futures_util::stream;
+use qbroker_proto::v1::{
+    ConsumeOpened, ConsumeRequest, ConsumeResponse, Drained, ExtendLeasesRequest,
+    ExtendLeasesResponse, GoingAway, LeaseLostReason, LeasesLost, SettleRequest, SettleResponse,
+    consume_request, consume_response,
+};
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+use super::Context;
+use super::convert::incoming;
+use super::convert::time::to_duration;
+use super::fault::Fault;
+use super::leases::{to_batch, to_failures};
+use crate::engine::{ConsumerEvent, Engine, Outbox};
+use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::{Delivery, Lost, OpenConsumer, Opened};
+
+/// Messages in one response, at most.
+const BATCH_MESSAGES: usize = 256;
+/// Bytes after which a response takes no further message.
+const BATCH_BYTES: u64 = 256 << 10;
+
+/// Opens a consumer and serves its stream: a task takes requests, the returned stream answers.
+pub(super) async fn serve(
+    context: Context,
+    mut inbound: Streaming<ConsumeRequest>,
+) -> Result<impl Stream<Item = Result<ConsumeResponse, Status>> + Send, Fault> {
+    context.check_running()?;
+    let out_of_turn = || Fault::invalid("kind", "the first message of the stream must be open");
+    let first = inbound.message().await.ok().flatten().and_then(|request| request.kind);
+    let Some(consume_request::Kind::Open(open)) = first else { return Err(out_of_turn()) };
+    let open = incoming::open_consumer(open, fresh_session)?;
+    let (opened, outbox) = context.engine.open_consumer(&open).await??;
+    let id = opened.consumer;
+    let end = Arc::new(OnceLock::new());
+    let connection = Arc::new(Connection { engine: context.engine.clone(), id });
+    let reader =
+        Reader { context: context.clone(), connection: connection.clone(), outbox: outbox.clone() };
+    tokio::spawn(reader.run(inbound, end.clone()));
+    let mut responses = VecDeque::new();
+    responses.push_back(consume_opened(&open, opened));
+    let writer = Writer {
+        context,
+        outbox,
+        end,
+        responses,
+        deliveries: VecDeque::new(),
+        _connection: connection,
+        told_stopping: false,
+        ended: false,
+    };
+    Ok(stream::unfold(writer, |mut writer| async {
+        let response = writer.next().await?;
+        Some((response, writer))
+    }))
+}
+
+/// A name for a session whose client chose none.
+fn fresh_session() -> String {
+    format!("s.{:032x}", rand::random::<u128>())
+}
+
+/// The consumer while either half of its stream lives; with both gone, it is disconnected.
+#[derive(Debug)]
+struct Connection {
+    engine: Arc<Engine>,
+    id: ConsumerId,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.engine.disconnect(self.id);
+    }
+}
+
+/// How a stream ended, where it did not end well.
+type End = Arc<OnceLock<Fault>>;
+
+/// Takes a stream's requests, in order.
+struct Reader {
+    context: Context,
+    connection: Arc<Connection>,
+    outbox: Arc<Outbox<ConsumerEvent>>,
+}
+
+impl Reader {
+    async fn run(self, mut inbound: Streaming<ConsumeRequest>, end: End) {
+        let fault = self.read(&mut inbound).await.err();
+        if let Some(fault) = fault {
+            end.set(fault).expect("the reader alone ends the stream, once");
+        }
+        // Everything taken before is told first.
+        let (lsn, ()) = self.context.engine.look(|_| ());
+        self.outbox.push(lsn, ConsumerEvent::End);
+    }
+
+    async fn read(&self, inbound: &mut Streaming<ConsumeRequest>) -> Result<(), Fault> {
+        loop {
+            match inbound.message().await {
+                Ok(Some(request)) => self.take(request)?,
+                // The client is done: what it holds goes back.
+                Ok(None) => {
+                    self.context.engine.close_consumer(self.connection.id)?;
+                    return Ok(());
+                }
+                // The connection broke: what it holds waits for the session's grace.
+                Err(_) => {
+                    self.context.engine.disconnect(self.connection.id);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn take(&self, request: ConsumeRequest) -> Result<(), Fault> {
+        let (engine, id) = (&self.context.engine, self.connection.id);
+        match request.kind {
+            Some(consume_request::Kind::Settle(settle)) => self.settle(settle),
+            Some(consume_request::Kind::Extend(extend)) => self.extend(extend),
+            Some(consume_request::Kind::Flow(flow)) => {
+                let window = incoming::window(flow)?;
+                engine.command(|core| core.set_window(id, window))?;
+                Ok(())
+            }
+            Some(consume_request::Kind::Drain(_)) => {
+                let lsn = engine.command(|core| core.drain(id))?;
+                self.outbox.push(lsn, ConsumerEvent::Drained);
+                Ok(())
+            }
+            Some(consume_request::Kind::Started(_)) => {
+                Err(Fault::Unsupported { field: "started", feature: "reports_started" })
+            }
+            Some(consume_request::Kind::Subscribe(_)) => {
+                Err(Fault::Unsupported { field: "subscribe", feature: "subscribe" })
+            }
+            Some(consume_request::Kind::Open(_)) => {
+                Err(Fault::invalid("kind", "the stream is open already"))
+            }
+            None => Err(Fault::invalid("kind", "the request holds nothing that this server knows")),
+        }
+    }
+
+    fn settle(&self, request: SettleRequest) -> Result<(), Fault> {
+        let call = request.call_id;
+        if call <= 0 {
+            return Err(Fault::invalid("call_id", "on a stream it begins at 1"));
+        }
+        let understood = incoming::settle(request, self.connection.id)?;
+        let settle = understood.command;
+        let engine = &self.context.engine;
+        let (lsn, failures) = engine.turn(|core, now, out| core.settle(&settle, now, out))?;
+        let (failures, invalid) = (failures?, understood.invalid);
+        self.outbox.push(lsn, ConsumerEvent::Settled { call, failures, invalid });
+        Ok(())
+    }
+
+    fn extend(&self, request: ExtendLeasesRequest) -> Result<(), Fault> {
+        let call = request.call_id;
+        let understood = incoming::extend(request)?;
+        let extend = understood.command;
+        let engine = &self.context.engine;
+        let (lsn, failures) = engine.turn(|core, now, out| core.extend(&extend, now, out))?;
+        let (failures, invalid) = (failures?, understood.invalid);
+        let duration_ms = extend.duration_ms;
+        let event = ConsumerEvent::Extended { call, duration_ms, failures, invalid };
+        self.outbox.push(lsn, event);
+        Ok(())
+    }
+}
+
+/// Answers a stream: what the engine lets go, in its order, messages read as they are sent.
+struct Writer {
+    context: Context,
+    outbox: Arc<Outbox<ConsumerEvent>>,
+    end: End,
+    responses: VecDeque<ConsumeResponse>,
+    /// Granted and not yet sent; sent before anything that came after it.
+    deliveries: VecDeque<Delivery>,
+    _connection: Arc<Connection>,
+    told_stopping: bool,
+    ended: bool,
+}
+
+impl Writer {
+    /// The next response; `None` ends the stream.
+    async fn next(&mut self) -> Option<Result<ConsumeResponse, Status>> {
+        loop {
+            if let Some(response) = self.responses.pop_front() {
+                return Some(Ok(response));
+            }
+            if !self.deliveries.is_empty() {
+                return match self.deliver() {
+                    Ok(response) => Some(Ok(response)),
+                    Err(fault) => self.finish(Some(fault)),
+                };
+            }
+            if self.ended {
+                return None;
+            }
+            let events = tokio::select! {
+                events = self.outbox.next() => events,
+                left = self.context.stopping(), if !self.told_stopping => {
+                    self.told_stopping = true;
+                    let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                    let going = GoingAway { remaining: Some(to_duration(left_ms)) };
+                    return Some(Ok(response(consume_response::Kind::GoingAway(going))));
+                }
+            };
+            match events {
+                Ok(events) => {
+                    if let Some(last) = self.sort(events) {
+                        return last;
+                    }
+                }
+                Err(stopped) => return self.finish(Some(stopped.into())),
+            }
+        }
+    }
+
+    /// Lines up what came: settlements in one answer, deliveries for reading. Where the stream
+    /// ends, returns how.
+    fn sort(
+        &mut self,
+        events: VecDeque<ConsumerEvent>,
+    ) -> Option<Option<Result<ConsumeResponse, Status>>> {
+        let mut settled: Option<SettleResponse> = None;
+        for event in events {
+            match event {
+                ConsumerEvent::Deliver(deliveries) => self.deliveries.extend(deliveries),
+                ConsumerEvent::Settled { call, failures, invalid } => {
+                    let settled = settled.get_or_insert_default();
+                    settled.call_id = call;
+                    settled.failures.extend(to_failures(failures, invalid));
+                }
+                ConsumerEvent::Extended { call, duration_ms, failures, invalid } => {
+                    let extended = ExtendLeasesResponse {
+                        call_id: call,
+                        lease_duration: duration_ms.map(to_duration),
+                        failures: to_failures(failures, invalid),
+                    };
+                    self.responses.push_back(response(consume_response::Kind::Extended(extended)));
+                }
+                ConsumerEvent::LeasesLost(leases, why) => {
+                    self.deliveries.retain(|delivery| !leases.contains(&delivery.token));
+                    self.responses.push_back(leases_lost(&leases, why));
+                }
+                ConsumerEvent::Drained => {
+                    // What was granted before stands before it.
+                    while !self.deliveries.is_empty() {
+                        match self.deliver() {
+                            Ok(response) => self.responses.push_back(response),
+                            Err(fault) => return Some(self.finish(Some(fault))),
+                        }
+                    }
+                    self.responses.push_back(response(consume_response::Kind::Drained(Drained {})));
+                }
+                ConsumerEvent::Replaced => return Some(self.finish(Some(Fault::ConsumerReplaced))),
+                ConsumerEvent::End => {
+                    self.deliveries.clear();
+                    if let Some(fault) = self.end.get().cloned() {
+                        return Some(self.finish(Some(fault)));
+                    }
+                    self.ended = true;
+                }
+            }
+        }
+        if let Some(settled) = settled {
+            self.responses.push_front(response(consume_response::Kind::Settled(settled)));
+        }
+        None
+    }
+
+    /// Reads the next messages and lets them go.
+    fn deliver(&mut self) -> Result<ConsumeResponse, Fault> {
+        let duration_ms = self.deliveries.front().map(|delivery| delivery.duration_ms);
+        let mut bytes = 0;
+        let mut fits = |delivery: &Delivery| {
+            let fits = bytes < BATCH_BYTES && Some(delivery.duration_ms) == duration_ms;
+            bytes += u64::from(delivery.size);
+            fits
+        };
+        let room = self.deliveries.iter().take(BATCH_MESSAGES);
+        let count = room.take_while(|delivery| fits(delivery)).count();
+        let deliveries: Vec<Delivery> = self.deliveries.drain(..count).collect();
+        let batch = to_batch(&self.context.engine, &deliveries)?;
+        self.context.engine.let_go(&deliveries);
+        Ok(response(consume_response::Kind::Deliveries(batch)))
+    }
+
+    fn finish(&mut self, fault: Option<Fault>) -> Option<Result<ConsumeResponse, Status>> {
+        self.ended = true;
+        self.deliveries.clear();
+        fault.map(|fault| Err(fault.to_status()))
+    }
+}
+
+fn response(kind: consume_response::Kind) -> ConsumeResponse {
+    ConsumeResponse { kind: Some(kind) }
+}
+
+fn consume_opened(open: &OpenConsumer, opened: Opened) -> ConsumeResponse {
+    response(consume_response::Kind::Opened(ConsumeOpened {
+        consumer_id: opened.consumer.to_string(),
+        session_id: open.session.clone(),
+        lease_duration: open.lease_duration_ms.map(to_duration),
+        resumed: opened.resumed,
+        lost_lease_tokens: tokens(&opened.lost),
+    }))
+}
+
+fn leases_lost(leases: &[LeaseToken], why: Lost) -> ConsumeResponse {
+    let reason = match why {
+        Lost::Expired => LeaseLostReason::Expired,
+        Lost::Purged => LeaseLostReason::QueuePurged,
+        Lost::Deleted => LeaseLostReason::QueueDeleted,
+        Lost::SessionReset => LeaseLostReason::SessionReset,
+    };
+    let lease_tokens = tokens(leases);
+    response(consume_response::Kind::LeasesLost(LeasesLost { lease_tokens, reason: reason.into() }))
+}
+
+fn tokens(tokens: &[LeaseToken]) -> Vec<bytes::Bytes> {
+    tokens.iter().map(|token| bytes::Bytes::copy_from_slice(&token.to_bytes())).collect()
+}

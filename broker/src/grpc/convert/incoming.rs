@@ -1,0 +1,331 @@
+//! What clients hand in: messages, settlements, consumers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use qbroker_proto::v1::{
+    self, ConsumeOpen, ExtendLeasesRequest, FlowUpdate, OutgoingMessage, PublishRequest,
+    PullRequest, QueueSelector, SettleRequest, outgoing_message, settlement,
+};
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+use super::bounds;
+use super::time::{DURATION_MS_MAX, duration_ms, timestamp_ms};
+use crate::grpc::fault::Fault;
+use crate::queue::body::{StoredFailure, StoredMessage};
+use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::{
+    Extend, NewDue, NewMessage, OpenConsumer, Outcome, Pull, Settle, Settlement, Window,
+};
+
+const LEASE_MS_MIN: u64 = 1_000;
+const LEASE_MS_MAX: u64 = 12 * 60 * 60 * 1_000;
+const GRACE_MS: u64 = 15_000;
+const GRACE_MS_MAX: u64 = 10 * 60 * 1_000;
+const EXTENSION_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// What a batch may be, as the server was set.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::grpc) struct BatchLimits {
+    pub(in crate::grpc) messages_max: usize,
+    pub(in crate::grpc) bytes_max: usize,
+}
+
+/// Hashes message ids with the log's own key, so that nobody can choose ids that collide.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::grpc) struct IdHasher {
+    pub(in crate::grpc) key: [u8; 16],
+}
+
+impl IdHasher {
+    fn hash(self, id: &str) -> u128 {
+        use std::hash::Hasher as _;
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(id.as_bytes());
+        hasher.finish128().as_u128()
+    }
+}
+
+/// A batch of messages; a fault comes with the position of its message.
+pub(in crate::grpc) fn messages(
+    request: PublishRequest,
+    limits: BatchLimits,
+    hasher: IdHasher,
+) -> Result<Vec<NewMessage>, (usize, Fault)> {
+    check_batch(&request, limits).map_err(|fault| (0, fault))?;
+    let default: Arc<str> = Arc::from(request.queue);
+    let each = request.messages.into_iter().enumerate();
+    each.map(|(index, message)| {
+        new_message(message, &default, hasher).map_err(|fault| (index, fault))
+    })
+    .collect()
+}
+
+/// Refuses a batch that is empty or too large as a whole.
+pub(in crate::grpc) fn check_batch(
+    request: &PublishRequest,
+    limits: BatchLimits,
+) -> Result<(), Fault> {
+    bounds::batch("messages", request.messages.len(), limits.messages_max, "messages")?;
+    let size = request.encoded_len();
+    if limits.bytes_max < size {
+        return Err(Fault::BatchTooLarge { size, limit: limits.bytes_max, unit: "bytes" });
+    }
+    Ok(())
+}
+
+fn new_message(
+    message: OutgoingMessage,
+    default_queue: &Arc<str>,
+    hasher: IdHasher,
+) -> Result<NewMessage, Fault> {
+    check_later(&message)?;
+    bounds::id("message_id", &message.message_id)?;
+    bounds::headers(&message.headers)?;
+    bounds::text("content_type", &message.content_type, 128)?;
+    bounds::text("message_type", &message.message_type, 256)?;
+    bounds::text("correlation_id", &message.correlation_id, 256)?;
+    let due = message.schedule.map(new_due).transpose()?;
+    let stored = StoredMessage {
+        message_id: message.message_id.clone(),
+        content_type: message.content_type,
+        headers: message.headers.into_iter().collect(),
+        message_type: message.message_type,
+        correlation_id: message.correlation_id,
+        payload: message.payload,
+    };
+    let has_id = !message.message_id.is_empty();
+    Ok(NewMessage {
+        queue: if message.queue.is_empty() { default_queue.clone() } else { message.queue.into() },
+        id_hash: has_id.then(|| hasher.hash(&message.message_id)),
+        message_id: message.message_id,
+        payload_bytes: stored.payload.len() as u64,
+        due,
+        body: stored.into_body(),
+    })
+}
+
+fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
+    bounds::later(message.priority != 0, "priority", "priority")?;
+    bounds::later(message.ttl.is_some(), "ttl", "ttl")?;
+    bounds::later(!message.ordering_key.is_empty(), "ordering_key", "ordering_key")?;
+    bounds::later(!message.unique_key.is_empty(), "unique_key", "unique_key")?;
+    bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")?;
+    bounds::later(message.max_attempts.is_some(), "max_attempts", "message_max_attempts")
+}
+
+fn new_due(schedule: outgoing_message::Schedule) -> Result<NewDue, Fault> {
+    match schedule {
+        outgoing_message::Schedule::Delay(delay) => {
+            // A delay has no horizon.
+            let ms = duration_ms("delay", Some(delay), 0, u64::MAX)?;
+            Ok(NewDue::After(ms.unwrap_or_default()))
+        }
+        outgoing_message::Schedule::DeliverTime(time) => {
+            Ok(NewDue::At(timestamp_ms("deliver_time", time)?))
+        }
+    }
+}
+
+/// Tokens of a call that this broker never made, each once, beside what was understood.
+pub(in crate::grpc) struct Understood<T> {
+    pub(in crate::grpc) command: T,
+    pub(in crate::grpc) invalid: Vec<Bytes>,
+}
+
+pub(in crate::grpc) fn settle(
+    request: SettleRequest,
+    consumer: ConsumerId,
+) -> Result<Understood<Settle>, Fault> {
+    let count = request.settlements.len();
+    bounds::batch("settlements", count, bounds::SETTLEMENTS_MAX, "settlements")?;
+    let number = |field, number: i64| {
+        u64::try_from(number).map_err(|_| Fault::invalid(field, "it must not be negative"))
+    };
+    let mut invalid = Vec::new();
+    let mut settlements = Vec::with_capacity(count);
+    for settlement in request.settlements {
+        bounds::later(!settlement.effects.is_empty(), "effects", "effects")?;
+        let outcome = outcome(settlement.outcome)?;
+        match LeaseToken::from_bytes(&settlement.lease_token) {
+            Some(token) => settlements.push(Settlement { token, outcome }),
+            None => invalid.push(settlement.lease_token),
+        }
+    }
+    let command = Settle {
+        consumer,
+        number: number("call_id", request.call_id)?,
+        answered_through: number("answered_through_call_id", request.answered_through_call_id)?,
+        settlements,
+    };
+    Ok(Understood { command, invalid })
+}
+
+fn outcome(outcome: Option<settlement::Outcome>) -> Result<Outcome, Fault> {
+    let delay_ms = |delay| duration_ms("delay", delay, 0, DURATION_MS_MAX);
+    match outcome {
+        None => Err(Fault::invalid("outcome", "one of ack, nack, release, dead_letter is needed")),
+        Some(settlement::Outcome::Ack(_)) => Ok(Outcome::Ack),
+        Some(settlement::Outcome::Nack(nack)) => {
+            bounds::later(nack.patch.is_some(), "patch", "patch")?;
+            let chance = rand::random();
+            Ok(Outcome::Nack {
+                delay_ms: delay_ms(nack.delay)?,
+                failure: failure(nack.failure),
+                chance,
+            })
+        }
+        Some(settlement::Outcome::Release(release)) => {
+            Ok(Outcome::Release { delay_ms: delay_ms(release.delay)?.unwrap_or_default() })
+        }
+        Some(settlement::Outcome::DeadLetter(letter)) => {
+            bounds::later(letter.patch.is_some(), "patch", "patch")?;
+            Ok(Outcome::DeadLetter { failure: failure(letter.failure) })
+        }
+    }
+}
+
+fn failure(failure: Option<v1::Failure>) -> StoredFailure {
+    let v1::Failure { r#type, message, details } = failure.unwrap_or_default();
+    StoredFailure { kind: r#type, message, details }
+}
+
+pub(in crate::grpc) fn extend(request: ExtendLeasesRequest) -> Result<Understood<Extend>, Fault> {
+    let count = request.lease_tokens.len();
+    if request.session_id.is_empty() {
+        bounds::batch("lease_tokens", count, bounds::SETTLEMENTS_MAX, "lease tokens")?;
+    }
+    bounds::id("session_id", &request.session_id)?;
+    let (tokens, invalid) = tokens(request.lease_tokens);
+    let session = Some(request.session_id).filter(|session| !session.is_empty());
+    let duration_ms = lease_ms(request.lease_duration)?;
+    Ok(Understood { command: Extend { tokens, session, duration_ms }, invalid })
+}
+
+fn tokens(tokens: Vec<Bytes>) -> (Vec<LeaseToken>, Vec<Bytes>) {
+    let mut understood = Vec::with_capacity(tokens.len());
+    let mut invalid = Vec::new();
+    for bytes in tokens {
+        match LeaseToken::from_bytes(&bytes) {
+            Some(token) => understood.push(token),
+            None => invalid.push(bytes),
+        }
+    }
+    (understood, invalid)
+}
+
+fn lease_ms(duration: Option<prost_types::Duration>) -> Result<Option<u64>, Fault> {
+    duration_ms("lease_duration", duration, LEASE_MS_MIN, LEASE_MS_MAX)
+}
+
+pub(in crate::grpc) fn open_consumer(
+    open: ConsumeOpen,
+    fresh_session: impl FnOnce() -> String,
+) -> Result<OpenConsumer, Fault> {
+    bounds::later(open.reports_started, "reports_started", "reports_started")?;
+    bounds::id("session_id", &open.session_id)?;
+    let previous = previous(&open)?;
+    let count = open.held_lease_tokens.len();
+    if bounds::HELD_MAX < count {
+        let (limit, unit) = (bounds::HELD_MAX, "held lease tokens");
+        return Err(Fault::BatchTooLarge { size: count, limit, unit });
+    }
+    let (held, invalid) = tokens(open.held_lease_tokens);
+    if let Some(invalid) = invalid.into_iter().next() {
+        return Err(Fault::TokenInvalid(invalid));
+    }
+    let extension = duration_ms(
+        "max_lease_extension",
+        open.max_lease_extension,
+        LEASE_MS_MIN,
+        EXTENSION_MS_MAX,
+    )?;
+    if open.manual_extend && extension.is_some() {
+        return Err(Fault::invalid("max_lease_extension", "it does not go with manual_extend"));
+    }
+    let grace = duration_ms("session_grace", open.session_grace, 1_000, GRACE_MS_MAX)?;
+    let window = open.flow.unwrap_or(FlowUpdate {
+        max_outstanding_messages: bounds::WINDOW_MESSAGES.cast_signed(),
+        max_outstanding_bytes: 0,
+    });
+    Ok(OpenConsumer {
+        queues: selectors(open.queues)?,
+        window: self::window(window)?,
+        lease_duration_ms: lease_ms(open.lease_duration)?,
+        session: if open.session_id.is_empty() { fresh_session() } else { open.session_id },
+        session_grace_ms: grace.unwrap_or(GRACE_MS),
+        manual_extend: open.manual_extend,
+        extension_ms_max: extension.unwrap_or_default(),
+        previous,
+        held,
+        reset_session: open.reset_session,
+    })
+}
+
+fn previous(open: &ConsumeOpen) -> Result<Option<ConsumerId>, Fault> {
+    let field = "previous_consumer_id";
+    if open.previous_consumer_id.is_empty() {
+        if !open.held_lease_tokens.is_empty() {
+            let why = "it needs previous_consumer_id";
+            return Err(Fault::invalid("held_lease_tokens", why));
+        }
+        return Ok(None);
+    }
+    if open.session_id.is_empty() {
+        return Err(Fault::invalid(field, "it needs session_id"));
+    }
+    if open.reset_session {
+        return Err(Fault::invalid("reset_session", "it does not go with previous_consumer_id"));
+    }
+    let previous = ConsumerId::parse(&open.previous_consumer_id);
+    previous.map(Some).ok_or_else(|| Fault::invalid(field, "this broker never gave such an id"))
+}
+
+pub(in crate::grpc) fn window(flow: FlowUpdate) -> Result<Window, Fault> {
+    let negative = |field| Fault::invalid(field, "it must not be negative");
+    let messages = u32::try_from(flow.max_outstanding_messages)
+        .map_err(|_| negative("max_outstanding_messages"))?;
+    let bytes =
+        u64::try_from(flow.max_outstanding_bytes).map_err(|_| negative("max_outstanding_bytes"))?;
+    let bytes = if bytes == 0 { bounds::WINDOW_BYTES } else { bytes };
+    Ok(Window {
+        messages: messages.min(bounds::WINDOW_MESSAGES_MAX),
+        bytes: bytes.min(bounds::WINDOW_BYTES_MAX),
+    })
+}
+
+/// The names of queues, each once.
+fn selectors(selectors: Vec<QueueSelector>) -> Result<Vec<String>, Fault> {
+    bounds::batch("queues", selectors.len(), bounds::SELECTORS_MAX, "queues")?;
+    let mut names = Vec::with_capacity(selectors.len());
+    for selector in selectors {
+        bounds::later(selector.rank != 0, "rank", "queue_rank")?;
+        bounds::later(selector.weight.is_some_and(|weight| weight != 1), "weight", "queue_rank")?;
+        let own_window = selector.max_outstanding_messages.is_some();
+        bounds::later(own_window, "max_outstanding_messages", "queue_window")?;
+        if !names.contains(&selector.queue) {
+            names.push(selector.queue);
+        }
+    }
+    Ok(names)
+}
+
+/// A pull, and how long it may wait.
+pub(in crate::grpc) fn pull(request: PullRequest) -> Result<(Pull, std::time::Duration), Fault> {
+    bounds::later(!request.request_id.is_empty(), "request_id", "pull_request_id")?;
+    bounds::id("session_id", &request.session_id)?;
+    let messages_max = match u32::try_from(request.max_messages) {
+        Ok(0) => 1,
+        Ok(messages) if messages <= bounds::PULL_MAX => messages,
+        _ => return Err(Fault::invalid("max_messages", "it is not within 1 to 1000")),
+    };
+    let wait_ms = duration_ms("wait_timeout", request.wait_timeout, 0, 60_000)?;
+    let pull = Pull {
+        queues: selectors(request.queues)?,
+        messages_max,
+        lease_duration_ms: lease_ms(request.lease_duration)?,
+        session: request.session_id,
+    };
+    Ok((pull, std::time::Duration::from_millis(wait_ms.unwrap_or(20_000))))
+}

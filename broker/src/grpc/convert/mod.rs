@@ -1,0 +1,7 @@
+//! Wire types to ours and back; nowhere else.
+
+pub(super) mod bounds;
+pub(super) mod incoming;
+pub(super) mod outgoing;
+pub(super) mod policy;
+pub(super) mod time;

@@ -1,0 +1,223 @@
+//! Queues and their policies.
+
+use std::collections::{BTreeMap, HashMap};
+
+use qbroker_proto::v1::{self, QueuePolicy, QueueState, QueueStats, RetryPolicy};
+
+use super::bounds::later;
+use super::time::{duration_ms, to_duration, to_timestamp};
+use crate::grpc::fault::Fault;
+use crate::queue::index::Counts;
+use crate::queue::policy::{self, Policy, Retry};
+use crate::queue::{Limits, Queue};
+
+/// What of a queue a client may set.
+#[derive(Clone, Debug, Default)]
+pub(in crate::grpc) struct NewQueue {
+    pub(in crate::grpc) description: String,
+    pub(in crate::grpc) labels: BTreeMap<String, String>,
+    pub(in crate::grpc) policy: Policy,
+}
+
+pub(in crate::grpc) fn new_queue(queue: v1::Queue, limits: &Limits) -> Result<NewQueue, Fault> {
+    super::bounds::text("description", &queue.description, 1024)?;
+    Ok(NewQueue {
+        description: queue.description,
+        labels: labels(queue.labels)?,
+        policy: new_policy(queue.policy.unwrap_or_default(), limits)?,
+    })
+}
+
+fn labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
+    let allowed =
+        |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'.' | b'-');
+    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if 64 < labels.len() || 4096 < bytes {
+        return Err(Fault::invalid("labels", "at most 64 labels of 4096 bytes together"));
+    }
+    if let Some(key) =
+        labels.keys().find(|key| key.is_empty() || 63 < key.len() || !key.bytes().all(allowed))
+    {
+        let why = format!("\"{key}\" is not 1 to 63 characters of [a-z0-9_.-]");
+        return Err(Fault::invalid("labels", why));
+    }
+    Ok(labels.into_iter().collect())
+}
+
+fn new_policy(policy: QueuePolicy, limits: &Limits) -> Result<Policy, Fault> {
+    check_later(&policy)?;
+    let duration = |field, duration| duration_ms(field, duration, 0, u64::MAX);
+    let max_payload_bytes = match policy.max_payload_bytes {
+        None => None,
+        Some(bytes) => {
+            let bytes = u64::try_from(bytes).unwrap_or_default();
+            if !(1..=limits.payload_bytes_max).contains(&bytes) {
+                let why = format!("it is not within 1 to {}", limits.payload_bytes_max);
+                return Err(Fault::invalid("policy.max_payload_bytes", why));
+            }
+            Some(bytes)
+        }
+    };
+    Ok(Policy {
+        lease_duration_ms: duration("policy.lease_duration", policy.lease_duration)?,
+        max_attempts: policy.max_attempts,
+        max_crashes: policy.max_crashes,
+        retry: policy.retry.map(new_retry).transpose()?,
+        dead_letter_queue: policy.dead_letter_queue.filter(|name| !name.is_empty()),
+        discard_dead_letters: policy.discard_dead_letters,
+        retention_ms: duration("policy.retention", policy.retention)?,
+        dedup_window_ms: duration("policy.dedup_window", policy.dedup_window)?,
+        max_payload_bytes,
+    })
+}
+
+fn new_retry(retry: RetryPolicy) -> Result<Retry, Fault> {
+    let duration = |field, duration| duration_ms(field, duration, 0, u64::MAX);
+    Ok(Retry {
+        initial_ms: duration("policy.retry.initial_backoff", retry.initial_backoff)?,
+        max_ms: duration("policy.retry.max_backoff", retry.max_backoff)?,
+        multiplier: retry.multiplier,
+        jitter: retry.jitter,
+    })
+}
+
+fn check_later(policy: &QueuePolicy) -> Result<(), Fault> {
+    later(policy.message_ttl.is_some(), "policy.message_ttl", "ttl")?;
+    later(policy.max_messages.is_some(), "policy.max_messages", "max_length")?;
+    later(policy.max_bytes.is_some(), "policy.max_bytes", "max_length")?;
+    later(policy.overflow != 0, "policy.overflow", "max_length")?;
+    later(policy.priority_levels.is_some(), "policy.priority_levels", "priority")?;
+    later(policy.max_leased.is_some(), "policy.max_leased", "max_leased")?;
+    let per_key = policy.max_leased_per_fairness_key.is_some();
+    later(per_key, "policy.max_leased_per_fairness_key", "fairness_key")?;
+    later(!policy.fairness_weights.is_empty(), "policy.fairness_weights", "fairness_key")?;
+    later(policy.max_delivery_rate.is_some(), "policy.max_delivery_rate", "max_delivery_rate")?;
+    later(policy.outcome_retention.is_some(), "policy.outcome_retention", "trace")?;
+    later(policy.retention_bytes.is_some(), "policy.retention_bytes", "retention_bytes")
+}
+
+/// Takes what `mask` names from `new`, and the rest from what is stored.
+pub(in crate::grpc) fn merge(
+    stored: NewQueue,
+    new: NewQueue,
+    mask: &[String],
+) -> Result<NewQueue, Fault> {
+    if mask.is_empty() {
+        return Err(Fault::invalid("update_mask", "it is empty; name what is to be changed"));
+    }
+    let mut merged = stored;
+    let policy = &mut merged.policy;
+    for path in mask {
+        let retry = new.policy.retry.clone().unwrap_or_default();
+        match path.as_str() {
+            "description" => merged.description.clone_from(&new.description),
+            "labels" => merged.labels.clone_from(&new.labels),
+            "policy" => policy.clone_from(&new.policy),
+            "policy.lease_duration" => policy.lease_duration_ms = new.policy.lease_duration_ms,
+            "policy.max_attempts" => policy.max_attempts = new.policy.max_attempts,
+            "policy.max_crashes" => policy.max_crashes = new.policy.max_crashes,
+            "policy.retry" => policy.retry.clone_from(&new.policy.retry),
+            "policy.retry.initial_backoff" => kept(policy).initial_ms = retry.initial_ms,
+            "policy.retry.max_backoff" => kept(policy).max_ms = retry.max_ms,
+            "policy.retry.multiplier" => kept(policy).multiplier = retry.multiplier,
+            "policy.retry.jitter" => kept(policy).jitter = retry.jitter,
+            "policy.dead_letter_queue" => {
+                policy.dead_letter_queue.clone_from(&new.policy.dead_letter_queue);
+            }
+            "policy.discard_dead_letters" => {
+                policy.discard_dead_letters = new.policy.discard_dead_letters;
+            }
+            "policy.retention" => policy.retention_ms = new.policy.retention_ms,
+            "policy.dedup_window" => policy.dedup_window_ms = new.policy.dedup_window_ms,
+            "policy.max_payload_bytes" => policy.max_payload_bytes = new.policy.max_payload_bytes,
+            other => {
+                let why = format!("\"{other}\" is not a field that can be changed");
+                return Err(Fault::invalid("update_mask", why));
+            }
+        }
+    }
+    Ok(merged)
+}
+
+fn kept(policy: &mut Policy) -> &mut Retry {
+    policy.retry.get_or_insert_default()
+}
+
+/// What of a stored queue a client may set.
+pub(in crate::grpc) fn settable(queue: &Queue) -> NewQueue {
+    NewQueue {
+        description: queue.definition.description.clone(),
+        labels: queue.definition.labels.clone(),
+        policy: queue.definition.policy.clone(),
+    }
+}
+
+/// Figures of a queue that stand outside of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) counts: Counts,
+    pub(crate) dead: u64,
+    pub(crate) oldest_ready_ms: Option<u64>,
+    pub(crate) consumers: usize,
+}
+
+/// A queue as clients see it, its defaults filled in.
+pub(in crate::grpc) fn to_queue(queue: &Queue, figures: Figures, limits: &Limits) -> v1::Queue {
+    let definition = &queue.definition;
+    v1::Queue {
+        name: definition.name.clone(),
+        description: definition.description.clone(),
+        labels: definition.labels.clone().into_iter().collect(),
+        policy: Some(to_policy(queue, limits)),
+        state: QueueState::Active.into(),
+        stats: Some(to_stats(queue, figures)),
+        create_time: Some(to_timestamp(definition.create_ms)),
+        update_time: Some(to_timestamp(definition.update_ms)),
+        etag: queue.etag(),
+    }
+}
+
+fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
+    let policy = &queue.definition.policy;
+    let retry = policy.retry.clone().unwrap_or_default();
+    let payload_bytes = policy.max_payload_bytes.unwrap_or(limits.payload_bytes_max);
+    let stays_ms = policy.stays_ms(queue.definition.is_dead_letter_queue);
+    QueuePolicy {
+        lease_duration: Some(to_duration(policy.lease_ms())),
+        max_attempts: Some(policy.max_attempts.unwrap_or(policy::MAX_ATTEMPTS)),
+        max_crashes: Some(policy.max_crashes.unwrap_or(policy::MAX_CRASHES)),
+        retry: Some(RetryPolicy {
+            initial_backoff: Some(to_duration(retry.initial())),
+            max_backoff: Some(to_duration(retry.longest())),
+            multiplier: Some(retry.factor()),
+            jitter: Some(retry.spread()),
+        }),
+        dead_letter_queue: queue.dead_letter_queue_name(),
+        discard_dead_letters: Some(policy.discards_dead_letters()),
+        retention: Some(to_duration(stays_ms.unwrap_or_default())),
+        dedup_window: Some(to_duration(policy.dedup_ms())),
+        max_payload_bytes: i32::try_from(payload_bytes).ok(),
+        ..QueuePolicy::default()
+    }
+}
+
+pub(in crate::grpc) fn to_stats(queue: &Queue, figures: Figures) -> QueueStats {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let (counts, totals) = (figures.counts, queue.totals);
+    QueueStats {
+        ready: number(counts.ready),
+        scheduled: number(counts.scheduled),
+        leased: number(counts.leased),
+        dead: number(figures.dead),
+        bytes: number(counts.bytes),
+        oldest_ready_time: figures.oldest_ready_ms.map(to_timestamp),
+        consumers: i32::try_from(figures.consumers).unwrap_or(i32::MAX),
+        published_total: number(totals.published),
+        delivered_total: number(totals.delivered),
+        acked_total: number(totals.acked),
+        retried_total: number(totals.retried),
+        dead_lettered_total: number(totals.dead_lettered),
+        expired_leases_total: number(totals.expired_leases),
+        parked: number(counts.parked),
+    }
+}

@@ -1,0 +1,230 @@
+//! Why a request fails, from its form to the queues, and how that is told: the one place that knows
+//! gRPC codes and reasons.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use qbroker_proto::v1::{ItemError, SettleFailure};
+use qbroker_storage::ReadError;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::engine::Stopped;
+use crate::queue::ids::LeaseToken;
+use crate::queue::refused::Refused;
+
+/// `ErrorInfo.domain` of every error.
+const DOMAIN: &str = "qbroker";
+/// The trailer with the reason alone, for clients that cannot read the details.
+const REASON_TRAILER: &str = "qbroker-reason";
+/// When a full disk or a full table is worth another try.
+const RETRY_FULL: Duration = Duration::from_secs(5);
+/// When a broker that stops may be back.
+const RETRY_STOPPING: Duration = Duration::from_secs(1);
+
+/// Why a request, or one item of it, is not done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("{field}: {why}")]
+    Invalid { field: &'static str, why: String },
+    #[error("{field} needs the feature \"{feature}\", which this version does not have")]
+    Unsupported { field: &'static str, feature: &'static str },
+    #[error("the batch has {size} {unit}; at most {limit} are allowed, so split it")]
+    BatchTooLarge { size: usize, limit: usize, unit: &'static str },
+    #[error("{field} has {size} bytes; at most {limit} are allowed")]
+    FieldTooLarge { field: &'static str, size: usize, limit: usize },
+    #[error("{0} is empty; name at least one")]
+    Empty(&'static str),
+    #[error("these {} bytes are not a lease token of this broker", .0.len())]
+    TokenInvalid(Bytes),
+    #[error("another stream took the place of this one, and its leases")]
+    ConsumerReplaced,
+    #[error("the server is stopping; nothing of this was done, so try again")]
+    ShuttingDown,
+    #[error("the server stopped before it could answer; what was asked may have been done")]
+    Stopped,
+    #[error("a stored record cannot be read: {0}; `qbroker data verify` tells more")]
+    Damaged(String),
+}
+
+impl From<Stopped> for Fault {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<ReadError> for Fault {
+    fn from(error: ReadError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+impl Fault {
+    pub(crate) fn invalid(field: &'static str, why: impl Into<String>) -> Self {
+        Self::Invalid { field, why: why.into() }
+    }
+
+    /// The stable reason; `types.proto` lists them.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(refused) => refused.reason(),
+            Self::Invalid { .. } => "INVALID_ARGUMENT",
+            Self::Unsupported { .. } => "FEATURE_UNSUPPORTED",
+            Self::BatchTooLarge { .. } => "BATCH_TOO_LARGE",
+            Self::FieldTooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::Empty(_) => "EMPTY_BATCH",
+            Self::TokenInvalid(_) => "TOKEN_INVALID",
+            Self::ConsumerReplaced => "CONSUMER_REPLACED",
+            Self::ShuttingDown | Self::Stopped => "SHUTTING_DOWN",
+            Self::Damaged(_) => "DATA_DAMAGED",
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Refused(refused) => refused_code(refused),
+            Self::Invalid { .. }
+            | Self::BatchTooLarge { .. }
+            | Self::FieldTooLarge { .. }
+            | Self::Empty(_)
+            | Self::TokenInvalid(_) => Code::InvalidArgument,
+            Self::Unsupported { .. } => Code::Unimplemented,
+            Self::ConsumerReplaced => Code::Aborted,
+            Self::ShuttingDown | Self::Stopped => Code::Unavailable,
+            Self::Damaged(_) => Code::DataLoss,
+        }
+    }
+
+    /// When the same request may succeed with nothing changed by the caller.
+    fn retry_delay(&self) -> Option<Duration> {
+        match self.code() {
+            Code::ResourceExhausted => Some(RETRY_FULL),
+            Code::Unavailable => Some(RETRY_STOPPING),
+            _ => None,
+        }
+    }
+
+    /// The values of the message, by the names that the list of reasons gives.
+    fn metadata(&self) -> HashMap<String, String> {
+        let pairs: Vec<(&str, String)> = match self {
+            Self::Refused(refused) => refused_metadata(refused),
+            Self::Invalid { field, .. } => vec![("field", (*field).to_owned())],
+            Self::Unsupported { field, feature } => {
+                vec![("feature", (*feature).to_owned()), ("field", (*field).to_owned())]
+            }
+            Self::BatchTooLarge { size, limit, .. } => {
+                vec![("size", size.to_string()), ("limit", limit.to_string())]
+            }
+            Self::FieldTooLarge { field, size, limit } => vec![
+                ("field", (*field).to_owned()),
+                ("size", size.to_string()),
+                ("limit", limit.to_string()),
+            ],
+            _ => Vec::new(),
+        };
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// The error of one item in an answer that is OK as a whole.
+    pub(crate) fn to_item(&self) -> ItemError {
+        ItemError {
+            reason: self.reason().to_owned(),
+            message: self.to_string(),
+            metadata: self.metadata(),
+            retryable: self.retry_delay().is_some(),
+            retry_delay: self.retry_delay().and_then(|delay| delay.try_into().ok()),
+        }
+    }
+
+    /// The status of a call that fails as a whole.
+    pub(crate) fn to_status(&self) -> Status {
+        self.to_status_with(Vec::new())
+    }
+
+    /// [`Self::to_status`] for a batch, with the position of the message that caused it.
+    pub(crate) fn to_status_at(&self, index: usize) -> Status {
+        self.to_status_with(vec![("index".to_owned(), index.to_string())])
+    }
+
+    fn to_status_with(&self, more: Vec<(String, String)>) -> Status {
+        let mut values = self.metadata();
+        values.extend(more);
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason(), DOMAIN, values);
+        if let Some(delay) = self.retry_delay() {
+            details.set_retry_info(Some(delay));
+        }
+        if let Self::Invalid { field, why } = self {
+            details.add_bad_request_violation(*field, why);
+        }
+        let mut trailers = MetadataMap::new();
+        trailers.insert(REASON_TRAILER, AsciiMetadataValue::from_static(self.reason()));
+        let message = self.to_string();
+        Status::with_error_details_and_metadata(self.code(), message, details, trailers)
+    }
+}
+
+/// A settlement or an extension that failed.
+pub(crate) fn settle_failure(token: Bytes, fault: &Fault) -> SettleFailure {
+    SettleFailure { lease_token: token, error: Some(fault.to_item()) }
+}
+
+/// [`settle_failure`] for a token that was understood.
+pub(crate) fn refused_settlement(token: LeaseToken, refused: Refused) -> SettleFailure {
+    settle_failure(Bytes::copy_from_slice(&token.to_bytes()), &Fault::Refused(refused))
+}
+
+fn refused_code(refused: &Refused) -> Code {
+    match refused {
+        Refused::QueueNotFound(_) => Code::NotFound,
+        Refused::QueueExists(_) => Code::AlreadyExists,
+        Refused::QueueName { .. }
+        | Refused::Policy { .. }
+        | Refused::EmptyBatch
+        | Refused::MessageTooLarge { .. }
+        | Refused::DuplicateInBatch { .. }
+        | Refused::TokenTwice
+        | Refused::BatchOutOfOrder { .. } => Code::InvalidArgument,
+        Refused::QueueNotEmpty { .. }
+        | Refused::DeadLetterQueue { .. }
+        | Refused::LeaseLost
+        | Refused::AlreadySettled(_)
+        | Refused::SessionLost(_)
+        | Refused::ProducerUnknown(_) => Code::FailedPrecondition,
+        Refused::EtagMismatch { .. } | Refused::ProducerFenced(_) => Code::Aborted,
+        Refused::DiskFull | Refused::Limit { .. } | Refused::LeasesFull(_) => {
+            Code::ResourceExhausted
+        }
+    }
+}
+
+fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
+    match refused {
+        Refused::QueueNotFound(name)
+        | Refused::QueueExists(name)
+        | Refused::QueueName { name, .. }
+        | Refused::QueueNotEmpty { name, .. }
+        | Refused::DeadLetterQueue { name, .. }
+        | Refused::EtagMismatch { name, .. } => vec![("queue", name.clone())],
+        Refused::Policy { field, .. } => vec![("field", (*field).to_owned())],
+        Refused::MessageTooLarge { index, bytes, max, queue } => vec![
+            ("field", "payload".to_owned()),
+            ("index", index.to_string()),
+            ("size", bytes.to_string()),
+            ("limit", max.to_string()),
+            ("queue", queue.clone()),
+        ],
+        Refused::Limit { what, max } => {
+            vec![("what", (*what).to_owned()), ("limit", max.to_string())]
+        }
+        Refused::LeasesFull(max) => vec![("limit", max.to_string())],
+        Refused::BatchOutOfOrder { expected, got } => {
+            vec![("expected", expected.to_string()), ("got", got.to_string())]
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,199 @@
+//! Messages go out: single calls to pull, settle and extend.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use qbroker_proto::v1::consumer_service_server::ConsumerService;
+use qbroker_proto::v1::{
+    ConsumeRequest, ConsumeResponse, DeliveryBatch, ExtendLeasesRequest, ExtendLeasesResponse,
+    PullRequest, PullResponse, SettleFailure, SettleRequest, SettleResponse,
+};
+use tokio::sync::oneshot;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert::time::to_duration;
+use super::convert::{incoming, outgoing};
+use super::fault::{Fault, refused_settlement, settle_failure};
+use super::records::{self, Parts};
+use super::{Context, consume};
+use crate::engine::{Engine, PullAnswer};
+use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::refused::Refused;
+use crate::queue::{Delivery, PullId};
+
+/// `ConsumerService`.
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    context: Context,
+}
+
+#[tonic::async_trait]
+impl ConsumerService for Consumer {
+    type ConsumeStream = Pin<Box<dyn Stream<Item = Result<ConsumeResponse, Status>> + Send>>;
+
+    async fn consume(
+        &self,
+        request: Request<Streaming<ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        let responses = consume::serve(self.context.clone(), request.into_inner()).await;
+        let responses = responses.map_err(|fault| fault.to_status())?;
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn pull(&self, request: Request<PullRequest>) -> Result<Response<PullResponse>, Status> {
+        let batch = self.pull_batch(request.into_inner()).await;
+        let batch = batch.map_err(|fault| fault.to_status())?;
+        Ok(Response::new(PullResponse { batch: Some(batch) }))
+    }
+
+    async fn settle(
+        &self,
+        request: Request<SettleRequest>,
+    ) -> Result<Response<SettleResponse>, Status> {
+        let request = request.into_inner();
+        let call_id = request.call_id;
+        let understood = incoming::settle(
+            SettleRequest { answered_through_call_id: 0, ..request },
+            ConsumerId::NONE,
+        );
+        let understood = understood.map_err(|fault| fault.to_status())?;
+        let settle = understood.command;
+        let failures =
+            self.context.engine.call(|core, now, out| core.settle(&settle, now, out)).await;
+        let failures = flat(failures).map_err(|fault| fault.to_status())?;
+        let failures = to_failures(failures, understood.invalid);
+        Ok(Response::new(SettleResponse { call_id, failures }))
+    }
+
+    async fn extend_leases(
+        &self,
+        request: Request<ExtendLeasesRequest>,
+    ) -> Result<Response<ExtendLeasesResponse>, Status> {
+        let request = request.into_inner();
+        let call_id = request.call_id;
+        let understood = incoming::extend(request).map_err(|fault| fault.to_status())?;
+        let extend = understood.command;
+        let failures =
+            self.context.engine.call(|core, now, out| core.extend(&extend, now, out)).await;
+        let failures = flat(failures).map_err(|fault| fault.to_status())?;
+        let failures = to_failures(failures, understood.invalid);
+        let lease_duration = extend.duration_ms.map(to_duration);
+        Ok(Response::new(ExtendLeasesResponse { call_id, lease_duration, failures }))
+    }
+}
+
+/// An answer of the engine, with either way to fail.
+fn flat<T>(answer: Result<Result<T, Refused>, crate::engine::Stopped>) -> Result<T, Fault> {
+    Ok(answer??)
+}
+
+/// Everything of a call that failed.
+pub(super) fn to_failures(
+    refused: Vec<(LeaseToken, Refused)>,
+    invalid: Vec<Bytes>,
+) -> Vec<SettleFailure> {
+    let refused = refused.into_iter().map(|(token, refused)| refused_settlement(token, refused));
+    let invalid =
+        invalid.into_iter().map(|token| settle_failure(token.clone(), &Fault::TokenInvalid(token)));
+    refused.chain(invalid).collect()
+}
+
+impl Consumer {
+    pub(super) fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    async fn pull_batch(&self, request: PullRequest) -> Result<DeliveryBatch, Fault> {
+        self.context.check_running()?;
+        let (pull, wait) = incoming::pull(request)?;
+        let engine = &self.context.engine;
+        let (lsn, answer) = engine.pull(&pull)?;
+        let (lsn, deliveries) = match answer? {
+            PullAnswer::Now(deliveries) => (lsn, Granted::new(engine, deliveries)),
+            PullAnswer::Waiting(id, answer) => {
+                let mut waiting = Waiting { engine, id, answer: Some(answer) };
+                let answer = waiting.answer.as_mut().expect("it waits");
+                let answer = tokio::select! {
+                    answer = tokio::time::timeout(wait, answer) => answer,
+                    _ = self.context.stopping() => return Err(Fault::ShuttingDown),
+                };
+                match answer {
+                    Ok(Ok((lsn, deliveries))) => {
+                        waiting.answer = None;
+                        (lsn, Granted::new(engine, deliveries))
+                    }
+                    // The time is over, or the log has stopped.
+                    _ => (lsn, Granted::new(engine, Vec::new())),
+                }
+            }
+        };
+        engine.durable(lsn).await?;
+        let batch = to_batch(engine, &deliveries.deliveries)?;
+        engine.let_go(&deliveries.deliveries);
+        deliveries.hand_over();
+        Ok(batch)
+    }
+}
+
+/// A pull that waits. Dropped with its call, whatever came for it is released.
+struct Waiting<'a> {
+    engine: &'a Engine,
+    id: PullId,
+    answer: Option<oneshot::Receiver<(qbroker_storage::Lsn, Vec<Delivery>)>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            self.engine.cancel_pull(self.id, answer);
+        }
+    }
+}
+
+/// Deliveries on their way to a caller. Dropped before they were handed over, they are released.
+struct Granted<'a> {
+    engine: &'a Engine,
+    deliveries: Vec<Delivery>,
+}
+
+impl<'a> Granted<'a> {
+    fn new(engine: &'a Engine, deliveries: Vec<Delivery>) -> Self {
+        Self { engine, deliveries }
+    }
+
+    fn hand_over(mut self) {
+        self.deliveries.clear();
+    }
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        if !self.deliveries.is_empty() {
+            self.engine.undeliver(&self.deliveries);
+        }
+    }
+}
+
+/// Deliveries with their messages. A message that was deleted meanwhile is left out: its lease has
+/// ended too.
+pub(super) fn to_batch(engine: &Engine, deliveries: &[Delivery]) -> Result<DeliveryBatch, Fault> {
+    let parts: Vec<Parts> = deliveries
+        .iter()
+        .map(|delivery| Parts {
+            birth: delivery.token.birth,
+            last_failure: delivery.last_failure,
+            dead_letter: delivery.dead_letter,
+        })
+        .collect();
+    let lease_duration = deliveries.first().map(|delivery| to_duration(delivery.duration_ms));
+    let mut batch = DeliveryBatch { deliveries: Vec::with_capacity(parts.len()), lease_duration };
+    for (delivery, stored) in deliveries.iter().zip(records::read(engine, &parts)) {
+        match stored.and_then(|stored| outgoing::delivery(delivery, stored)) {
+            Ok(delivery) => batch.deliveries.push(delivery),
+            Err(fault) if engine.is_held(delivery.token) => return Err(fault),
+            Err(_) => {}
+        }
+    }
+    Ok(batch)
+}

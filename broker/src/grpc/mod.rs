@@ -1,0 +1,103 @@
+//! The protocol's services over the engine: form is checked here, everything else is decided below.
+
+mod admin;
+mod auth;
+mod consume;
+mod convert;
+mod fault;
+mod leases;
+mod listing;
+mod publish;
+mod publish_stream;
+mod records;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use qbroker_proto::v1::admin_service_server::AdminServiceServer;
+use qbroker_proto::v1::consumer_service_server::ConsumerServiceServer;
+use qbroker_proto::v1::publisher_service_server::PublisherServiceServer;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+pub(crate) use admin::figures;
+
+use crate::auth::Authenticator;
+use crate::config::Settings;
+use crate::engine::Engine;
+use convert::bounds::REQUEST_BYTES_MAX;
+use convert::incoming::{BatchLimits, IdHasher};
+use fault::Fault;
+
+/// What every service needs.
+#[derive(Clone, Debug)]
+pub struct Context {
+    engine: Arc<Engine>,
+    limits: BatchLimits,
+    streams_max: u32,
+    hasher: IdHasher,
+    stopping: watch::Receiver<Option<Stopping>>,
+}
+
+/// The broker stops: streams are told, and nothing new is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopping {
+    /// When streams are closed.
+    pub deadline: Instant,
+}
+
+impl Context {
+    /// `stopping` is set once the broker stops.
+    pub fn new(
+        engine: Arc<Engine>,
+        settings: &Settings,
+        stopping: watch::Receiver<Option<Stopping>>,
+    ) -> Self {
+        let limits = BatchLimits {
+            messages_max: settings.batch_messages_max as usize,
+            bytes_max: settings.batch_bytes_max,
+        };
+        let hasher = IdHasher { key: engine.log().log_id() };
+        Self { engine, limits, streams_max: settings.streams_max, hasher, stopping }
+    }
+
+    /// Refuses new work while the broker stops.
+    fn check_running(&self) -> Result<(), Fault> {
+        if self.stopping.borrow().is_some() { Err(Fault::ShuttingDown) } else { Ok(()) }
+    }
+
+    /// Resolves once the broker stops, with what is left until streams are closed.
+    async fn stopping(&self) -> Duration {
+        let mut stopping = self.stopping.clone();
+        let stopping = stopping.wait_for(Option::is_some).await.map(|stopping| *stopping);
+        match stopping {
+            Ok(Some(stopping)) => stopping.deadline.saturating_duration_since(Instant::now()),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// All services behind one check of who is calling; health stays open for probes.
+pub fn routes(
+    context: &Context,
+    authenticator: &Authenticator,
+    health: HealthServer<impl Health>,
+) -> Result<Routes, tonic_reflection::server::Error> {
+    let auth = auth::Interceptor::new(authenticator.clone());
+    let publisher = PublisherServiceServer::new(publish::Publisher::new(context.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let consumer = ConsumerServiceServer::new(leases::Consumer::new(context.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let admin = AdminServiceServer::new(admin::Admin::new(context.clone()));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(qbroker_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok(Routes::new(InterceptedService::new(publisher, auth.clone()))
+        .add_service(InterceptedService::new(consumer, auth.clone()))
+        .add_service(InterceptedService::new(admin, auth.clone()))
+        .add_service(InterceptedService::new(reflection, auth))
+        .add_service(health))
+}

@@ -1,0 +1,131 @@
+//! Messages come in: single calls.
+
+use std::pin::Pin;
+
+use qbroker_proto::v1::publisher_service_server::PublisherService;
+use qbroker_proto::v1::{
+    PublishRequest, PublishResponse, PublishResult, PublishStreamRequest, PublishStreamResponse,
+    publish_result,
+};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert::{incoming, outgoing};
+use super::fault::Fault;
+use super::{Context, publish_stream};
+use crate::queue::refused::Refused;
+use crate::queue::{NewMessage, Publish, Receipt, Stop};
+
+/// `PublisherService`.
+#[derive(Clone, Debug)]
+pub(super) struct Publisher {
+    context: Context,
+}
+
+#[tonic::async_trait]
+impl PublisherService for Publisher {
+    type PublishStreamStream =
+        Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
+
+    async fn publish(
+        &self,
+        request: Request<PublishRequest>,
+    ) -> Result<Response<PublishResponse>, Status> {
+        let request = request.into_inner();
+        self.context.check_running().map_err(|fault| fault.to_status())?;
+        let results =
+            if request.allow_partial { self.each(request).await } else { self.all(request).await };
+        Ok(Response::new(PublishResponse { results: results? }))
+    }
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let responses = publish_stream::serve(self.context.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+impl Publisher {
+    pub(super) fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// All or nothing.
+    async fn all(&self, request: PublishRequest) -> Result<Vec<PublishResult>, Status> {
+        let Context { engine, limits, hasher, .. } = &self.context;
+        let messages = incoming::messages(request, *limits, *hasher)
+            .map_err(|(index, fault)| fault.to_status_at(index))?;
+        let permit = engine.reserve(bytes(&messages)).await;
+        let publish = Publish { messages };
+        let receipts = engine.call(|core, now, out| core.publish(&publish, now, out)).await;
+        drop(permit);
+        let receipts = receipts
+            .map_err(Fault::from)
+            .and_then(|receipts| receipts.map_err(Fault::from))
+            .map_err(|fault| fault.to_status())?;
+        let results = publish.messages.iter().zip(receipts);
+        Ok(results.map(|(message, receipt)| stored(message, receipt)).collect())
+    }
+
+    /// Each message by itself.
+    async fn each(&self, request: PublishRequest) -> Result<Vec<PublishResult>, Status> {
+        let Context { engine, limits, hasher, .. } = &self.context;
+        let queue = request.queue.clone();
+        let one = |message| PublishRequest {
+            queue: queue.clone(),
+            messages: vec![message],
+            allow_partial: true,
+        };
+        incoming::check_batch(&request, *limits).map_err(|fault| fault.to_status())?;
+        let publishes: Vec<Result<Publish, Fault>> = request
+            .messages
+            .into_iter()
+            .map(|message| incoming::messages(one(message), *limits, *hasher))
+            .map(|messages| {
+                messages.map(|messages| Publish { messages }).map_err(|(_, fault)| fault)
+            })
+            .collect();
+        let size = publishes.iter().flatten().map(|publish| bytes(&publish.messages)).sum();
+        let permit = engine.reserve(size).await;
+        // Outside of the command: it is given again where a page is missing, and goes on from there.
+        let mut results: Vec<Result<Receipt, Fault>> = Vec::with_capacity(publishes.len());
+        let told = engine.call(|core, now, out| {
+            while let Some(publish) = publishes.get(results.len()) {
+                results.push(match publish {
+                    Err(fault) => Err(fault.clone()),
+                    Ok(publish) => match core.publish(publish, now, out) {
+                        Ok(receipts) => Ok(receipts[0]),
+                        Err(Stop::Refused(refused)) => Err(Fault::Refused(refused)),
+                        Err(missing @ Stop::Missing(_)) => return Err(missing),
+                    },
+                });
+            }
+            Ok(())
+        });
+        let told: Result<Result<(), Refused>, _> = told.await;
+        drop(permit);
+        told.map_err(|stopped| Fault::from(stopped).to_status())?
+            .map_err(|refused| Fault::from(refused).to_status())?;
+        Ok(publishes.into_iter().zip(results).map(outcome).collect())
+    }
+}
+
+fn bytes(messages: &[NewMessage]) -> usize {
+    messages.iter().map(|message| message.body.len()).sum()
+}
+
+fn stored(message: &NewMessage, receipt: Receipt) -> PublishResult {
+    let receipt = outgoing::receipt(&message.message_id, receipt);
+    PublishResult { outcome: Some(publish_result::Outcome::Receipt(receipt)) }
+}
+
+fn outcome((publish, result): (Result<Publish, Fault>, Result<Receipt, Fault>)) -> PublishResult {
+    match (publish, result) {
+        (Ok(publish), Ok(receipt)) => stored(&publish.messages[0], receipt),
+        (Err(fault), _) | (_, Err(fault)) => {
+            PublishResult { outcome: Some(publish_result::Outcome::Error(fault.to_item())) }
+        }
+    }
+}

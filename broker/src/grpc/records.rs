@@ -1,0 +1,42 @@
+//! Reads messages with everything that belongs to them, a page at a time.
+
+use qbroker_storage::{Lsn, ReadError, StoredRecord};
+
+use super::convert::outgoing::Stored;
+use super::fault::Fault;
+use crate::engine::Engine;
+
+/// Which records a message is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    pub(super) birth: Lsn,
+    pub(super) last_failure: Lsn,
+    pub(super) dead_letter: Lsn,
+}
+
+/// Reads the records of messages, in order.
+pub(super) fn read(engine: &Engine, messages: &[Parts]) -> Vec<Result<Stored, Fault>> {
+    let lsns: Vec<Lsn> = messages
+        .iter()
+        .flat_map(|parts| [parts.birth, parts.last_failure, parts.dead_letter])
+        .filter(|lsn| *lsn != Lsn(0))
+        .collect();
+    let mut records = engine.read(&lsns).into_iter();
+    messages.iter().map(|parts| stored(*parts, &mut records)).collect()
+}
+
+fn stored(
+    parts: Parts,
+    records: &mut impl Iterator<Item = Result<StoredRecord, ReadError>>,
+) -> Result<Stored, Fault> {
+    let mut next = |lsn: Lsn| (lsn != Lsn(0)).then(|| records.next().expect("one for each LSN"));
+    // All three first: what one message lacks must not shift the next one's.
+    let (message, last_failure, dead_letter) =
+        (next(parts.birth), next(parts.last_failure), next(parts.dead_letter));
+    Ok(Stored {
+        birth: parts.birth,
+        message: message.expect("a message has a birth")?,
+        last_failure: last_failure.transpose()?,
+        dead_letter: dead_letter.transpose()?,
+    })
+}

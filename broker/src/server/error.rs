@@ -1,0 +1,56 @@
+//! Why the broker does not serve, and how the process then ends.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use qbroker_storage::{OpenError, WriteError};
+
+use crate::auth::AccessError;
+use crate::engine::StartError;
+use crate::exit::Exit;
+use crate::tls::TlsError;
+
+/// Why a broker cannot start, or not stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}: {source}; stop what uses the port, or choose another")]
+    Bind { address: SocketAddr, source: std::io::Error },
+    #[error("the listener is not usable: {0}")]
+    Listener(std::io::Error),
+    #[error("the data folder {} is not usable: {source}", path.display())]
+    DataDir { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("the protocol's description cannot be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("SIGHUP cannot be listened to: {0}")]
+    Signal(std::io::Error),
+    #[error("a thread of the broker ended badly: {0}")]
+    Recovery(tokio::task::JoinError),
+    #[error("the log could not be closed: {0}")]
+    Close(WriteError),
+}
+
+impl ServeError {
+    /// The process's exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Start(StartError::Log(OpenError::Damaged(_))) => Exit::Damaged,
+            Self::Start(StartError::Log(OpenError::NewerFormat { .. }))
+            | Self::Start(StartError::Log(OpenError::NotADataFolder { .. }))
+            | Self::Start(StartError::Record { .. } | StartError::Snapshot(_))
+            | Self::Access(_)
+            | Self::Tls(_) => Exit::Config,
+            Self::Bind { .. }
+            | Self::Listener(_)
+            | Self::DataDir { .. }
+            | Self::Start(_)
+            | Self::Close(_) => Exit::Unavailable,
+            Self::Reflection(_) | Self::Signal(_) | Self::Recovery(_) => Exit::Internal,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The engine's part of the metrics.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qbroker_storage::{SYNC_BUCKETS_US, Space};
+
+use crate::engine::{Core, Engine};
+use crate::grpc::figures;
+use crate::metrics::{Figures, Histogram, LogFigures, QueueFigures};
+use crate::queue::Queue;
+
+/// Reads the engine when somebody scrapes.
+#[derive(Debug)]
+pub(super) struct EngineFigures {
+    engine: Arc<Engine>,
+}
+
+impl EngineFigures {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+}
+
+impl Figures for EngineFigures {
+    fn queues(&self) -> Vec<QueueFigures> {
+        let wall_ms = self.engine.clock().now().wall_ms;
+        let read = |core: &Core| {
+            core.queues_after("").map(|queue| queue_figures(core, queue, wall_ms)).collect()
+        };
+        self.engine.look(read).1
+    }
+
+    fn log(&self) -> LogFigures {
+        let stats = self.engine.log().stats();
+        let (free, reserve) = match self.engine.log().space() {
+            Space::Low { free, reserve } => (free, reserve),
+            Space::Ample => (0, 0),
+        };
+        LogFigures {
+            sync_seconds: Histogram {
+                bounds: SYNC_BUCKETS_US.iter().map(|us| seconds(*us)).collect(),
+                counts: stats.sync_buckets.to_vec(),
+                sum: seconds(stats.sync_us_total),
+            },
+            frames_total: stats.frames,
+            records_total: stats.records,
+            written_bytes_total: stats.bytes_written,
+            payload_bytes_total: stats.payload_bytes,
+            zeroed_bytes_total: stats.bytes_zeroed,
+            rotations_total: stats.rotations,
+            rotations_unfilled_total: stats.rotations_unfilled,
+            segments_dropped_total: stats.segments_dropped,
+            reads_cached_total: stats.reads_cached,
+            reads_disk_total: stats.reads_disk,
+            checkpoints_total: stats.checkpoints,
+            checkpoint_bytes: stats.checkpoint_bytes,
+            segments: stats.segments,
+            disk_bytes: stats.disk_bytes,
+            live_records: stats.live_records,
+            disk_free_bytes: free,
+            disk_reserve_bytes: reserve,
+            pending_bytes: self.engine.pending_bytes(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a metric needs no more than 53 bits")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn queue_figures(core: &Core, queue: &Queue, wall_ms: u64) -> QueueFigures {
+    let figures = figures(core, queue);
+    let age_ms = figures.oldest_ready_ms.map_or(0, |since_ms| wall_ms.saturating_sub(since_ms));
+    QueueFigures {
+        name: queue.definition.name.clone(),
+        ready: figures.counts.ready,
+        scheduled: figures.counts.scheduled,
+        leased: figures.counts.leased,
+        parked: figures.counts.parked,
+        dead_letters: figures.dead,
+        bytes: figures.counts.bytes,
+        consumers: figures.consumers as u64,
+        oldest_ready_age: Duration::from_millis(age_ms),
+        published_total: queue.totals.published,
+        delivered_total: queue.totals.delivered,
+        acked_total: queue.totals.acked,
+        retried_total: queue.totals.retried,
+        dead_lettered_total: queue.totals.dead_lettered,
+        leases_expired_total: queue.totals.expired_leases,
+    }
+}
+
+/// Size of the file system that holds a folder, which may not exist yet.
+pub(super) fn disk_bytes(folder: &Path) -> std::io::Result<u64> {
+    let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let disk = rustix::fs::statvfs(existing)?;
+    Ok(disk.f_blocks * disk.f_frsize)
+}
