@@ -1,19 +1,21 @@
 //! A durable message broker in one process.
 //!
-//! The modules below stand in the order a message meets them.
+//! The modules stand in the order a message meets them: [`grpc`] takes it off the wire, [`engine`]
+//! lets [`queue`] decide and the log keep it, and sends on its way what may then be told. The rest
+//! is what a process needs around that.
 
-pub mod clock;
-pub mod engine;
 pub mod grpc;
+pub mod engine;
+pub mod clock;
 pub mod queue;
 
-// shell modules
+pub mod server;
+pub mod config;
 pub mod accept;
 pub mod auth;
-pub mod config;
-pub mod exit;
-pub mod metrics;
-pub mod supervisor;
-pub mod telemetry;
 pub mod tls;
 pub mod web;
+pub mod metrics;
+pub mod telemetry;
+pub mod supervisor;
+pub mod exit;
