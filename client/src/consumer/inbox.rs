@@ -11,8 +11,9 @@ use qbroker_proto::v1::consume_response::Kind as Response;
 use qbroker_proto::v1::{self, consume_request::Kind};
 use slab::Slab;
 use tokio::sync::oneshot;
-use tracing::{debug, info};
+use tracing::info;
 
+use super::settlements::Settlements;
 use crate::driver::{Machine, News, Next};
 use crate::error::Error;
 use crate::group::Group;
@@ -33,13 +34,7 @@ pub(super) struct Inbox {
     leases: Slab<Lease>,
     /// Delivered, not handed out.
     buffered: VecDeque<Buffered>,
-    /// Settlements without an answer, by number, ascending.
-    calls: VecDeque<Call>,
-    /// How many of `calls` went out on the present stream. Invariant: the first ones.
-    sent: usize,
-    next_call_id: i64,
-    /// What settlements are gathered into.
-    gathering: Option<Gathering>,
+    settlements: Settlements,
     /// To go out before settlements.
     controls: VecDeque<Arc<Request>>,
     /// Extensions without an answer.
@@ -104,36 +99,10 @@ pub(super) struct Buffered {
 }
 
 #[derive(Debug)]
-struct Gathering {
-    settlements: Vec<v1::Settlement>,
-    keys: Vec<usize>,
-    group: Arc<Group<()>>,
-}
-
-#[derive(Debug)]
-struct Call {
-    id: i64,
-    request: Arc<Request>,
-    keys: Vec<usize>,
-    group: Arc<Group<()>>,
-}
-
-#[derive(Debug)]
 struct Extension {
     request: Arc<Request>,
     answer: oneshot::Sender<Result<(), Error>>,
 }
-
-/// So many settlements are one request at most; the broker takes 10,000.
-const GATHERED_MAX: usize = 1_000;
-
-/// While this many requests are unanswered, settlements gather until there are `GATHERED_WORTH` of
-/// them: few large requests cost less than many small ones, and the next answer, which is at most
-/// one sync away, sends what there is.
-const CALLS_BUSY: usize = 4;
-
-/// So many settlements are worth a request of their own at once.
-const GATHERED_WORTH: usize = 100;
 
 impl Inbox {
     pub(super) fn new(open: v1::ConsumeOpen) -> Self {
@@ -143,10 +112,7 @@ impl Inbox {
             stream: Stream::Down,
             leases: Slab::new(),
             buffered: VecDeque::new(),
-            calls: VecDeque::new(),
-            sent: 0,
-            next_call_id: 1,
-            gathering: None,
+            settlements: Settlements::new(),
             controls: VecDeque::new(),
             extensions: BTreeMap::new(),
             next_extension_id: 1,
@@ -192,16 +158,7 @@ impl Inbox {
         }
         let lease = &mut self.leases[key];
         lease.state = LeaseState::Settling;
-        let settlement = outcome.of(lease.token.clone());
-        let gathering = self.gathering.get_or_insert_with(Gathering::new);
-        let member = gathering.settlements.len();
-        gathering.settlements.push(settlement);
-        gathering.keys.push(key);
-        let group = Arc::clone(&gathering.group);
-        if GATHERED_MAX <= member + 1 {
-            self.number_gathered();
-        }
-        (group, member)
+        self.settlements.add(key, outcome.of(lease.token.clone()))
     }
 
     /// Why the lease ended without a settlement, where it did.
@@ -299,22 +256,15 @@ impl Inbox {
     ///
     /// The answer does not fit what was sent.
     fn settled(&mut self, answer: v1::SettleResponse) -> Result<(), Error> {
-        if self.next_call_id <= answer.call_id {
-            return Err(Error::Protocol(format!(
-                "settle request {} was answered, {} was the last",
-                answer.call_id,
-                self.next_call_id - 1
-            )));
-        }
+        let calls = self.settlements.answered(answer.call_id)?;
         let mut failures: HashMap<Bytes, v1::ItemError> = answer
             .failures
             .into_iter()
             .map(|failure| (failure.lease_token, failure.error.unwrap_or_default()))
             .collect();
-        while self.calls.front().is_some_and(|call| call.id <= answer.call_id) {
-            let call = self.calls.pop_front().expect("there is a first one");
-            self.sent = self.sent.saturating_sub(1);
-            self.finish(&call, &mut failures);
+        for call in calls {
+            self.forget(&call.keys);
+            call.finish(&mut failures);
         }
         Ok(())
     }
@@ -363,52 +313,17 @@ impl Inbox {
         if let Some(control) = self.controls.pop_front() {
             return Next::Send(control);
         }
-        if self.sent == self.calls.len() {
-            let worth = self.sent < CALLS_BUSY
-                || self.gathering.as_ref().is_some_and(|g| GATHERED_WORTH <= g.keys.len());
-            if worth {
-                self.number_gathered();
-            }
-        }
-        match self.calls.get(self.sent) {
-            Some(call) => {
-                self.sent += 1;
-                Next::Send(Arc::clone(&call.request))
-            }
+        match self.settlements.next() {
+            Some(request) => Next::Send(request),
             None if self.is_done() => Next::End,
             None => Next::Wait,
         }
     }
 
-    /// Makes a numbered request of what has gathered.
-    fn number_gathered(&mut self) {
-        let Some(gathered) = self.gathering.take() else { return };
-        let id = self.next_call_id;
-        self.next_call_id += 1;
-        let oldest = self.calls.front().map_or(id, |call| call.id);
-        let request = request(Kind::Settle(v1::SettleRequest {
-            call_id: id,
-            settlements: gathered.settlements,
-            answered_through_call_id: oldest - 1,
-        }));
-        self.calls.push_back(Call { id, request, keys: gathered.keys, group: gathered.group });
-    }
-
-    fn finish(&mut self, call: &Call, failures: &mut HashMap<Bytes, v1::ItemError>) {
-        for key in &call.keys {
+    fn forget(&mut self, keys: &[usize]) {
+        for key in keys {
             self.leases.remove(*key);
         }
-        if !failures.is_empty() {
-            for (member, settlement) in settlements(&call.request).iter().enumerate() {
-                if let Some(error) = failures.remove(&settlement.lease_token) {
-                    let error = Error::from(error);
-                    // Nobody may be waiting for it.
-                    debug!(%error, "a settlement was refused");
-                    call.group.refuse(member, error);
-                }
-            }
-        }
-        call.group.finish(Ok(()));
     }
 
     fn release_buffered(&mut self) {
@@ -460,7 +375,7 @@ impl Machine for Inbox {
 
     fn begin_stream(&mut self) {
         self.stream = Stream::Opening;
-        self.sent = 0;
+        self.settlements.restart();
         self.controls.clear();
         self.controls.extend(self.extensions.values().map(|e| Arc::clone(&e.request)));
         if self.draining == Draining::Asked {
@@ -523,7 +438,7 @@ impl Machine for Inbox {
     }
 
     fn is_done(&self) -> bool {
-        let answered = self.calls.is_empty() && self.gathering.is_none();
+        let answered = self.settlements.is_empty();
         match self.closing {
             Closing::No => false,
             Closing::WhenSettled => answered && self.leases.is_empty(),
@@ -555,10 +470,9 @@ impl Machine for Inbox {
         for buffered in std::mem::take(&mut self.buffered) {
             self.leases.remove(buffered.key);
         }
-        self.number_gathered();
-        for call in std::mem::take(&mut self.calls) {
-            call.keys.iter().for_each(|key| drop(self.leases.remove(*key)));
-            call.group.finish(Err(error.clone()));
+        for call in self.settlements.take_all() {
+            self.forget(&call.keys);
+            call.fail(error);
         }
         for (_, extension) in std::mem::take(&mut self.extensions) {
             extension.answer.send(Err(error.clone())).ok();
@@ -570,19 +484,6 @@ impl Machine for Inbox {
     }
 }
 
-impl Gathering {
-    fn new() -> Self {
-        Self { settlements: Vec::new(), keys: Vec::new(), group: Group::new() }
-    }
-}
-
 fn request(kind: Kind) -> Arc<Request> {
     Arc::new(Request { kind: Some(kind) })
-}
-
-fn settlements(request: &Request) -> &[v1::Settlement] {
-    match &request.kind {
-        Some(Kind::Settle(settle)) => &settle.settlements,
-        _ => unreachable!("a call is a settle request"),
-    }
 }

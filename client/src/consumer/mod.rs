@@ -2,6 +2,7 @@
 
 mod delivery;
 mod inbox;
+mod settlements;
 
 use std::time::Duration;
 

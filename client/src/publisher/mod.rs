@@ -1,5 +1,6 @@
 //! Publishing: a stream of numbered batches, each stored exactly once, over reconnects too.
 
+mod batch;
 mod outbox;
 mod receipt;
 

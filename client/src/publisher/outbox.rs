@@ -2,7 +2,7 @@
 //!
 //! Knows no connection: requests are taken from it, answers are put into it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use qbroker_proto::v1::publish_stream_response::Kind as Response;
@@ -10,10 +10,11 @@ use qbroker_proto::v1::{self, publish_stream_request::Kind};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::receipt::{BatchReceipt, Stored};
+use super::batch::{Batch, Numbered};
+use super::receipt::Stored;
 use crate::connection::random_id;
 use crate::driver::{Machine, News, Next};
-use crate::error::{Error, Reason, Refusal};
+use crate::error::{Error, Reason};
 use crate::group::Group;
 use crate::message::OutgoingMessage;
 
@@ -73,52 +74,10 @@ enum Stream {
     Open { bytes_max: usize, batches_max: usize },
 }
 
-#[derive(Debug)]
-struct Batch {
-    messages: Vec<v1::OutgoingMessage>,
-    /// What it takes of the budget.
-    cost: usize,
-    group: Arc<Group<Stored>>,
-    kind: BatchKind,
-}
-
-#[derive(Debug)]
-enum BatchKind {
-    /// Published as a batch: all or nothing.
-    Whole,
-    /// Gathered from single messages, which stand alone.
-    Gathered {
-        /// Which member of the group each message is, once one of them was refused.
-        members: Option<Vec<usize>>,
-        /// The ids in it, with their queues: one id may be in a batch once.
-        ids: HashSet<(String, String)>,
-    },
-}
-
-#[derive(Debug)]
-struct Numbered {
-    id: i64,
-    request: Arc<Request>,
-    encoded_bytes: usize,
-    cost: usize,
-    messages: usize,
-    group: Arc<Group<Stored>>,
-    gathered: Option<Option<Vec<usize>>>,
-}
-
-/// A batch of single messages is complete at this many; more gain nothing.
-const GATHERED_MESSAGES_MAX: usize = 500;
-
-/// A batch of single messages is complete at this many bytes, far below the broker's 8 MiB.
-const GATHERED_BYTES_MAX: usize = 1024 * 1024;
-
-/// While this many batches are unanswered, single messages gather until there are
-/// `GATHERED_MESSAGES_WORTH` of them: few large batches cost less than many small ones, and the
-/// next answer, which is at most one sync away, sends what there is.
+/// While this many batches are unanswered, single messages gather until they are worth a batch: few
+/// large batches cost less than many small ones, and the next answer, which is at most one sync
+/// away, sends what there is.
 const BATCHES_BUSY: usize = 4;
-
-/// So many single messages are worth a batch of their own at once.
-const GATHERED_MESSAGES_WORTH: usize = 100;
 
 impl Outbox {
     pub(super) fn new(queue: String, budget: Arc<Semaphore>) -> Self {
@@ -153,8 +112,7 @@ impl Outbox {
             self.ready.extend(self.open.take());
         }
         let open = self.open.get_or_insert_with(Batch::gathered);
-        let member = open.messages.len();
-        open.push(message, cost);
+        let member = open.push(message, cost);
         Ok((Arc::clone(&open.group), member))
     }
 
@@ -170,9 +128,8 @@ impl Outbox {
     ) -> Result<Arc<Group<Stored>>, Error> {
         self.accepts()?;
         self.ready.extend(self.open.take());
-        let group = Group::new();
-        let messages = messages.into_iter().map(|message| message.0).collect();
-        let batch = Batch { messages, cost, group: Arc::clone(&group), kind: BatchKind::Whole };
+        let batch = Batch::whole(messages, cost);
+        let group = Arc::clone(&batch.group);
         self.ready.push_back(batch);
         Ok(group)
     }
@@ -215,12 +172,16 @@ impl Outbox {
         let mut again = Vec::new();
         for first_sequence in answers.first_sequences.into_iter().take(count) {
             let batch = self.take_first_unconfirmed();
+            let mut freed = batch.cost;
             if let Some(refused) = refused.next_if(|refused| refused.batch_id == batch.id) {
-                again.extend(self.refused(batch, refused));
+                let rest = batch.refused(refused);
+                freed -= rest.as_ref().map_or(0, |rest| rest.cost);
+                again.extend(rest);
             } else {
                 let found = duplicates.next_if(|duplicates| duplicates.batch_id == batch.id);
-                self.stored(batch, first_sequence, found);
+                batch.stored(first_sequence, found);
             }
+            self.budget.add_permits(freed);
         }
         for batch in again.into_iter().rev() {
             self.ready.push_front(batch);
@@ -281,41 +242,15 @@ impl Outbox {
         if let Some(batch) = self.ready.pop_front() {
             return Some(batch);
         }
-        let worth = self.closing
-            || self.sent < BATCHES_BUSY
-            || self.open.as_ref().is_some_and(|open| {
-                GATHERED_MESSAGES_WORTH <= open.messages.len()
-                    || GATHERED_BYTES_MAX / 4 <= open.cost
-            });
+        let open = self.open.as_ref()?;
+        let worth = self.closing || self.sent < BATCHES_BUSY || open.is_worth_sending();
         if worth { self.open.take() } else { None }
     }
 
     fn number(&mut self, batch: Batch) -> Numbered {
         let id = self.producer.next_batch_id;
         self.producer.next_batch_id += 1;
-        let messages = batch.messages.len();
-        let request = v1::PublishRequest {
-            queue: self.queue.clone(),
-            messages: batch.messages,
-            allow_partial: false,
-        };
-        let batch_request = v1::PublishBatch {
-            batch_id: id,
-            request: Some(request),
-            confirmed_through_batch_id: self.producer.confirmed_through,
-        };
-        Numbered {
-            id,
-            encoded_bytes: prost::Message::encoded_len(&batch_request),
-            request: Arc::new(Request { kind: Some(Kind::Batch(batch_request)) }),
-            cost: batch.cost,
-            messages,
-            group: batch.group,
-            gathered: match batch.kind {
-                BatchKind::Whole => None,
-                BatchKind::Gathered { members, .. } => Some(members),
-            },
-        }
+        batch.number(id, &self.queue, self.producer.confirmed_through)
     }
 
     /// How many batches `answers` answers, once it is known to fit.
@@ -346,46 +281,6 @@ impl Outbox {
         }
         self.producer.confirmed_through = batch.id;
         batch
-    }
-
-    fn stored(
-        &self,
-        batch: Numbered,
-        first_sequence: i64,
-        duplicates: Option<v1::BatchDuplicates>,
-    ) {
-        self.budget.add_permits(batch.cost);
-        let indexes = duplicates.map(|duplicates| duplicates.indexes).unwrap_or_default();
-        let receipt = BatchReceipt {
-            first_sequence: first_sequence.try_into().unwrap_or_default(),
-            messages: batch.messages,
-            duplicates: indexes.into_iter().filter_map(|index| index.try_into().ok()).collect(),
-        };
-        batch.group.finish(Ok(Stored { receipt, members: batch.gathered.flatten() }));
-    }
-
-    /// Tells a refusal to whom it concerns; returns the messages that are to be sent again because
-    /// they shared a batch with the one that was refused.
-    fn refused(&self, batch: Numbered, refused: v1::BatchRefused) -> Option<Batch> {
-        let refusal = Refusal::from(refused.error.unwrap_or_default());
-        let Some(members) = batch.gathered.filter(|_| concerns_one_message(&refusal.reason)) else {
-            self.budget.add_permits(batch.cost);
-            batch.group.finish(Err(Error::Refused(refusal)));
-            return None;
-        };
-        let mut members = members.unwrap_or_else(|| (0..batch.messages).collect());
-        let index = usize::try_from(refused.index).unwrap_or(usize::MAX);
-        if members.len() <= index || members.len() == 1 {
-            self.budget.add_permits(batch.cost);
-            batch.group.finish(Err(Error::Refused(refusal)));
-            return None;
-        }
-        batch.group.refuse(members.remove(index), Error::Refused(refusal));
-        let mut messages = messages_of(batch.request);
-        let cost = OutgoingMessage(messages.remove(index)).cost();
-        self.budget.add_permits(cost);
-        let kind = BatchKind::Gathered { members: Some(members), ids: HashSet::new() };
-        Some(Batch { messages, cost: batch.cost - cost, group: batch.group, kind })
     }
 }
 
@@ -478,55 +373,4 @@ impl Machine for Outbox {
     fn failure(&self) -> Option<&Error> {
         self.failed.as_ref()
     }
-}
-
-impl Batch {
-    fn gathered() -> Self {
-        let kind = BatchKind::Gathered { members: None, ids: HashSet::new() };
-        Self { messages: Vec::new(), cost: 0, group: Group::new(), kind }
-    }
-
-    fn has_room_for(&self, message: &OutgoingMessage, cost: usize) -> bool {
-        let BatchKind::Gathered { ids, .. } = &self.kind else { return false };
-        self.messages.len() < GATHERED_MESSAGES_MAX
-            && self.cost + cost <= GATHERED_BYTES_MAX
-            && (message.0.message_id.is_empty() || !ids.contains(&id_of(message)))
-    }
-
-    fn push(&mut self, message: OutgoingMessage, cost: usize) {
-        if let BatchKind::Gathered { ids, .. } = &mut self.kind
-            && !message.0.message_id.is_empty()
-        {
-            ids.insert(id_of(&message));
-        }
-        self.cost += cost;
-        self.messages.push(message.0);
-    }
-}
-
-fn id_of(message: &OutgoingMessage) -> (String, String) {
-    (message.0.queue.clone(), message.0.message_id.clone())
-}
-
-fn messages_of(request: Arc<Request>) -> Vec<v1::OutgoingMessage> {
-    let request = Arc::unwrap_or_clone(request);
-    match request.kind {
-        Some(Kind::Batch(v1::PublishBatch { request: Some(request), .. })) => request.messages,
-        _ => unreachable!("a numbered request is a batch"),
-    }
-}
-
-/// Whether a refusal is the fault of the message it names, so that the others may succeed.
-fn concerns_one_message(reason: &Reason) -> bool {
-    matches!(
-        reason,
-        Reason::InvalidArgument
-            | Reason::InvalidQueueName
-            | Reason::MessageTooLarge
-            | Reason::DuplicateInBatch
-            | Reason::QueueNotFound
-            | Reason::QueueFull
-            | Reason::FeatureUnsupported
-            | Reason::PermissionDenied
-    )
 }

@@ -205,14 +205,14 @@ impl PublishTalk {
     pub(crate) async fn hear_open(&mut self) -> PublishOpen {
         match self.hear().await.unwrap().kind.unwrap() {
             publish_stream_request::Kind::Open(open) => open,
-            other => panic!("{other:?}"),
+            other @ publish_stream_request::Kind::Batch(_) => panic!("{other:?}"),
         }
     }
 
     pub(crate) async fn hear_batch(&mut self) -> PublishBatch {
         match self.hear().await.unwrap().kind.unwrap() {
             publish_stream_request::Kind::Batch(batch) => batch,
-            other => panic!("{other:?}"),
+            other @ publish_stream_request::Kind::Open(_) => panic!("{other:?}"),
         }
     }
 
