@@ -1,0 +1,293 @@
+//! qbroker as the workloads see it: the real binary, and the Rust client with its defaults.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Poll, ready};
+
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use qbroker_client::{Client, Delivery, OutgoingMessage, PendingBatch, SettlingAll};
+use tokio::process::Command;
+
+use crate::process::ServerProcess;
+use crate::system::{self, Fallible, System};
+
+/// The broker to measure: the one named, else the one that cargo builds, else the one beside this
+/// program.
+///
+/// # Errors
+///
+/// There is none, or it cannot be built: nothing else is measured in its place.
+pub(crate) async fn find(named: Option<&Path>) -> Fallible<PathBuf> {
+    let program = match named {
+        Some(path) => path.to_owned(),
+        None => {
+            let own = std::env::current_exe().context("cannot find this program's own file")?;
+            if let Some(cargo) = std::env::var_os("CARGO") {
+                build(Path::new(&cargo), &own).await?;
+            }
+            own.with_file_name("qbroker")
+        }
+    };
+    ensure!(
+        program.is_file(),
+        "there is no broker at {}: build it with `cargo build --release -p qbroker`, or name it \
+         with --qbroker",
+        program.display()
+    );
+    Ok(program)
+}
+
+/// Builds the broker into the folder that this program is in, with the same profile, so that what
+/// is measured is the code at hand and not what was built some time ago.
+async fn build(cargo: &Path, own: &Path) -> Fallible<()> {
+    let target = own.parent().and_then(Path::parent).context("this program is not in a target")?;
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "-p", "qbroker", "--bin", "qbroker", "--target-dir"]);
+    command.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let status = command.status().await.context("cannot run cargo")?;
+    ensure!(status.success(), "the broker cannot be built ({status})");
+    Ok(())
+}
+
+/// What the broker at `program` says of itself.
+pub(crate) async fn version(program: &Path) -> Fallible<String> {
+    let output = Command::new(program).arg("--version").output().await?;
+    ensure!(output.status.success(), "{} --version: {}", program.display(), output.status);
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// A broker of its own and a client.
+#[derive(Debug)]
+pub(crate) struct Qbroker {
+    server: ServerProcess,
+    client: Client,
+}
+
+impl Qbroker {
+    /// Starts `program` with its defaults, but for a data folder and ports of its own.
+    pub(crate) async fn start(program: &Path, dir: &Path) -> Fallible<Self> {
+        let mut command = Command::new(program);
+        command.arg("serve").arg("--data-dir").arg(dir);
+        command.args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+        command.args(["--log-format", "json"]);
+        let (server, address) = ServerProcess::start(command, grpc_address).await?;
+        let client = Client::connect(format!("http://{address}")).await?;
+        Ok(Self { server, client })
+    }
+}
+
+/// The address that the start line of the broker's log names.
+fn grpc_address(line: &str) -> Option<SocketAddr> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    line.get("grpc")?.as_str()?.parse().ok()
+}
+
+impl System for Qbroker {
+    type Publisher = Publisher;
+    type Caller = Caller;
+    type Consumer = Consumer;
+    type RoundTrip = RoundTrip;
+
+    const NAME: &'static str = "qbroker";
+
+    fn server(&self) -> &ServerProcess {
+        &self.server
+    }
+
+    async fn publisher(&self, queue: &str) -> Fallible<Publisher> {
+        let publisher = self.client.publisher(queue).open().await?;
+        Ok(Publisher { publisher, pending: VecDeque::new() })
+    }
+
+    async fn caller(&self, queue: &str) -> Fallible<Caller> {
+        Ok(Caller { client: self.client.clone(), queue: queue.to_owned() })
+    }
+
+    async fn consumer(&self, queue: &str, window: u32) -> Fallible<Consumer> {
+        let consumer = self.client.consumer([queue]).window(window).open().await?;
+        Ok(Consumer { consumer, acks: VecDeque::new() })
+    }
+
+    async fn round_trip(&self, queue: &str) -> Fallible<RoundTrip> {
+        let publisher = self.publisher(queue).await?;
+        Ok(RoundTrip { publisher, consumer: self.consumer(queue, 1).await?, delivered: Vec::new() })
+    }
+
+    fn needs_messages(&self) -> bool {
+        true
+    }
+
+    async fn discard(&self, queue: &str) -> Fallible<()> {
+        Ok(self.client.delete_queue(queue, true).await?)
+    }
+}
+
+/// A publish stream.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    publisher: qbroker_client::Publisher,
+    /// Batches offered and not confirmed, in order.
+    pending: VecDeque<PendingBatch>,
+}
+
+impl Publisher {
+    /// Takes the answers that are there; how many messages they confirm, once there are some.
+    fn poll_confirmed(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Fallible<u64>> {
+        let mut messages = 0;
+        while let Some(pending) = self.pending.front_mut() {
+            match Pin::new(pending).poll(cx) {
+                Poll::Ready(receipt) => {
+                    let receipt = receipt?;
+                    if !receipt.duplicates().is_empty() {
+                        return Poll::Ready(Err(anyhow::anyhow!("not stored: {receipt:?}")));
+                    }
+                    messages += receipt.len() as u64;
+                    self.pending.pop_front();
+                }
+                Poll::Pending if messages == 0 => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Ok(messages))
+    }
+}
+
+impl system::Publisher for Publisher {
+    async fn offer(&mut self, payload: &Bytes, messages: usize) -> Fallible<()> {
+        // A batch is a request of its own; single offers would share one.
+        let message = || OutgoingMessage::new(payload.clone());
+        let batch = std::iter::repeat_with(message).take(messages).collect();
+        self.pending.push_back(self.publisher.offer_batch(batch).await?);
+        Ok(())
+    }
+
+    async fn confirmed(&mut self) -> Fallible<u64> {
+        std::future::poll_fn(|cx| self.poll_confirmed(cx)).await
+    }
+}
+
+/// Publishes by single calls.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    client: Client,
+    queue: String,
+}
+
+impl system::Caller for Caller {
+    async fn publish(&mut self, payload: Bytes) -> Fallible<()> {
+        let messages = vec![OutgoingMessage::new(payload)];
+        let receipts = self.client.publish(&self.queue, messages).await?;
+        let [receipt] = &receipts[..] else { bail!("1 message, {} receipts", receipts.len()) };
+        ensure!(!receipt.duplicate, "not stored: {receipt:?}");
+        Ok(())
+    }
+}
+
+/// A consumer, and the acks whose answers it waits for.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    consumer: qbroker_client::Consumer,
+    acks: VecDeque<SettlingAll>,
+}
+
+impl Consumer {
+    /// Takes the answers of the acks that have come, in order; ready when all have.
+    fn poll_acks(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Fallible<()>> {
+        while let Some(ack) = self.acks.front_mut() {
+            if let Some((_, error)) = ready!(Pin::new(ack).poll(cx)).into_iter().next() {
+                return Poll::Ready(Err(error.into()));
+            }
+            self.acks.pop_front();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl system::Consumer for Consumer {
+    type Batch = Vec<Delivery>;
+
+    async fn receive(&mut self) -> Fallible<Vec<Delivery>> {
+        let batch = self.consumer.next_batch(usize::MAX).await?;
+        ensure!(!batch.is_empty(), "the broker drained a consumer");
+        Ok(batch)
+    }
+
+    fn check(batch: &Vec<Delivery>, payload: &Bytes) -> Fallible<u64> {
+        for delivery in batch {
+            let (found, expected) = (delivery.message.payload.len(), payload.len());
+            ensure!(found == expected, "delivered {found} bytes instead of {expected}");
+            ensure!(delivery.attempt == 1, "delivered again: {}", delivery.message.message_id);
+        }
+        Ok(batch.len() as u64)
+    }
+
+    async fn ack(&mut self, batch: Vec<Delivery>) -> Fallible<()> {
+        self.acks.push_back(self.consumer.ack_all(batch));
+        // Whatever is answered by now need not be kept.
+        let answered = std::future::poll_fn(|cx| match self.poll_acks(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        });
+        answered.await
+    }
+
+    async fn acked(&mut self) -> Fallible<()> {
+        std::future::poll_fn(|cx| self.poll_acks(cx)).await
+    }
+}
+
+/// A publisher and a consumer of one queue.
+#[derive(Debug)]
+pub(crate) struct RoundTrip {
+    publisher: Publisher,
+    consumer: Consumer,
+    delivered: Vec<Delivery>,
+}
+
+impl system::RoundTrip for RoundTrip {
+    async fn there(&mut self, payload: &Bytes) -> Fallible<()> {
+        system::Publisher::offer(&mut self.publisher, payload, 1).await?;
+        let (confirmed, delivered) = tokio::try_join!(
+            system::Publisher::confirmed(&mut self.publisher),
+            system::Consumer::receive(&mut self.consumer),
+        )?;
+        let delivered_messages = delivered.len();
+        ensure!(
+            (confirmed, delivered_messages) == (1, 1),
+            "of 1 message {confirmed} confirmed, {delivered_messages} delivered"
+        );
+        self.delivered = delivered;
+        Ok(())
+    }
+
+    async fn back(&mut self) -> Fallible<()> {
+        let delivered = std::mem::take(&mut self.delivered);
+        system::Consumer::ack(&mut self.consumer, delivered).await?;
+        system::Consumer::acked(&mut self.consumer).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_line_names_the_address() {
+        let line = r#"{"level":"INFO","message":"ready","grpc":"127.0.0.1:40123"}"#;
+        assert_eq!(grpc_address(line), Some(([127, 0, 0, 1], 40123).into()));
+        assert_eq!(grpc_address("not JSON"), None);
+        assert_eq!(grpc_address(r#"{"message":"starting"}"#), None);
+    }
+
+    #[tokio::test]
+    async fn a_missing_broker_is_named_and_nothing_replaces_it() {
+        let error = find(Some(Path::new("/nowhere/qbroker"))).await.unwrap_err().to_string();
+        assert!(error.starts_with("there is no broker at /nowhere/qbroker: build it"), "{error}");
+    }
+}
