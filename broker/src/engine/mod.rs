@@ -299,10 +299,7 @@ impl Engine {
     /// A consumer is done; what it still holds is released.
     pub fn close_consumer(&self, consumer: ConsumerId) -> Result<Lsn, Stopped> {
         let closed = self.turn_with(
-            |core, now, out| {
-                core.close_consumer(consumer, now, out);
-                Ok(())
-            },
+            |core, now, out| core.close_consumer(consumer, now, out),
             |state, _, _| state.consumers.remove(&consumer),
         );
         closed.map(|(lsn, _)| lsn)
@@ -343,8 +340,7 @@ impl Engine {
     /// leases are kept, and released when their session does not name them.
     pub fn undeliver(&self, deliveries: &[Delivery]) {
         let released = self.turn(|core, _, out| {
-            core.undeliver(deliveries.iter().map(|delivery| delivery.token), out);
-            Ok(())
+            core.undeliver(deliveries.iter().map(|delivery| delivery.token), out)
         });
         if released.is_err() {
             tracing::debug!("deliveries were not released: the log has stopped");

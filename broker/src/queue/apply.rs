@@ -6,6 +6,7 @@ use super::Core;
 use super::ids::{QueueId, SessionId};
 use super::index::{Index, Message, State};
 use super::record::{Nacked, Published, Record, Started, StoredDue};
+use super::settled::Kind;
 
 impl<I: Index> Core<I> {
     /// Applies one record at its LSN. Cannot fail: the record was decided on this very state.
@@ -30,6 +31,7 @@ impl<I: Index> Core<I> {
             Record::BatchRefused(refused) => self.producers.refused(refused),
             Record::Published(published) => self.apply_published(lsn, published),
             Record::SessionOpened(opened) => self.sessions.open(SessionId(lsn.0), opened),
+            Record::SessionChanged(changed) => self.sessions.change(changed),
             Record::SessionEnded(ended) => self.sessions.end(SessionId(ended.session)),
             Record::Granted(granted) => self.apply_granted(lsn, granted),
             Record::Extended(extended) => {
@@ -108,13 +110,16 @@ impl<I: Index> Core<I> {
         for &birth in births {
             self.end_lease(Lsn(birth));
             let message = self.present(Lsn(birth));
-            self.index.change(Lsn(birth), Message { state: State::Parked, ..message });
+            self.catalog.totals(message.queue).expired_leases += 1;
+            let crashes = message.crashes + 1;
+            self.index.change(Lsn(birth), Message { state: State::Parked, crashes, ..message });
         }
     }
 
     pub(super) fn apply_nacked(&mut self, lsn: Lsn, nacked: &Nacked) {
         let birth = Lsn(nacked.birth);
-        self.remember_settled(&nacked.call, birth, super::settled::Kind::Nack);
+        let kind = if nacked.given_up { Kind::DeadLetter } else { Kind::Nack };
+        self.remember_settled(&nacked.call, birth, kind);
         self.end_lease(birth);
         let mut message = self.present(birth);
         message.failures += 1;

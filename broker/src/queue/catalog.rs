@@ -12,7 +12,7 @@ use super::policy::{self, DEAD_LETTER_SUFFIX, Policy};
 use super::record::{Purged, QueueDefinition, QueueDeleted, Record};
 use super::refused::Refused;
 use super::time::Now;
-use super::{Core, Draft, Lost, Output, Stop, Turn};
+use super::{Core, Draft, Effect, Lost, Output, Stop, Turn};
 
 /// A queue as it is.
 #[derive(Clone, Debug)]
@@ -244,7 +244,8 @@ impl<I: Index> Core<I> {
         if 0 < messages && !delete.force {
             return Err(Refused::QueueNotEmpty { name: delete.name.clone(), messages }.into());
         }
-        self.tell_lost(id, Lost::Deleted, out)?;
+        let lost = self.tell_lost(id, StateSet::ALL, Lost::Deleted)?;
+        out.effects.extend(lost);
         let mut draft = self.draft();
         draft.fact(Record::QueueDeleted(QueueDeleted { queue: id.0 }));
         self.commit(draft, out);
@@ -259,28 +260,25 @@ impl<I: Index> Core<I> {
         let mut targets = vec![(queue.id(), purge.states)];
         targets.extend(letters.map(|id| (id, StateSet::ALL)));
         let mut draft = self.draft();
-        let mut purged = 0;
+        let (mut purged, mut lost) = (0, Vec::new());
         for (queue, states) in targets {
-            let counts = self.index.counts(queue);
-            purged += in_states(&counts, states);
-            if states.contains(StateSet::LEASED) {
-                self.tell_lost(queue, Lost::Purged, out)?;
+            let gone = in_states(&self.index.counts(queue), states);
+            if 0 < gone {
+                purged += gone;
+                lost.extend(self.tell_lost(queue, states, Lost::Purged)?);
+                draft.fact(Record::Purged(Purged { queue: queue.0, states: states.0 }));
             }
-            draft.fact(Record::Purged(Purged { queue: queue.0, states: states.0 }));
         }
-        if 0 < purged {
-            self.commit(draft, out);
-        }
+        out.effects.extend(lost);
+        self.commit(draft, out);
         Ok(purged)
     }
 
-    /// Tells whoever holds messages of a queue that they are gone.
-    fn tell_lost(&self, queue: QueueId, why: Lost, out: &mut Output) -> Lookup<()> {
-        let mut leased = Vec::new();
-        self.index.list(queue, StateSet::LEASED, None, usize::MAX, &mut leased)?;
-        let births = leased.into_iter().map(|cursor| cursor.birth);
-        out.effects.extend(self.lost_leases(births, why));
-        Ok(())
+    /// Looks up the messages that go; tells whoever holds one of them.
+    fn tell_lost(&self, queue: QueueId, states: StateSet, why: Lost) -> Lookup<Vec<Effect>> {
+        let mut gone = Vec::new();
+        self.index.list(queue, states, None, usize::MAX, &mut gone)?;
+        Ok(self.lost_leases(gone.into_iter().map(|cursor| cursor.birth), why))
     }
 
     pub(super) fn apply_queue_deleted(&mut self, queue: QueueId) {
@@ -341,8 +339,8 @@ impl<I: Index> Core<I> {
         definition: QueueDefinition,
         now: Now,
     ) -> QueueId {
-        let last = draft.queues.iter().map(|&(_, queue)| queue).max().unwrap_or_default();
-        let id = last.max(self.catalog.last()).0 + 1;
+        let id = draft.last_queue.0 + 1;
+        draft.last_queue = QueueId(id);
         let (create_ms, update_ms) = (now.wall_ms, now.wall_ms);
         draft.put_queue(QueueDefinition { id, create_ms, update_ms, ..definition });
         QueueId(id)
@@ -405,12 +403,12 @@ impl<I: Index> Core<I> {
 
 impl Draft {
     fn put_queue(&mut self, definition: QueueDefinition) {
-        self.queues.push((definition.name.clone(), definition.queue_id()));
+        self.queues.insert(definition.name.clone(), definition.queue_id());
         self.fact(Record::QueuePut(definition));
     }
 
     fn queue_named(&self, name: &str) -> Option<QueueId> {
-        self.queues.iter().find(|(known, _)| known == name).map(|&(_, queue)| queue)
+        self.queues.get(name).copied()
     }
 }
 

@@ -155,6 +155,7 @@ fn park(draft: &mut Draft, birth: Lsn, message: &Message, letter: Letter) {
         parked: true,
         previous_failure: message.last_failure.0,
         has_failure: letter.failure.is_some(),
+        given_up: true,
     };
     let body = letter.failure.as_ref().map(small_body).unwrap_or_default();
     draft.push(Record::Nacked(nacked), body);

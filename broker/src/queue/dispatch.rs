@@ -31,6 +31,22 @@ pub struct Delivery {
     pub size: u32,
 }
 
+/// How much somebody may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    messages: u64,
+    bytes: u64,
+    /// The first message fits, however large it is.
+    one_of_any_size: bool,
+}
+
+impl Room {
+    /// Room without a bound of bytes.
+    pub(super) fn of_messages(messages: u64) -> Self {
+        Self { messages, bytes: u64::MAX, one_of_any_size: true }
+    }
+}
+
 /// What a grant says of its leases.
 #[derive(Clone, Copy, Debug)]
 struct Terms {
@@ -93,10 +109,10 @@ impl<I: Index> Core<I> {
         out: &mut Output,
     ) -> Lookup<()> {
         let consumer = self.consumers.get(id).expect("who stands in line is connected");
-        let room = consumer.room();
-        let bytes_room = match consumer.outstanding_messages {
-            0 => consumer.bytes_room().max(1),
-            _ => consumer.bytes_room(),
+        let room = Room {
+            messages: share.min(u64::from(consumer.room())),
+            bytes: consumer.bytes_room(),
+            one_of_any_size: consumer.outstanding_messages == 0,
         };
         let terms = Terms {
             session: consumer.session,
@@ -105,10 +121,8 @@ impl<I: Index> Core<I> {
             timed: consumer.timed,
             extension_ms_max: consumer.extension_ms_max,
         };
-        let deliveries = match room {
-            0 => Vec::new(),
-            _ => self.grant(queue, terms, share.min(u64::from(room)), bytes_room, out)?,
-        };
+        let chosen = self.choose(queue, room)?;
+        let deliveries = self.grant(queue, terms, chosen, out);
         let line = self.consumers.line(name).expect("the consumer stands in it");
         line.pop_front();
         if deliveries.is_empty() {
@@ -128,9 +142,11 @@ impl<I: Index> Core<I> {
         out: &mut Output,
     ) -> Lookup<()> {
         let waiting = self.consumers.pull(pull).expect("who stands in line waits");
-        let waiting = WaitingPull { pull: waiting.pull.clone(), session: waiting.session };
-        let deliveries = self.grant_to_pull(&waiting, queue, waiting.pull.messages_max, out)?;
-        self.cancel_pull(pull, now);
+        let room = self.leases_room(u64::from(waiting.pull.messages_max));
+        let chosen = self.choose(queue, Room::of_messages(room))?;
+        self.sessions.disconnect(waiting.session, now.boot_ms);
+        let waiting = self.consumers.stop_waiting(pull).expect("it waits");
+        let deliveries = self.grant_to_pull(&waiting, queue, chosen, out);
         out.effects.push(Effect::AnswerPull { pull, deliveries });
         Ok(())
     }
@@ -139,9 +155,9 @@ impl<I: Index> Core<I> {
         &mut self,
         waiting: &WaitingPull,
         queue: QueueId,
-        room: u32,
+        chosen: Vec<(Lsn, Message)>,
         out: &mut Output,
-    ) -> Lookup<Vec<Delivery>> {
+    ) -> Vec<Delivery> {
         let terms = Terms {
             session: waiting.session,
             consumer: ConsumerId::NONE,
@@ -149,26 +165,21 @@ impl<I: Index> Core<I> {
             timed: true,
             extension_ms_max: 0,
         };
-        self.grant(queue, terms, u64::from(room), u64::MAX, out)
+        self.grant(queue, terms, chosen, out)
     }
 
-    /// Leases the first ready messages of a queue: at most `room`, and only the first of them may
-    /// go beyond `bytes_room`.
+    /// Leases messages of a queue that were just looked up.
     fn grant(
         &mut self,
         queue: QueueId,
         terms: Terms,
-        room: u64,
-        bytes_room: u64,
+        chosen: Vec<(Lsn, Message)>,
         out: &mut Output,
-    ) -> Lookup<Vec<Delivery>> {
-        let left = self.limits.leases_max.saturating_sub(self.leases.len());
-        let max = left.min(usize::try_from(room).unwrap_or(usize::MAX));
-        let chosen = self.choose(queue, max, bytes_room)?;
+    ) -> Vec<Delivery> {
         if chosen.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let of = self.catalog.get(queue).expect("a hot queue is there");
+        let of = self.catalog.get(queue).expect("a queue with a message is there");
         let (name, policy) = (of.name.clone(), &of.definition.policy);
         let duration_ms = terms.lease_duration_ms.unwrap_or_else(|| policy.lease_ms());
         let mut draft = self.draft();
@@ -194,10 +205,17 @@ impl<I: Index> Core<I> {
             timed,
             size: message.size,
         };
-        Ok(chosen.into_iter().map(deliver).collect())
+        chosen.into_iter().map(deliver).collect()
     }
 
-    fn choose(&self, queue: QueueId, max: usize, bytes_room: u64) -> Lookup<Vec<(Lsn, Message)>> {
+    /// How many of `messages` may be leased before there are too many leases.
+    pub(super) fn leases_room(&self, messages: u64) -> u64 {
+        messages.min(self.limits.leases_max.saturating_sub(self.leases.len()) as u64)
+    }
+
+    /// The first ready messages of a queue, as far as there is room.
+    pub(super) fn choose(&self, queue: QueueId, room: Room) -> Lookup<Vec<(Lsn, Message)>> {
+        let max = usize::try_from(self.leases_room(room.messages)).unwrap_or(usize::MAX);
         let mut births = Vec::with_capacity(max.min(256));
         self.index.ready(queue, max, &mut births)?;
         let mut chosen = Vec::with_capacity(births.len());
@@ -205,7 +223,8 @@ impl<I: Index> Core<I> {
         for birth in births {
             let message = self.index.message(birth)?.expect("a ready message is there");
             bytes += u64::from(message.size);
-            if bytes_room < bytes && (!chosen.is_empty() || bytes_room == 0) {
+            let fits = bytes <= room.bytes || (room.one_of_any_size && chosen.is_empty());
+            if !fits {
                 break;
             }
             chosen.push((birth, message));

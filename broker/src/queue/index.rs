@@ -149,7 +149,8 @@ pub trait Index: Send {
     /// When the first ready message in delivery order came into its queue.
     fn oldest_ready(&self, queue: QueueId) -> Lookup<Option<u64>>;
 
-    /// Up to `max` messages in these states after `cursor`, and where to go on.
+    /// Up to `max` messages in these states after `cursor`, and where to go on. What is listed counts
+    /// as looked up.
     fn list(
         &self,
         queue: QueueId,

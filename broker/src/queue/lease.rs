@@ -7,7 +7,7 @@ use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
 use super::ids::{ConsumerId, LeaseToken, SessionId};
-use super::index::{Index, Message, State};
+use super::index::{Index, Lookup, Message, State};
 use super::record::{BIRTHS_MAX, Extended as ExtendedRecord, Granted, LeasesEnded, Record};
 use super::refused::Refused;
 use super::time::Now;
@@ -119,6 +119,16 @@ impl Leases {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
+    /// The streams that hold leases, with their sessions.
+    fn streams(&self) -> BTreeSet<(SessionId, ConsumerId)> {
+        let on_stream = |lease: &&Lease| lease.consumer != ConsumerId::NONE;
+        self.leases
+            .values()
+            .filter(on_stream)
+            .map(|lease| (lease.session, lease.consumer))
+            .collect()
+    }
+
     /// Every lease, by birth.
     pub(super) fn sorted(&self) -> Vec<(Lsn, Lease)> {
         let mut leases: Vec<_> =
@@ -150,13 +160,13 @@ impl<I: Index> Core<I> {
                 self.sessions.named(name).ok_or_else(|| Refused::SessionLost(name.clone()))?;
             let held = self.sessions.get(session).expect("a name belongs to a session");
             births.extend(held.leases.iter().copied());
-            self.sessions.touch(session, now.boot_ms);
+            self.sessions.keep(session, now.boot_ms);
         }
         let mut failures = Vec::new();
         for &token in &extend.tokens {
             match self.held(token) {
                 Ok(_) => births.push(token.birth),
-                Err(refused) => failures.push((token, refused)),
+                Err(_) => failures.push((token, self.ended(token))),
             }
         }
         births.retain(|birth| self.leases.get(*birth).is_some_and(|lease| lease.timed));
@@ -186,6 +196,14 @@ impl<I: Index> Core<I> {
     pub(super) fn held(&self, token: LeaseToken) -> Result<Lease, Refused> {
         let lease = self.leases.get(token.birth).filter(|lease| lease.token(token.birth) == token);
         lease.copied().ok_or(Refused::LeaseLost)
+    }
+
+    /// How the lease of a token ended.
+    pub(super) fn ended(&self, token: LeaseToken) -> Refused {
+        match self.settled.outcome((token.birth, token.grant)) {
+            Some(kind) => Refused::AlreadySettled(kind.name()),
+            None => Refused::LeaseLost,
+        }
     }
 
     fn by_duration(&self, births: &[Lsn], duration_ms: Option<u64>) -> Vec<(u64, Vec<u64>)> {
@@ -224,8 +242,12 @@ impl<I: Index> Core<I> {
     }
 
     /// Ends leases that were never received; counts nothing.
-    pub(super) fn draft_releases(&self, draft: &mut Draft, births: Vec<u64>) {
-        end_leases(draft, &births, false);
+    pub(super) fn draft_releases(&self, draft: &mut Draft, births: &[u64]) -> Lookup<()> {
+        for &birth in births {
+            self.index.message(Lsn(birth))?;
+        }
+        end_leases(draft, births, false);
+        Ok(())
     }
 
     /// Tells the consumers that hold these leases that they are lost.
@@ -302,6 +324,9 @@ impl<I: Index> Core<I> {
     pub(super) fn restart_deadlines(&mut self, now: Now) {
         self.sessions.restart(now.boot_ms);
         self.leases.restart(now.boot_ms);
+        for (session, stream) in self.leases.streams() {
+            self.sessions.stream_broke(session, stream, now.boot_ms);
+        }
     }
 }
 

@@ -21,8 +21,10 @@ mod apply;
 mod catalog;
 mod publish;
 
+mod connect;
 mod consumer;
 mod dispatch;
+mod pull;
 
 mod lease;
 mod settle;
@@ -40,14 +42,18 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use qbroker_storage::{Batch, Body, Lsn};
 
 pub use catalog::{CreateQueue, DeleteQueue, PurgeQueue, Queue, Totals, UpdateQueue};
-pub use consumer::{Consumer, OpenConsumer, Opened, Pull, PullId, Pulled, Window};
+pub use connect::{OpenConsumer, Opened};
+pub use consumer::{Consumer, Window};
 pub use dispatch::Delivery;
 pub use lease::{Extend, Extended};
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt};
+pub use pull::{Pull, PullId, Pulled};
 pub use settle::{Outcome, Settle, Settlement};
 pub use snapshot::SnapshotError;
 pub use tick::Deadlines;
@@ -153,6 +159,18 @@ pub struct Output {
     pub batch: Batch,
     pub effects: Vec<Effect>,
     pub retired: Vec<Lsn>,
+    /// Heads and bodies as the log gets them, for tests: a batch cannot be read.
+    #[cfg(test)]
+    logged: Vec<(Vec<u8>, Body)>,
+}
+
+#[cfg(test)]
+impl Output {
+    fn log(&mut self, record: &Record, body: &Body) {
+        let mut head = Vec::new();
+        record.encode_head(&mut head);
+        self.logged.push((head, body.clone()));
+    }
 }
 
 /// Records that were decided and not yet applied.
@@ -161,7 +179,9 @@ struct Draft {
     next: Lsn,
     records: Vec<(Record, Body)>,
     /// Queues made or changed by the records, by name.
-    queues: Vec<(String, ids::QueueId)>,
+    queues: BTreeMap<String, ids::QueueId>,
+    /// Id of the queue made last, here or before.
+    last_queue: ids::QueueId,
 }
 
 impl Draft {
@@ -288,13 +308,29 @@ impl<I: Index> Core<I> {
         self.leases.get(birth)
     }
 
-    /// How many leases are held, sessions known and consumers connected.
+    /// Whether a lease still holds.
+    pub fn is_held(&self, token: ids::LeaseToken) -> bool {
+        self.held(token).is_ok()
+    }
+
+    /// Messages that connected streams hold.
+    pub fn held_by_streams(&self) -> u64 {
+        self.consumers.outstanding()
+    }
+
+    /// How many streams consume from a queue.
+    pub fn consumers_of(&self, queue: &str) -> usize {
+        self.consumers.count_of(queue)
+    }
+
+    /// How many leases are held.
     pub fn lease_count(&self) -> usize {
         self.leases.len()
     }
 
     fn draft(&self) -> Draft {
-        Draft { next: self.next, records: Vec::new(), queues: Vec::new() }
+        let last_queue = self.catalog.last();
+        Draft { next: self.next, records: Vec::new(), queues: BTreeMap::new(), last_queue }
     }
 
     /// Applies what was decided and hands it to the log.
@@ -302,6 +338,8 @@ impl<I: Index> Core<I> {
         debug_assert_eq!(draft.next, self.next, "a draft is committed before another one is made");
         for (record, body) in draft.records {
             self.apply(self.next, &record);
+            #[cfg(test)]
+            out.log(&record, &body);
             out.batch
                 .push(record.retention(!body.is_empty()), body, |head| record.encode_head(head));
         }

@@ -108,6 +108,9 @@ impl Policy {
     /// How long a message waits after its `failures`th failure. `chance` is in 0.0..1.0.
     pub fn backoff_ms(&self, failures: u32, chance: f64) -> u64 {
         let retry = self.retry.clone().unwrap_or_default();
+        if retry.initial() == 0 {
+            return 0;
+        }
         let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
         let grown = retry.factor().powi(exponent) * to_f64(retry.initial());
         let bounded = grown.min(to_f64(retry.longest()));
@@ -231,6 +234,9 @@ mod tests {
         assert_eq!(policy.backoff_ms(4, 0.5), 35_000);
         assert_eq!(policy.backoff_ms(40, 0.0), MAX_BACKOFF_MS);
         assert_eq!(policy.backoff_ms(u32::MAX, 0.0), MAX_BACKOFF_MS);
+        let at_once = Retry { initial_ms: Some(0), ..Retry::default() };
+        let policy = Policy { retry: Some(at_once), ..Policy::default() };
+        assert_eq!(policy.backoff_ms(u32::MAX, 0.0), 0, "infinity times zero is not a number");
     }
 
     #[test]
@@ -239,7 +245,10 @@ mod tests {
         let short = Policy { lease_duration_ms: Some(99), ..Policy::default() };
         assert_eq!(refused(short), "lease_duration: 99 is not within 1000 to 43200000");
         let none = Policy { max_attempts: Some(0), ..Policy::default() };
-        assert_eq!(refused(none), "max_attempts: 0 is neither within 1 to 1000000 nor -1 (no limit)");
+        assert_eq!(
+            refused(none),
+            "max_attempts: 0 is neither within 1 to 1000000 nor -1 (no limit)"
+        );
         let retry = Retry { multiplier: Some(f64::NAN), ..Retry::default() };
         assert!(Policy { retry: Some(retry), ..Policy::default() }.check().is_err());
     }

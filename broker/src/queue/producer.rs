@@ -1,11 +1,11 @@
 //! Producers: streams whose numbered batches are stored once, however often they are sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use qbroker_storage::Lsn;
 
 use super::index::Index;
-use super::publish::OnStream;
+use super::publish::{OnStream, Receipt, positions_of_duplicates};
 use super::record::{
     BatchRefused, BatchStored, ProducerOpened as OpenedRecord, ProducersForgotten, Record,
 };
@@ -18,7 +18,7 @@ use super::{Core, Effect, Output, Turn};
 pub struct StreamId(pub u64);
 
 /// How long a producer without a batch is remembered.
-pub const IDLE_MS: u64 = 24 * 60 * 60 * 1_000;
+pub(super) const IDLE_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Opens a producer on a stream, a new one or a known one.
 #[derive(Clone, Debug)]
@@ -53,7 +53,15 @@ pub struct BatchOutcome {
 }
 
 impl BatchOutcome {
-    pub(super) fn refused(batch: BatchRefused) -> Self {
+    /// The outcome of a batch outside of a producer, whose messages are stored.
+    pub fn stored(batch: u64, receipts: &[Receipt]) -> Self {
+        let first = receipts.iter().find(|receipt| !receipt.duplicate);
+        let first = first.map_or(Lsn(0), |receipt| receipt.birth);
+        Self { batch, first, duplicates: positions_of_duplicates(receipts), refused: None }
+    }
+
+    /// The outcome of a batch of which nothing is stored.
+    pub fn refused(batch: BatchRefused) -> Self {
         Self { batch: batch.batch, first: Lsn(0), duplicates: Vec::new(), refused: Some(batch) }
     }
 }
@@ -79,7 +87,7 @@ pub(super) struct Producer {
     /// Last batch that has an outcome. Of this start: a crash may take the refused ones back.
     through: u64,
     /// Batches refused since the last stored one. Of this start.
-    refused: Vec<BatchRefused>,
+    refused: VecDeque<BatchRefused>,
     /// Of this start.
     stream: Option<StreamId>,
 }
@@ -152,8 +160,11 @@ impl Producers {
         }
     }
 
-    pub(super) fn refused_since_stored(&self, producer: u64) -> Vec<BatchRefused> {
-        self.producers.get(&producer).map(|producer| producer.refused.clone()).unwrap_or_default()
+    /// Refused batches since the last stored one, of which the client may not know.
+    pub(super) fn refused_since_stored(&self, on: OnStream) -> Vec<BatchRefused> {
+        let refused = self.producers.get(&on.producer).map(|producer| &producer.refused);
+        let unknown = |refused: &&BatchRefused| on.confirmed_through < refused.batch;
+        refused.into_iter().flatten().filter(unknown).cloned().collect()
     }
 
     /// The outcome of the batch that was just stored.
@@ -162,11 +173,25 @@ impl Producers {
         outcome.expect("a stored batch has an outcome")
     }
 
-    pub(super) fn refuse(&mut self, producer: u64, batch: BatchRefused) {
-        if let Some(producer) = self.producers.get_mut(&producer) {
-            producer.through = batch.batch;
-            producer.refused.push(batch);
+    /// A batch is refused; of `max` outcomes the oldest go.
+    pub(super) fn refuse(&mut self, on: OnStream, batch: BatchRefused, max: usize) {
+        let Some(producer) = self.producers.get_mut(&on.producer) else { return };
+        let refused = &mut producer.refused;
+        while refused.front().is_some_and(|first| first.batch <= on.confirmed_through)
+            || max <= refused.len()
+        {
+            refused.pop_front();
         }
+        producer.through = batch.batch;
+        refused.push_back(batch);
+    }
+
+    /// Whether every outcome that the client does not know is known here.
+    fn knows_all(&self, open: &OpenProducer) -> bool {
+        self.producers.get(&open.epoch).is_some_and(|producer| {
+            let unseen = producer.through.saturating_sub(open.confirmed_through);
+            producer.outcomes_after(open.confirmed_through).len() as u64 == unseen
+        })
     }
 
     fn named(&mut self, name: &str) -> Option<(u64, &mut Producer)> {
@@ -222,6 +247,15 @@ impl Producer {
         self.outcomes.get(&batch).cloned().or_else(refused)
     }
 
+    /// Outcomes of the batches after this one, ascending.
+    fn outcomes_after(&self, batch: u64) -> Vec<BatchOutcome> {
+        let after = batch.saturating_add(1);
+        let stored = self.outcomes.range(after..).map(|(_, outcome)| outcome.clone());
+        // Refused since the last stored one: they come after it.
+        let refused = self.refused.iter().filter(|refused| after <= refused.batch);
+        stored.chain(refused.cloned().map(BatchOutcome::refused)).collect()
+    }
+
     fn forget_through(&mut self, batch: u64) {
         while self.outcomes.first_key_value().is_some_and(|(&first, _)| first <= batch) {
             self.outcomes.pop_first();
@@ -246,7 +280,7 @@ impl<I: Index> Core<I> {
             None => self.open_new_producer(open, now, out)?,
             // Epoch 0 where PublishOpened was lost: nothing can have been sent.
             Some((_, 0)) if open.epoch == 0 => {}
-            Some((epoch, _)) if epoch == open.epoch => {}
+            Some((epoch, _)) if epoch == open.epoch && self.producers.knows_all(open) => {}
             Some(_) => return Err(Refused::ProducerUnknown(open.name.clone()).into()),
         }
         let (epoch, producer) = self.producers.attach(&open.name);
@@ -255,10 +289,17 @@ impl<I: Index> Core<I> {
         }
         // Refused batches at the end may have been taken back by a crash; the client knows better.
         producer.through = producer.through.max(open.confirmed_through);
-        producer.forget_through(open.confirmed_through);
-        let unseen = (open.confirmed_through + 1)..=producer.through;
-        let missed = unseen.filter_map(|batch| producer.outcome(batch)).collect();
+        let missed = producer.outcomes_after(open.confirmed_through);
         Ok(ProducerOpened { epoch, through: producer.through, missed })
+    }
+
+    /// Refuses a batch that is malformed: it uses its number up like any other.
+    pub fn refuse_batch(&mut self, on: OnStream, refused: BatchRefused) -> Turn<BatchOutcome> {
+        if let Some(outcome) = self.producers.answered_before(on)? {
+            return Ok(outcome);
+        }
+        self.producers.refuse(on, refused.clone(), self.limits.unconfirmed_batches_max);
+        Ok(BatchOutcome::refused(refused))
     }
 
     /// A stream is gone; its producer may be opened again.

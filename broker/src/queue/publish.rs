@@ -99,7 +99,7 @@ impl<I: Index> Core<I> {
         match self.draft_messages(&mut draft, &publish.messages, now) {
             Ok(receipts) => {
                 let duplicates = positions_of_duplicates(&receipts);
-                for refused in self.producers.refused_since_stored(on.producer) {
+                for refused in self.producers.refused_since_stored(on) {
                     draft.fact(Record::BatchRefused(refused));
                 }
                 let first = receipts.iter().find(|receipt| !receipt.duplicate);
@@ -123,7 +123,8 @@ impl<I: Index> Core<I> {
                     reason: refused.reason().to_owned(),
                     message: refused.to_string(),
                 };
-                self.producers.refuse(on.producer, batch.clone());
+                let outcomes_max = self.limits.unconfirmed_batches_max;
+                self.producers.refuse(on, batch.clone(), outcomes_max);
                 Ok(BatchOutcome::refused(batch))
             }
         }
@@ -232,7 +233,7 @@ fn halves(hash: u128) -> (u64, u64) {
 }
 
 /// The messages of a batch that were stored before.
-fn positions_of_duplicates(receipts: &[Receipt]) -> Vec<u32> {
+pub(super) fn positions_of_duplicates(receipts: &[Receipt]) -> Vec<u32> {
     let positions = receipts.iter().enumerate().filter(|(_, receipt)| receipt.duplicate);
     positions.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)).collect()
 }

@@ -61,13 +61,15 @@ pub enum Record {
     Parked(Parked),
     #[prost(message, tag = "22")]
     BatchRefused(BatchRefused),
+    #[prost(message, tag = "23")]
+    SessionChanged(SessionChanged),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
     )]
     record: Option<Record>,
 }
@@ -290,6 +292,18 @@ pub struct SessionOpened {
     pub grace_ms: u64,
 }
 
+/// A session has another grace from here on, or belongs to nobody any more.
+#[derive(Clone, PartialEq, Message)]
+pub struct SessionChanged {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    #[prost(uint64, tag = "2")]
+    pub grace_ms: u64,
+    /// Its process was started anew: the name is free, and what it holds is about to be ended.
+    #[prost(bool, tag = "3")]
+    pub disowned: bool,
+}
+
 /// A session is over; its leases were ended before.
 #[derive(Clone, PartialEq, Message)]
 pub struct SessionEnded {
@@ -351,6 +365,10 @@ pub struct Resumed {
     /// were ended before.
     #[prost(uint64, repeated, tag = "4")]
     pub held: Vec<u64>,
+    /// What the client called the stream that is replaced. Another name than `previous` where that
+    /// one itself replaced it, and the client never learned of it.
+    #[prost(uint64, tag = "5")]
+    pub known_as: u64,
 }
 
 /// Which call a settlement came in, so that its repeat is answered as it was.
@@ -408,6 +426,9 @@ pub struct Nacked {
     /// The record has a body, and stays for as long as it is the message's last failure.
     #[prost(bool, tag = "6")]
     pub has_failure: bool,
+    /// The settlement was a dead-letter, in a dead-letter queue.
+    #[prost(bool, tag = "7")]
+    pub given_up: bool,
 }
 
 /// A message went to a dead-letter queue, or was discarded instead. The body is a

@@ -75,6 +75,9 @@ impl<I: Index> Core<I> {
         let mut draft = self.draft();
         let number = if settle.consumer == ConsumerId::NONE { self.next.0 } else { settle.number };
         let call = Call { consumer: settle.consumer.0, number, wall_ms: now.wall_ms };
+        // Single calls share one list of numbers: nobody may forget the others' outcomes.
+        let answered_through =
+            if settle.consumer == ConsumerId::NONE { 0 } else { settle.answered_through };
         let (mut acked, mut others, mut failures) = (Vec::new(), Vec::new(), Vec::new());
         let mut seen = HashSet::with_capacity_and_hasher(settle.settlements.len(), FxBuildHasher);
         for settlement in &settle.settlements {
@@ -88,11 +91,11 @@ impl<I: Index> Core<I> {
                 Err(refused) => failures.push((settlement.token, refused)),
             }
         }
-        if acked.is_empty() && 0 < settle.answered_through {
-            acked_record(&mut draft, settle, call, &[]);
+        if acked.is_empty() && 0 < answered_through {
+            draft.fact(Record::Acked(Acked { call, answered_through, births: Vec::new() }));
         }
-        for births in acked.chunks(BIRTHS_MAX) {
-            acked_record(&mut draft, settle, call, births);
+        for births in acked.chunks(BIRTHS_MAX).map(<[u64]>::to_vec) {
+            draft.fact(Record::Acked(Acked { call, answered_through, births }));
         }
         for settlement in others {
             self.draft_settlement(&mut draft, call, settlement, now)?;
@@ -175,6 +178,7 @@ impl<I: Index> Core<I> {
             parked: was_last,
             previous_failure: message.last_failure.0,
             has_failure: failure.is_some(),
+            given_up: false,
         };
         let body = failure.map_or_else(Body::default, |failure| small_body(&failure));
         draft.push(Record::Nacked(nacked), body);
@@ -223,12 +227,8 @@ impl<I: Index> Core<I> {
     pub(super) fn remember_settled(&mut self, call: &Call, birth: Lsn, kind: Kind) {
         if let Some(lease) = self.leases.get(birth) {
             let key = (birth, lease.grant);
+            self.settled.prune(call.wall_ms, self.limits.settled_max);
             self.settled.remember(call, [key], kind);
         }
     }
-}
-
-fn acked_record(draft: &mut Draft, settle: &Settle, call: Call, births: &[u64]) {
-    let (answered_through, births) = (settle.answered_through, births.to_vec());
-    draft.fact(Record::Acked(Acked { call, answered_through, births }));
 }

@@ -66,11 +66,11 @@ impl Settled {
         leases: impl IntoIterator<Item = Key>,
         kind: Kind,
     ) {
-        let entry = self.calls.entry((call.consumer, call.number)).or_insert_with(|| {
-            self.by_time.insert((call.wall_ms, call.consumer, call.number));
-            SettledCall { wall_ms: call.wall_ms, leases: Vec::new() }
-        });
         for lease in leases {
+            let entry = self.calls.entry((call.consumer, call.number)).or_insert_with(|| {
+                self.by_time.insert((call.wall_ms, call.consumer, call.number));
+                SettledCall { wall_ms: call.wall_ms, leases: Vec::new() }
+            });
             if self.outcomes.insert(lease, kind).is_none() {
                 entry.leases.push(lease);
             }

@@ -33,6 +33,7 @@ struct Envelope {
     item: Option<Item>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 #[derive(Clone, PartialEq, Oneof)]
 enum Item {
     #[prost(message, tag = "1")]
@@ -89,6 +90,11 @@ struct SessionItem {
     id: u64,
     #[prost(message, required, tag = "2")]
     opened: SessionOpened,
+    /// Streams, and beside them the names by which the client may still call them.
+    #[prost(uint64, repeated, tag = "3")]
+    streams: Vec<u64>,
+    #[prost(uint64, repeated, tag = "4")]
+    known_as: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -222,7 +228,9 @@ impl<I: Index> Core<I> {
         }
         for (id, session) in self.sessions.iter() {
             let opened = SessionOpened { name: session.name.clone(), grace_ms: session.grace_ms };
-            pieces.add(Item::Session(SessionItem { id: id.0, opened }));
+            let (streams, known_as) =
+                session.known_as.iter().map(|(stream, name)| (stream.0, name.0)).unzip();
+            pieces.add(Item::Session(SessionItem { id: id.0, opened, streams, known_as }));
         }
         self.index.for_each(&mut |birth, message| {
             pieces.add(Item::Message(message_item(birth, message)))
@@ -303,7 +311,7 @@ impl<I: Index> Core<I> {
                 self.catalog.restore_last(QueueId(header.last_queue));
             }
             Item::Queue(item) => self.restore_queue(item),
-            Item::Session(session) => self.sessions.open(SessionId(session.id), &session.opened),
+            Item::Session(item) => self.restore_session(item),
             Item::Message(item) => {
                 let message = restore_message(&item)?;
                 let needed = [Lsn(item.birth), message.last_failure, message.dead_letter];
@@ -337,6 +345,14 @@ impl<I: Index> Core<I> {
             }
         }
         Ok(())
+    }
+
+    fn restore_session(&mut self, item: SessionItem) {
+        let id = SessionId(item.id);
+        self.sessions.open(id, &item.opened);
+        let session = self.sessions.get_mut(id).expect("it was opened just now");
+        let names = item.known_as.into_iter().map(ConsumerId);
+        session.known_as = item.streams.into_iter().map(ConsumerId).zip(names).collect();
     }
 
     fn restore_queue(&mut self, item: QueueItem) {

@@ -6,7 +6,7 @@ use super::time::Now;
 use super::{Core, Lost, Output, Turn, producer};
 
 /// Most messages that one step moves, so that the lock is never held long.
-const STEP_MAX: usize = 1_000;
+pub(super) const STEP_MAX: usize = 1_000;
 
 /// When the core wants to be called next, on each clock; `None`: not for its own sake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +31,10 @@ impl<I: Index> Core<I> {
         }
         self.end_leases(now, out)?;
         if let Some(session) = self.sessions.lost(now.boot_ms) {
-            self.lose_session(session, Lost::Expired, now, out)?;
+            self.lose_session(session, now, out)?;
+        }
+        if let Some((session, stream)) = self.sessions.lost_stream(now.boot_ms) {
+            self.lose_stream(session, stream, now, out)?;
         }
         self.come_due(now, out)?;
         self.expire(now, out)?;

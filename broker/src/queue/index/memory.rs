@@ -80,6 +80,12 @@ impl Orders {
         Some(message.since_ms.saturating_add(retention_ms))
     }
 
+    fn births_not_leased(&self) -> impl Iterator<Item = Lsn> {
+        let ready = self.ready.iter().map(|&(_, _, birth)| birth);
+        let scheduled = self.scheduled.iter().map(|&(_, birth)| birth);
+        ready.chain(scheduled).chain(self.parked.iter().map(|&(_, birth)| birth))
+    }
+
     fn is_empty(&self) -> bool {
         self.ready.is_empty()
             && self.scheduled.is_empty()
@@ -220,21 +226,19 @@ impl Index for MemoryIndex {
     }
 
     fn set_retention(&mut self, queue: QueueId, retention_ms: Option<u64>) {
-        let orders = self.queues.entry(queue).or_default();
-        if orders.retention_ms == retention_ms {
+        let before = self.queues.get(&queue).and_then(|orders| orders.retention_ms);
+        if before == retention_ms {
             return;
         }
-        for (&birth, message) in self.messages.iter().filter(|(_, message)| message.queue == queue)
-        {
-            if let Some(before) = orders.expiry(message) {
-                self.expiries.remove(&(before, birth));
-            }
-        }
+        let orders = self.queues.entry(queue).or_default();
         orders.retention_ms = retention_ms;
-        for (&birth, message) in self.messages.iter().filter(|(_, message)| message.queue == queue)
-        {
-            if let Some(expiry) = orders.expiry(message) {
-                self.expiries.insert((expiry, birth));
+        for birth in orders.births_not_leased() {
+            let since_ms = self.messages[&birth].since_ms;
+            if let Some(before) = before {
+                self.expiries.remove(&(since_ms.saturating_add(before), birth));
+            }
+            if let Some(after) = retention_ms {
+                self.expiries.insert((since_ms.saturating_add(after), birth));
             }
         }
         if orders.is_empty() {

@@ -1,6 +1,7 @@
-//! An index that misses at random, so that nobody comes to rely on it never missing.
+//! An index that misses whatever was not looked up, so that nobody comes to rely on it never missing.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use qbroker_storage::Lsn;
 
@@ -9,48 +10,82 @@ use super::{Counts, Cursor, Index, Lookup, Message, Missing, StateSet};
 use crate::queue::ids::QueueId;
 use crate::queue::time::Now;
 
-/// Answers [`Missing`] to about every third lookup, never twice in a row after a load.
+/// Keeps pages until [`Self::evict`] drops some of them at random, as a cache would between two
+/// commands. What is changed without being present panics: it was applied without being looked up.
 #[derive(Debug)]
 pub struct MissingIndex {
     inside: MemoryIndex,
-    state: Cell<u64>,
-    /// Lookups that are sure to succeed after a page was loaded, so that a decision can finish.
-    pinned: Cell<u32>,
+    /// Pages in memory; see [`page`] for their numbers.
+    present: RefCell<BTreeSet<u64>>,
+    state: u64,
+}
+
+/// What a page holds.
+#[derive(Clone, Copy)]
+enum Page {
+    Message(Lsn),
+    Ready(QueueId),
+    List(QueueId),
+    Due,
+    Expired,
+}
+
+fn page(page: Page) -> Missing {
+    Missing(match page {
+        Page::Message(birth) => birth.0 << 3,
+        Page::Ready(queue) => u64::from(queue.0) << 3 | 1,
+        Page::List(queue) => u64::from(queue.0) << 3 | 2,
+        Page::Due => 3,
+        Page::Expired => 4,
+    })
 }
 
 impl MissingIndex {
     pub fn new(seed: u64) -> Self {
-        Self { inside: MemoryIndex::default(), state: Cell::new(seed | 1), pinned: Cell::new(0) }
+        Self { inside: MemoryIndex::default(), present: RefCell::default(), state: seed | 1 }
     }
 
-    fn try_miss(&self) -> Lookup<()> {
-        if 0 < self.pinned.get() {
-            self.pinned.set(self.pinned.get() - 1);
-            return Ok(());
-        }
-        // xorshift64 (Marsaglia, 2003)
-        let mut state = self.state.get();
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        self.state.set(state);
-        if state % 3 == 0 { Err(Missing(state)) } else { Ok(()) }
+    /// Drops about half of all pages.
+    pub fn evict(&mut self) {
+        let mut state = self.state;
+        self.present.get_mut().retain(|_| {
+            // xorshift64 (Marsaglia, 2003)
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.is_multiple_of(2)
+        });
+        self.state = state;
+    }
+
+    fn look_up(&self, of: Page) -> Lookup<()> {
+        let page = page(of);
+        if self.present.borrow().contains(&page.0) { Ok(()) } else { Err(page) }
+    }
+
+    fn assert_present(&self, birth: Lsn) {
+        let present = self.look_up(Page::Message(birth)).is_ok();
+        assert!(present, "message {birth} is changed without having been looked up");
+    }
+
+    fn pin(&self, birth: Lsn) {
+        self.present.borrow_mut().insert(page(Page::Message(birth)).0);
     }
 }
 
 impl Index for MissingIndex {
     fn message(&self, birth: Lsn) -> Lookup<Option<Message>> {
-        self.try_miss()?;
+        self.look_up(Page::Message(birth))?;
         self.inside.message(birth)
     }
 
     fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        self.try_miss()?;
+        self.look_up(Page::Ready(queue))?;
         self.inside.ready(queue, max, births)
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        self.try_miss()?;
+        self.look_up(Page::Due)?;
         self.inside.due(now, max, births)
     }
 
@@ -59,7 +94,7 @@ impl Index for MissingIndex {
     }
 
     fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        self.try_miss()?;
+        self.look_up(Page::Expired)?;
         self.inside.expired(wall_ms, max, births)
     }
 
@@ -68,7 +103,7 @@ impl Index for MissingIndex {
     }
 
     fn oldest_ready(&self, queue: QueueId) -> Lookup<Option<u64>> {
-        self.try_miss()?;
+        self.look_up(Page::Ready(queue))?;
         self.inside.oldest_ready(queue)
     }
 
@@ -80,8 +115,11 @@ impl Index for MissingIndex {
         max: usize,
         page: &mut Vec<Cursor>,
     ) -> Lookup<()> {
-        self.try_miss()?;
-        self.inside.list(queue, states, after, max, page)
+        self.look_up(Page::List(queue))?;
+        let first = page.len();
+        self.inside.list(queue, states, after, max, page)?;
+        page[first..].iter().for_each(|cursor| self.pin(cursor.birth));
+        Ok(())
     }
 
     fn counts(&self, queue: QueueId) -> Counts {
@@ -94,13 +132,16 @@ impl Index for MissingIndex {
 
     fn insert(&mut self, birth: Lsn, message: Message) {
         self.inside.insert(birth, message);
+        self.pin(birth);
     }
 
     fn change(&mut self, birth: Lsn, message: Message) {
+        self.assert_present(birth);
         self.inside.change(birth, message);
     }
 
     fn remove(&mut self, birth: Lsn) -> Message {
+        self.assert_present(birth);
         self.inside.remove(birth)
     }
 
@@ -112,7 +153,7 @@ impl Index for MissingIndex {
         self.inside.for_each(visit);
     }
 
-    fn load(&mut self, _page: Missing) {
-        self.pinned.set(1_000);
+    fn load(&mut self, page: Missing) {
+        self.present.get_mut().insert(page.0);
     }
 }

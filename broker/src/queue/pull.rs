@@ -1,0 +1,105 @@
+//! Pulls: single requests for messages, answered at once or when there are some.
+
+use std::collections::BTreeSet;
+
+use qbroker_storage::Lsn;
+
+use super::consumer::WaitingPull;
+use super::dispatch::{Delivery, Room};
+use super::ids::{LeaseToken, QueueId, SessionId};
+use super::index::{Index, Lookup, Message};
+use super::refused::Refused;
+use super::time::Now;
+use super::{Core, Output, Turn};
+
+/// A pull that waits, of this start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PullId(pub u64);
+
+/// Grace of a session that came by a pull.
+const SESSION_GRACE_MS: u64 = 15_000;
+
+/// Asks for messages once.
+#[derive(Clone, Debug)]
+pub struct Pull {
+    pub queues: Vec<String>,
+    pub messages_max: u32,
+    pub lease_duration_ms: Option<u64>,
+    /// Empty: the leases live with their time alone.
+    pub session: String,
+}
+
+/// What a pull gets at once.
+#[derive(Debug, PartialEq)]
+pub enum Pulled {
+    Now(Vec<Delivery>),
+    /// The answer is an [`Effect::AnswerPull`].
+    Waiting(PullId),
+}
+
+impl<I: Index> Core<I> {
+    /// Takes messages at once, or waits for the first to come.
+    pub fn pull(&mut self, pull: &Pull, now: Now, out: &mut Output) -> Turn<Pulled> {
+        if self.limits.leases_max <= self.leases.len() {
+            return Err(Refused::LeasesFull(self.limits.leases_max).into());
+        }
+        let mut draft = self.draft();
+        for name in &pull.queues {
+            self.queue_or_draft(&mut draft, name, now)?;
+        }
+        let session = match (pull.session.as_str(), self.sessions.named(&pull.session)) {
+            ("", _) => SessionId::NONE,
+            (_, Some(session)) => session,
+            (name, None) => self.draft_session(&mut draft, name, SESSION_GRACE_MS, 0)?,
+        };
+        let mut pull = pull.clone();
+        let mut named = BTreeSet::new();
+        pull.queues.retain(|name| named.insert(name.clone()));
+        let chosen = self.choose_for_pull(&pull)?;
+        self.commit(draft, out);
+        self.sessions.touch(session, now.boot_ms);
+        let waiting = WaitingPull { pull, session };
+        if chosen.is_empty() {
+            self.sessions.connect(session);
+            return Ok(Pulled::Waiting(self.consumers.wait(waiting)));
+        }
+        let grant = |(queue, chosen)| self.grant_to_pull(&waiting, queue, chosen, out);
+        Ok(Pulled::Now(chosen.into_iter().flat_map(grant).collect()))
+    }
+
+    /// A pull waits no more. Returns whether it did: otherwise its answer is on its way.
+    pub fn cancel_pull(&mut self, pull: PullId, now: Now) -> bool {
+        let Some(waiting) = self.consumers.stop_waiting(pull) else { return false };
+        self.sessions.disconnect(waiting.session, now.boot_ms);
+        true
+    }
+
+    /// Releases deliveries that could not be handed over; counts nothing.
+    pub fn undeliver(
+        &mut self,
+        tokens: impl IntoIterator<Item = LeaseToken>,
+        out: &mut Output,
+    ) -> Turn<()> {
+        let held = tokens.into_iter().filter(|token| self.held(*token).is_ok());
+        let births: Vec<_> = held.map(|token| token.birth.0).collect();
+        let mut draft = self.draft();
+        self.draft_releases(&mut draft, &births)?;
+        self.commit(draft, out);
+        Ok(())
+    }
+
+    /// What a pull gets of each queue. All of it is looked up before any of it is granted.
+    #[expect(clippy::type_complexity, reason = "of each queue what is chosen of it")]
+    fn choose_for_pull(&self, pull: &Pull) -> Lookup<Vec<(QueueId, Vec<(Lsn, Message)>)>> {
+        let mut room = self.leases_room(u64::from(pull.messages_max));
+        let mut chosen = Vec::new();
+        for queue in pull.queues.iter().filter_map(|name| self.catalog.named(name)) {
+            let of_queue = self.choose(queue.id(), Room::of_messages(room))?;
+            room -= of_queue.len() as u64;
+            if !of_queue.is_empty() {
+                chosen.push((queue.id(), of_queue));
+            }
+        }
+        Ok(chosen)
+    }
+}
