@@ -1,7 +1,5 @@
 //! What the broker and its supervisor tell each other: readiness, stopping, reload.
 
-use std::time::Duration;
-
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info};
@@ -12,12 +10,6 @@ use crate::tls::Tls;
 /// Tells systemd that the broker serves. Nothing happens where nobody asked to be told.
 pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
-}
-
-/// Tells systemd that a start or stop goes on, and to wait for `patience` more from now.
-pub fn still_busy(status: &str, patience: Duration) {
-    let patience = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
-    notify(&[NotifyState::ExtendTimeoutUsec(patience), NotifyState::Status(status)]);
 }
 
 /// Tells systemd that the broker stops by its own will.

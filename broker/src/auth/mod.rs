@@ -81,7 +81,7 @@ impl Access {
     /// Where a token file cannot be read or written, and where there is no randomness.
     pub fn open(settings: &Settings) -> Result<Self, AccessError> {
         if settings.insecure_no_auth {
-            warn_if_reachable(settings);
+            warn_aloud(settings);
             return Ok(Self::new(Rule::NobodyAsked, None, Vec::new()));
         }
         if let Some(path) = &settings.auth_tokens {
@@ -234,13 +234,11 @@ fn is_reachable(settings: &Settings) -> bool {
     listeners.into_iter().flatten().any(|address| !address.ip().is_loopback())
 }
 
-fn warn_if_reachable(settings: &Settings) {
-    if is_reachable(settings) {
-        tracing::warn!(
-            grpc_listen = %settings.grpc_listen,
-            "insecure-no-auth: everybody who reaches this address can read and delete everything"
-        );
-    }
+fn warn_aloud(settings: &Settings) {
+    tracing::warn!(
+        grpc_listen = %settings.grpc_listen,
+        "insecure-no-auth: everybody who reaches this address can read and delete everything"
+    );
 }
 
 #[cfg(test)]

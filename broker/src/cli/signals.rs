@@ -1,6 +1,8 @@
 //! SIGINT and SIGTERM: the first asks to finish, the second to stop at once.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use qbroker::exit::Exit;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,6 +15,8 @@ pub(super) struct Stops {
     pub(super) finish: CancellationToken,
     /// Stop at once.
     pub(super) now: CancellationToken,
+    /// The latest signal was SIGINT.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Stops {
@@ -30,10 +34,11 @@ impl Stops {
 
     async fn pass_on(self, mut interrupts: Signal, mut terminations: Signal) {
         loop {
-            tokio::select! {
-                _ = interrupts.recv() => {}
-                _ = terminations.recv() => {}
-            }
+            let interrupted = tokio::select! {
+                _ = interrupts.recv() => true,
+                _ = terminations.recv() => false,
+            };
+            self.interrupted.store(interrupted, Ordering::Relaxed);
             if self.finish.is_cancelled() {
                 self.now.cancel();
             }
@@ -41,8 +46,12 @@ impl Stops {
         }
     }
 
-    /// How a process ends that was stopped at once.
+    /// How a process ends that runs until it is stopped: well, unless it was stopped at once.
     pub(super) fn exit(&self) -> Exit {
-        if self.now.is_cancelled() { Exit::Terminated } else { Exit::Ok }
+        match (self.now.is_cancelled(), self.interrupted.load(Ordering::Relaxed)) {
+            (false, _) => Exit::Ok,
+            (true, true) => Exit::Interrupted,
+            (true, false) => Exit::Terminated,
+        }
     }
 }

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use clap::Args;
-use qbroker::exit::Exit;
 use qbroker_client::{Client, Consumer, Delivery, Error};
 
 use super::line::leased_item;
@@ -65,15 +64,15 @@ impl ConsumeArgs {
     /// Consumes until it is told to stop.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
         let stops = Stops::listen()?;
-        let now = stops.now.clone();
+        let ended = stops.clone();
         let at_last = async {
-            now.cancelled().await;
+            ended.now.cancelled().await;
             tokio::time::sleep(STOP_AT_LAST).await;
         };
         tokio::select! {
             outcome = self.consume(globals, stops) => outcome,
             // The broker does not answer any more; it will find the session lost.
-            () = at_last => Ok(Exit::Terminated),
+            () = at_last => Ok(ended.exit()),
         }
     }
 

@@ -79,15 +79,22 @@ impl Worker {
         consumer: &Consumer,
         empty: Pin<Box<dyn Future<Output = Result<(), Error>> + '_>>,
     ) -> Result<Tally, Failure> {
-        let taken = self.take(consumer, empty).await;
+        let mut outcome = self.take(consumer, empty).await;
         // What was delivered and not begun goes back now, not when the last command ends.
-        let drained = consumer.drain().await;
-        while let Some(ended) = self.tasks.join_next().await {
-            self.end(consumer, ended)?;
+        outcome = outcome.and(consumer.drain().await.map_err(Failure::from));
+        loop {
+            if outcome.is_err() {
+                // Nothing that ends from here on could be settled, or nothing can be run at all.
+                self.stops.now.cancel();
+            }
+            match self.tasks.join_next().await {
+                Some(ended) => {
+                    let ended = self.end(consumer, ended);
+                    outcome = outcome.and(ended);
+                }
+                None => return outcome.map(|()| self.tally),
+            }
         }
-        taken?;
-        drained?;
-        Ok(self.tally)
     }
 
     async fn take(
