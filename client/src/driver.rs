@@ -40,7 +40,7 @@ pub(crate) trait Machine: fmt::Debug + Send + 'static {
     fn recover(&mut self, error: &Error) -> bool;
     /// Nobody holds the handle any more.
     fn abandon(&mut self);
-    /// Ends everything: what was not answered is answered with `error`.
+    /// The last thing it hears: what was not answered, and what comes later, is answered with `error`.
     fn fail(&mut self, error: &Error);
     /// What ended everything, where something did.
     fn failure(&self) -> Option<&Error>;
@@ -84,11 +84,13 @@ struct State<M> {
     sender: Option<Waker>,
     /// Why the latest stream ended.
     last_error: Option<Error>,
+    /// What ended the work before it was done.
+    failure: Option<Error>,
 }
 
 impl<M: Machine> Shared<M> {
     fn new(machine: M) -> Arc<Self> {
-        let state = State { machine, generation: 0, sender: None, last_error: None };
+        let state = State { machine, generation: 0, sender: None, last_error: None, failure: None };
         Arc::new(Self { state: Mutex::new(state), arrivals: Notify::new(), news: Notify::new() })
     }
 
@@ -139,10 +141,6 @@ impl<M: Machine> Shared<M> {
 
     fn last_error(&self) -> Option<Error> {
         self.state.lock().last_error.clone()
-    }
-
-    fn note(&self, error: Error) {
-        self.state.lock().last_error = Some(error);
     }
 }
 
@@ -204,7 +202,7 @@ impl<M: Machine> Handle<M> {
     }
 
     fn failure(&self) -> Option<Error> {
-        self.shared.look(|machine| machine.failure().cloned())
+        self.shared.state.lock().failure.clone()
     }
 }
 
@@ -221,16 +219,19 @@ impl<M: Machine> Drop for Handle<M> {
 async fn run<M: Machine>(client: Client, shared: Arc<Shared<M>>, opened: oneshot::Sender<()>) {
     let mut backoff = client.backoff();
     let mut opened = Some(opened);
-    while let Err(error) = run_stream(&client, &shared, &mut opened, &mut backoff).await {
+    let end = loop {
+        let ended = run_stream(&client, &shared, &mut opened, &mut backoff).await;
+        let Err(error) = ended else { break Error::Closed("its work was done".to_owned()) };
         if !shared.change(|machine| machine.recover(&error)) {
-            shared.change(|machine| machine.fail(&error));
-            break;
+            shared.state.lock().failure = Some(error.clone());
+            break error;
         }
         let delay = backoff.next_delay(error.retry_delay());
         info!(path = M::PATH, %error, ?delay, "a stream ended; it will be opened again");
-        shared.note(error);
+        shared.state.lock().last_error = Some(error);
         tokio::time::sleep(delay).await;
-    }
+    };
+    shared.change(|machine| machine.fail(&end));
     shared.tell(News::State);
 }
 

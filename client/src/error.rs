@@ -123,6 +123,20 @@ impl Error {
         }
     }
 
+    /// What somebody is told who comes after this has ended everything.
+    pub(crate) fn closed(&self) -> Self {
+        match self {
+            Self::Closed(_) => self.clone(),
+            Self::Refused(_)
+            | Self::Disconnected(_)
+            | Self::TimedOut(_)
+            | Self::OutcomeUnknown(_)
+            | Self::LeaseLost(_)
+            | Self::Protocol(_)
+            | Self::Option(_) => Self::Closed(self.to_string()),
+        }
+    }
+
     /// Whether nothing can have been done, so that trying again cannot do it twice.
     pub(crate) fn nothing_was_done(&self) -> bool {
         matches!(self, Self::Refused(_))

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use qbroker_proto::v1;
 
-use super::inbox::{Buffered, Inbox};
+use super::inbox::Inbox;
+use super::leases::Buffered;
 use crate::driver::Shared;
 use crate::error::Error;
 use crate::group::{Member, Members};

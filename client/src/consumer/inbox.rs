@@ -2,17 +2,17 @@
 //!
 //! Knows no connection: requests are taken from it, responses are put into it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use qbroker_proto::v1::consume_response::Kind as Response;
 use qbroker_proto::v1::{self, consume_request::Kind};
-use slab::Slab;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use super::leases::{Buffered, Leases};
 use super::settlements::Settlements;
 use crate::driver::{Machine, News, Next};
 use crate::error::Error;
@@ -30,10 +30,7 @@ pub(super) struct Inbox {
     /// The present stream's, or the latest's; empty before the first is open.
     consumer_id: String,
     stream: Stream,
-    /// Every lease whose end is not known: buffered, handed out, or being settled.
-    leases: Slab<Lease>,
-    /// Delivered, not handed out.
-    buffered: VecDeque<Buffered>,
+    leases: Leases,
     settlements: Settlements,
     /// To go out before settlements.
     controls: VecDeque<Arc<Request>>,
@@ -78,27 +75,6 @@ enum Closing {
 }
 
 #[derive(Debug)]
-struct Lease {
-    token: Bytes,
-    state: LeaseState,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LeaseState {
-    Held,
-    /// Its settlement waits for an answer.
-    Settling,
-    Lost(v1::LeaseLostReason),
-}
-
-/// A delivery, and its place among the leases.
-#[derive(Debug)]
-pub(super) struct Buffered {
-    pub(super) key: usize,
-    pub(super) delivery: v1::Delivery,
-}
-
-#[derive(Debug)]
 struct Extension {
     request: Arc<Request>,
     answer: oneshot::Sender<Result<(), Error>>,
@@ -110,8 +86,7 @@ impl Inbox {
             open,
             consumer_id: String::new(),
             stream: Stream::Down,
-            leases: Slab::new(),
-            buffered: VecDeque::new(),
+            leases: Leases::default(),
             settlements: Settlements::new(),
             controls: VecDeque::new(),
             extensions: BTreeMap::new(),
@@ -128,15 +103,11 @@ impl Inbox {
     /// None while there is no stream: the broker may have given them to somebody else meanwhile, and
     /// says so when the next stream opens.
     pub(super) fn take(&mut self, max: usize) -> Vec<Buffered> {
-        if !self.has_deliveries() {
-            return Vec::new();
-        }
-        let count = max.min(self.buffered.len());
-        self.buffered.drain(..count).collect()
+        if self.stream == Stream::Open { self.leases.take(max) } else { Vec::new() }
     }
 
     pub(super) fn has_deliveries(&self) -> bool {
-        self.stream == Stream::Open && !self.buffered.is_empty()
+        self.stream == Stream::Open && self.leases.has_buffered()
     }
 
     /// Whether nothing will be handed out any more.
@@ -151,22 +122,19 @@ impl Inbox {
     /// Settles a lease; its group and which member of it this is. The caller gives `key` up.
     pub(super) fn settle(&mut self, key: usize, outcome: Outcome) -> (Arc<Group<()>>, usize) {
         if let Some(error) = self.cannot_settle(key) {
-            self.leases.remove(key);
+            self.leases.forget(key);
             let group = Group::new();
             group.finish(Err(error));
             return (group, 0);
         }
-        let lease = &mut self.leases[key];
-        lease.state = LeaseState::Settling;
-        self.settlements.add(key, outcome.of(lease.token.clone()))
+        let token = self.leases.settle(key);
+        self.settlements.add(key, outcome.of(token))
     }
 
     /// Why the lease ended without a settlement, where it did.
     pub(super) fn lost(&self, key: usize) -> Option<v1::LeaseLostReason> {
-        match self.leases.get(key)?.state {
-            LeaseState::Lost(reason) => Some(reason),
-            LeaseState::Held | LeaseState::Settling => None,
-        }
+        let gone = self.failed.as_ref().map(|_| v1::LeaseLostReason::Unspecified);
+        gone.or_else(|| self.leases.lost(key))
     }
 
     /// Makes a lease last for `duration` from now, or for as long as it was granted for.
@@ -185,7 +153,7 @@ impl Inbox {
         self.next_extension_id += 1;
         let request = request(Kind::Extend(v1::ExtendLeasesRequest {
             call_id,
-            lease_tokens: vec![self.leases[key].token.clone()],
+            lease_tokens: vec![self.leases.token(key).clone()],
             session_id: String::new(),
             lease_duration: duration.map(time::duration),
         }));
@@ -229,9 +197,9 @@ impl Inbox {
     fn resume(&mut self, opened: v1::ConsumeOpened) {
         if !self.consumer_id.is_empty() {
             if opened.resumed {
-                self.lose(&opened.lost_lease_tokens, v1::LeaseLostReason::Unspecified);
+                self.leases.lose(&opened.lost_lease_tokens, v1::LeaseLostReason::Unspecified);
             } else {
-                self.lose_all();
+                self.leases.lose_all(v1::LeaseLostReason::Unspecified);
             }
         }
         self.consumer_id = opened.consumer_id;
@@ -240,11 +208,7 @@ impl Inbox {
 
     /// Messages arrived.
     fn delivered(&mut self, deliveries: Vec<v1::Delivery>) {
-        for delivery in deliveries {
-            let token = delivery.lease_token.clone();
-            let key = self.leases.insert(Lease { token, state: LeaseState::Held });
-            self.buffered.push_back(Buffered { key, delivery });
-        }
+        self.leases.deliver(deliveries);
         if self.is_draining() {
             self.release_buffered();
         }
@@ -263,7 +227,7 @@ impl Inbox {
             .map(|failure| (failure.lease_token, failure.error.unwrap_or_default()))
             .collect();
         for call in calls {
-            self.forget(&call.keys);
+            call.keys.iter().for_each(|key| self.leases.forget(*key));
             call.finish(&mut failures);
         }
         Ok(())
@@ -287,9 +251,9 @@ impl Inbox {
 
     fn cannot_settle(&self, key: usize) -> Option<Error> {
         if let Some(error) = &self.failed {
-            return Some(Error::Closed(error.to_string()));
+            return Some(error.closed());
         }
-        let reason = self.lost(key)?;
+        let reason = self.leases.lost(key)?;
         Some(Error::LeaseLost(format!("the broker said so before ({})", reason.as_str_name())))
     }
 
@@ -300,11 +264,7 @@ impl Inbox {
         }
         if !self.consumer_id.is_empty() {
             open.previous_consumer_id.clone_from(&self.consumer_id);
-            let held = self.leases.iter().filter(|(_, lease)| match lease.state {
-                LeaseState::Held | LeaseState::Settling => true,
-                LeaseState::Lost(_) => false,
-            });
-            open.held_lease_tokens = held.map(|(_, lease)| lease.token.clone()).collect();
+            open.held_lease_tokens = self.leases.held_tokens();
         }
         request(Kind::Open(open))
     }
@@ -320,51 +280,11 @@ impl Inbox {
         }
     }
 
-    fn forget(&mut self, keys: &[usize]) {
-        for key in keys {
-            self.leases.remove(*key);
-        }
-    }
-
     fn release_buffered(&mut self) {
-        for buffered in std::mem::take(&mut self.buffered) {
+        for buffered in self.leases.take(usize::MAX) {
             // Nobody waits for it: what is not released here is when the session ends.
             drop(self.settle(buffered.key, Outcome::Release { delay: None }));
         }
-    }
-
-    fn lose(&mut self, tokens: &[Bytes], reason: v1::LeaseLostReason) {
-        if tokens.is_empty() {
-            return;
-        }
-        let tokens: HashSet<&Bytes> = tokens.iter().collect();
-        for (_, lease) in &mut self.leases {
-            if lease.state == LeaseState::Held && tokens.contains(&lease.token) {
-                lease.state = LeaseState::Lost(reason);
-            }
-        }
-        self.drop_lost_from_buffer();
-    }
-
-    fn lose_all(&mut self) {
-        for (_, lease) in &mut self.leases {
-            if lease.state == LeaseState::Held {
-                lease.state = LeaseState::Lost(v1::LeaseLostReason::Unspecified);
-            }
-        }
-        self.drop_lost_from_buffer();
-    }
-
-    /// What is lost is not handed out: somebody else has it, or will.
-    fn drop_lost_from_buffer(&mut self) {
-        let leases = &mut self.leases;
-        self.buffered.retain(|buffered| {
-            let kept = leases[buffered.key].state == LeaseState::Held;
-            if !kept {
-                leases.remove(buffered.key);
-            }
-            kept
-        });
     }
 }
 
@@ -414,7 +334,7 @@ impl Machine for Inbox {
             Some(Response::Settled(answer)) => self.settled(answer)?,
             Some(Response::Extended(answer)) => self.extended(answer),
             Some(Response::LeasesLost(lost)) => {
-                self.lose(&lost.lease_tokens, lost.reason());
+                self.leases.lose(&lost.lease_tokens, lost.reason());
                 return Ok(News::State);
             }
             Some(Response::Drained(_)) => {
@@ -467,11 +387,11 @@ impl Machine for Inbox {
     fn fail(&mut self, error: &Error) {
         self.failed.get_or_insert_with(|| error.clone());
         self.end_stream();
-        for buffered in std::mem::take(&mut self.buffered) {
-            self.leases.remove(buffered.key);
+        for buffered in self.leases.take(usize::MAX) {
+            self.leases.forget(buffered.key);
         }
         for call in self.settlements.take_all() {
-            self.forget(&call.keys);
+            call.keys.iter().for_each(|key| self.leases.forget(*key));
             call.fail(error);
         }
         for (_, extension) in std::mem::take(&mut self.extensions) {

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod inbox;
+mod leases;
 mod settlements;
 
 use std::time::Duration;
@@ -14,7 +15,8 @@ use crate::error::Error;
 use crate::settlement::Outcome;
 use crate::time;
 pub use delivery::{Delivery, LostReason, Settling, SettlingAll};
-use inbox::{Buffered, Inbox};
+use inbox::Inbox;
+use leases::Buffered;
 
 /// Options of a [`Consumer`], from [`Client::consumer`].
 #[derive(Debug, Clone)]

@@ -202,7 +202,7 @@ impl Outbox {
 
     fn accepts(&self) -> Result<(), Error> {
         match &self.failed {
-            Some(error) => Err(Error::Closed(error.to_string())),
+            Some(error) => Err(error.closed()),
             None if self.closing => Err(Error::Closed("the publisher was closed".to_owned())),
             None => Ok(()),
         }

@@ -226,6 +226,23 @@ async fn draining_hands_back_what_nobody_took_and_closing_ends_the_stream() {
 }
 
 #[tokio::test]
+async fn what_is_in_hand_when_the_consumer_closes_is_lost() {
+    let (_broker, consumer, mut talk) = open().await;
+    talk.deliver(&["a"]);
+    let in_hand = take(&consumer, 1).await.pop().unwrap();
+    let script = async {
+        talk.hear_kind().await;
+        talk.say_kind(consume_response::Kind::Drained(qbroker_proto::v1::Drained {}));
+        assert!(talk.hear().await.is_none());
+        drop(talk);
+    };
+    let (closed, ()) = soon(async { tokio::join!(consumer.close(), script) }).await;
+    closed.unwrap();
+    assert_eq!(soon(in_hand.lost()).await, LostReason::SessionLost);
+    assert!(matches!(soon(in_hand.ack()).await, Err(Error::Closed(_))));
+}
+
+#[tokio::test]
 async fn a_dropped_consumer_waits_for_what_is_in_hand() {
     let (_broker, consumer, mut talk) = open().await;
     talk.deliver(&["a", "b"]);
