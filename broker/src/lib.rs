@@ -10,6 +10,7 @@ pub mod clock;
 pub mod queue;
 
 pub mod server;
+pub mod embedded;
 pub mod config;
 pub mod accept;
 pub mod auth;
