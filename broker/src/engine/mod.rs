@@ -157,7 +157,7 @@ impl Engine {
 
     /// Appends a turn's records and sends its effects on their way.
     fn append(&self, state: &mut State, out: Output, now: Now) -> Result<Lsn, Stopped> {
-        let Output { batch, effects, retired } = out;
+        let Output { batch, effects, retired, .. } = out;
         if !batch.is_empty() {
             let lsns = match self.log.append(batch) {
                 Ok(lsns) => lsns,

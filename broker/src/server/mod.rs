@@ -195,7 +195,7 @@ async fn open_engine(
     clock: Clock,
     on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
 ) -> Result<Arc<Engine>, ServeError> {
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened: Result<Result<_, ServeError>, _> = tokio::task::spawn_blocking(move || {
         let folder = &settings.data_dir;
         let unusable = |source| ServeError::DataDir { path: folder.clone(), source };
         let disk = RealDisk::open(folder).map_err(unusable)?;
@@ -216,8 +216,9 @@ async fn open_engine(
             clock,
         };
         Ok(Engine::open(Arc::new(disk), options, on_failure)?)
-    });
-    let (engine, report) = opened.await.map_err(ServeError::Recovery)??;
+    })
+    .await;
+    let (engine, report) = opened.map_err(ServeError::Recovery)??;
     info!(%report, "recovered");
     Ok(engine)
 }
