@@ -18,7 +18,8 @@ pub(crate) const FRAME_BYTES_MAX: u64 = 32 << 20;
 /// The longest head: 24 bits, the other 8 are the record's flags.
 pub(crate) const HEAD_BYTES_MAX: usize = (1 << 24) - 1;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"QFR1");
+/// What every frame begins with.
+pub(crate) const MAGIC: [u8; 4] = *b"QFR1";
 /// Flag of a frame: a repair rewrote it, so the next frame's `prev_crc` names the original.
 pub(crate) const FLAG_REPAIRED: u8 = 1;
 
@@ -98,7 +99,7 @@ impl Header {
     /// Writes the header, its checksum last.
     pub(crate) fn encode(&mut self, seed: u32) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
-        put(&mut bytes, 0, &MAGIC.to_le_bytes());
+        put(&mut bytes, 0, &MAGIC);
         bytes[4] = self.kind as u8;
         bytes[5] = self.flags;
         put(&mut bytes, 8, &self.first_lsn.0.to_le_bytes());
@@ -119,7 +120,7 @@ impl Header {
     /// Reads a header; `None` unless it is whole, of this segment and within bounds.
     pub(crate) fn decode(bytes: &[u8], seed: u32) -> Option<Self> {
         let bytes = bytes.get(..HEADER_LEN)?;
-        if u32_at(bytes, 0) != MAGIC || u32_at(bytes, 60) != seeded_crc(seed, &bytes[..60]) {
+        if bytes[..4] != MAGIC || u32_at(bytes, 60) != seeded_crc(seed, &bytes[..60]) {
             return None;
         }
         let header = Self {

@@ -64,7 +64,10 @@ impl Options {
     }
 }
 
-/// Who is told what becomes of the log. Called on the writer's thread, outside its locks.
+/// Who is told what becomes of the log.
+///
+/// Called on the writer's thread. May append and read; must not write a checkpoint or close,
+/// which wait for that very thread.
 pub trait Observer: Send + Sync + 'static {
     /// Everything up to `lsn` is on disk.
     fn durable(&self, lsn: Lsn);
@@ -449,6 +452,8 @@ impl Log {
         drop(self.shared.core.lock().take());
         drop(self.shared.held.lock().take());
         self.shared.tail.lock().stopped.get_or_insert(WriteError::Stopped);
+        // Whoever still waits for a frame learns that none will come.
+        self.shared.progress.notify_all();
     }
 }
 

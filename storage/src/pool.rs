@@ -51,8 +51,33 @@ pub(crate) struct Pool {
     /// The last look at the disk found too little, or a file could not be made.
     low: AtomicBool,
     free_bytes: AtomicU64,
-    /// Zeros are not worth their writing while segments go faster than they can be filled.
-    outrun: AtomicBool,
+}
+
+/// When files were taken and how long filling one takes, to see whether writing outruns it.
+#[derive(Copy, Clone, Debug, Default)]
+struct Pace {
+    taken_ms: u64,
+    interval_ms: Option<u64>,
+    fill_ms: u64,
+}
+
+/// Filling is worth it while a segment lasts this many times as long as filling one takes:
+/// below, the zeros take more of the disk from the frames than they give back.
+const FILL_WORTH: u64 = 3;
+
+impl Pace {
+    fn taken(&mut self, now_ms: u64) {
+        let first = self.taken_ms == 0;
+        self.interval_ms = (!first).then(|| now_ms.saturating_sub(self.taken_ms));
+        self.taken_ms = now_ms;
+    }
+
+    /// A burst counts until as much time has passed as would have ended it.
+    fn is_outrun(&self, now_ms: u64) -> bool {
+        let worth = FILL_WORTH * self.fill_ms;
+        let since = now_ms.saturating_sub(self.taken_ms);
+        self.interval_ms.is_some_and(|interval| interval < worth && since < worth)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +87,7 @@ struct Files {
     next_number: u64,
     /// Dropped segments whose readers, if any, have not finished.
     retired: Vec<Arc<Segment>>,
+    pace: Pace,
     stopping: bool,
 }
 
@@ -97,20 +123,18 @@ impl Pool {
             wake: Condvar::new(),
             low: AtomicBool::new(false),
             free_bytes: AtomicU64::new(u64::MAX),
-            outrun: AtomicBool::new(false),
         })
     }
 
     /// A file for the next segment: a filled one, else one of the reserve.
     pub(crate) fn take(&self) -> Option<Spare> {
+        let now_ms = self.disk.now_ms();
         let mut files = self.files.lock();
+        files.pace.taken(now_ms);
         let spare = match files.filled.pop() {
             Some(path) => Some(Spare { path, filled: true }),
             None => files.plain.pop().map(|path| Spare { path, filled: false }),
         };
-        // An empty shelf means that segments went faster than zeros could be written; a full one,
-        // that there is time again.
-        self.outrun.store(files.filled.is_empty(), Relaxed);
         self.wake.notify_all();
         spare
     }
@@ -192,10 +216,13 @@ impl Pool {
 
     fn fill_up(&self, counters: &Counters) -> Result<(), DiskError> {
         while let Some(zeroed) = self.wanted() {
+            let began_ms = self.disk.now_ms();
             let spare = self.make(zeroed, counters)?;
             let Some(path) = spare else { return Ok(()) };
+            let took_ms = self.disk.now_ms().saturating_sub(began_ms);
             let mut files = self.files.lock();
             if zeroed {
+                files.pace.fill_ms = took_ms;
                 files.filled.push(path);
             } else {
                 files.plain.push(path);
@@ -206,13 +233,13 @@ impl Pool {
 
     /// What to make next: the reserve first, since it is quick, then filled ones.
     fn wanted(&self) -> Option<bool> {
+        let now_ms = self.disk.now_ms();
         let files = self.files.lock();
-        let ready = files.filled.len() + files.plain.len();
         if files.stopping {
             None
-        } else if ready < RESERVE_SEGMENTS {
+        } else if files.plain.len() < RESERVE_SEGMENTS {
             Some(false)
-        } else if files.filled.len() < self.filled_target && !self.outrun.load(Relaxed) {
+        } else if files.filled.len() < self.filled_target && !files.pace.is_outrun(now_ms) {
             Some(true)
         } else {
             None

@@ -73,10 +73,11 @@ impl Plan {
                 plan.steps.push(Step::SetAside { path: path.clone(), dir: LOG, why });
             }
         }
+        let may_be_dropped = survey.segments.values().any(|surveyed| !surveyed.faults.is_empty());
         for (seq, extent) in extents(survey, without_history) {
             match survey.segments.get(&seq) {
                 Some(surveyed) => plan.mend(survey, surveyed, extent),
-                None => plan.stand_in(seq, extent, log_id),
+                None => plan.stand_in(seq, extent, log_id, may_be_dropped),
             }
         }
         if without_history {
@@ -105,9 +106,12 @@ impl Plan {
     }
 
     /// A segment that is gone: a small file in its place that gives its LSNs up.
-    fn stand_in(&mut self, seq: u64, extent: Extent, log_id: &[u8; 16]) {
+    fn stand_in(&mut self, seq: u64, extent: Extent, log_id: &[u8; 16], may_be_dropped: bool) {
         let path = segment_path(seq);
         let mut why = "the segment is gone".to_owned();
+        if may_be_dropped {
+            why.push_str(" (it may have been dropped in order: the frame saying so may be lost)");
+        }
         if extent.first < extent.end {
             let lsns = LsnRange { first: extent.first, last: Lsn(extent.end.0 - 1) };
             let lost = Lost { lsns, heads: true };

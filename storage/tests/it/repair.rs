@@ -93,7 +93,10 @@ fn any_flipped_bit_is_repaired_at_the_cost_of_its_frame() {
                 continue;
             }
             let report = repaired(&disk, &live);
-            assert!(report.lost_records() <= 25, "{path} at {at}: {report:?}");
+            // A damaged `Drop` frame makes it unknown that segments were dropped, so that what
+            // was in them is named too; of what lived, at most one frame is lost.
+            let lost = |lsn: &&Lsn| report.lost.iter().any(|lost| lost.lsns.contains(**lsn));
+            assert!(live.keys().filter(lost).count() <= 5, "{path} at {at}: {report:?}");
             repairs += 1;
             bodies += usize::from(report.lost.iter().any(|lost| !lost.heads));
         }
