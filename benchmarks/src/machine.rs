@@ -1,16 +1,11 @@
 //! The machine that figures were taken on, without which they say nothing.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::system::Fallible;
-use crate::workload::histogram;
 
 /// What the figures depend on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,25 +20,14 @@ pub(crate) struct Machine {
     pub(crate) folder: PathBuf,
     /// Of that folder: its type and where it is mounted from.
     pub(crate) file_system: String,
-    pub(crate) fdatasync_us: SyncLatency,
 }
-
-/// Microseconds of a write of [`SYNC_BYTES`] and its `fdatasync`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct SyncLatency {
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-}
-
-/// A message and what is kept around it.
-const SYNC_BYTES: usize = 1024;
 
 impl Machine {
-    /// Describes this machine, and measures the disk below `folder`.
+    /// Describes this machine, and the disk that `folder` is on.
     ///
     /// # Errors
     ///
-    /// What cannot be read or written: a figure without its machine is not worth having.
+    /// What cannot be read: a figure without its machine is not worth having.
     pub(crate) fn describe(folder: &Path) -> Fallible<Self> {
         let folder = folder.canonicalize().with_context(|| format!("{}", folder.display()))?;
         Ok(Self {
@@ -54,7 +38,6 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             file_system: file_system(&read("/proc/self/mountinfo")?, &folder)
                 .context("the folder's file system is not in /proc/self/mountinfo")?,
-            fdatasync_us: measure_sync(&folder)?,
             folder,
         })
     }
@@ -96,32 +79,6 @@ fn file_system(mounts: &str, folder: &Path) -> Option<String> {
     around.max_by_key(|(point, _)| point.components().count()).map(|(_, kind)| kind)
 }
 
-/// Appends to a zero-filled file, as both the broker's log and the floor's do.
-fn measure_sync(folder: &Path) -> Fallible<SyncLatency> {
-    const WRITES: usize = 1000;
-    let file = tempfile::tempfile_in(folder).context("cannot make a file to measure the disk")?;
-    fill(&file, &vec![0; WRITES * SYNC_BYTES])?;
-    let content = [7; SYNC_BYTES];
-    let mut latency = histogram();
-    for write in 0..WRITES {
-        let begin = Instant::now();
-        file.write_all_at(&content, (write * SYNC_BYTES) as u64)?;
-        file.sync_data()?;
-        latency.record(u64::try_from(begin.elapsed().as_nanos())?)?;
-    }
-    let at = |quantile| microseconds(latency.value_at_quantile(quantile));
-    Ok(SyncLatency { p50: at(0.5), p99: at(0.99) })
-}
-
-fn fill(mut file: &File, zeros: &[u8]) -> std::io::Result<()> {
-    file.write_all(zeros)?;
-    file.sync_all()
-}
-
-pub(crate) fn microseconds(nanoseconds: u64) -> f64 {
-    Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,7 +99,5 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let machine = Machine::describe(folder.path()).unwrap();
         assert!(0 < machine.cores && 0 < machine.memory_bytes, "{machine:?}");
-        assert!(0.0 < machine.fdatasync_us.p50, "{machine:?}");
-        assert!(machine.fdatasync_us.p50 <= machine.fdatasync_us.p99, "{machine:?}");
     }
 }

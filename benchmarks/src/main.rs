@@ -1,5 +1,6 @@
 //! qbroker's figures beside the floor: what a durable broker over gRPC can come close to.
 
+mod conditions;
 mod floor;
 mod machine;
 mod process;

@@ -92,7 +92,11 @@ fn quote(log: &VecDeque<String>) -> String {
 pub(crate) fn processor_time(id: u32) -> Fallible<Duration> {
     let path = format!("/proc/{id}/stat");
     let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let ticks = ticks_of(&stat).with_context(|| format!("cannot understand {path}: {stat:?}"))?;
+    ticks(ticks_of(&stat).with_context(|| format!("cannot understand {path}: {stat:?}"))?)
+}
+
+/// The time that is so many ticks of the kernel's accounts.
+pub(crate) fn ticks(ticks: u64) -> Fallible<Duration> {
     Ok(Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second())?)
 }
 

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::conditions::Watch;
 use crate::floor::Floor;
 use crate::machine::Machine;
 use crate::process::processor_time;
@@ -77,14 +78,16 @@ pub(crate) async fn run(args: QuickArgs) -> Fallible<Report> {
         qbroker: Arc::new(qbroker),
     };
     bench.warm_up().await?;
+    let mut watch = Watch::start(folder.path(), bench.processes())?;
     let mut samples: Vec<_> =
         bench.rows.iter().map(|&row| (row, Samples::new(), Samples::new())).collect();
     for round in 0..args.rounds {
+        watch.time_disk()?;
         for (row, of_floor, of_qbroker) in &mut samples {
             bench.measure(*row, round, of_floor, of_qbroker).await?;
         }
     }
-    let report = Report::new(machine, settings, &samples)?;
+    let report = Report::new(machine, watch.end()?, settings, &samples)?;
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
@@ -143,6 +146,11 @@ struct Bench {
 }
 
 impl Bench {
+    /// The client's, which is this one, and the servers'.
+    fn processes(&self) -> Vec<u32> {
+        vec![std::process::id(), self.floor.server().id(), self.qbroker.server().id()]
+    }
+
     /// Every row once and little of it: connections, allocators and page cache are not the subject.
     async fn warm_up(&self) -> Fallible<()> {
         let messages_max = self.load.messages_max.div_ceil(20);

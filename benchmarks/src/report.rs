@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use crate::conditions::Conditions;
 use crate::machine::Machine;
 use crate::quick::Settings;
 use crate::row::{Row, Target};
@@ -16,6 +17,7 @@ use crate::system::Fallible;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
     machine: Machine,
+    conditions: Conditions,
     settings: Settings,
     rows: Vec<RowReport>,
 }
@@ -45,16 +47,17 @@ impl Report {
     /// A row without rounds.
     pub(crate) fn new(
         machine: Machine,
+        conditions: Conditions,
         settings: Settings,
         samples: &[(Row, Samples, Samples)],
     ) -> Fallible<Self> {
-        let sync_us = machine.fdatasync_us.p50;
+        let sync_us = conditions.fdatasync_us.p50;
         let rows = samples
             .iter()
             .map(|(row, floor, qbroker)| RowReport::new(*row, floor, qbroker, sync_us))
             .collect::<Option<_>>()
             .context("a row was not measured")?;
-        Ok(Self { machine, settings, rows })
+        Ok(Self { machine, conditions, settings, rows })
     }
 }
 
@@ -132,7 +135,7 @@ impl fmt::Display for Report {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(HEADER);
         for row in &self.rows {
-            table.add_row(row.cells(self.machine.fdatasync_us.p50));
+            table.add_row(row.cells(self.conditions.fdatasync_us.p50));
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -162,8 +165,8 @@ impl Report {
             "disk       {} at {}; 1 KiB and fdatasync: p50 {:.0} us, p99 {:.0} us",
             machine.file_system,
             machine.folder.display(),
-            machine.fdatasync_us.p50,
-            machine.fdatasync_us.p99
+            self.conditions.fdatasync_us.p50,
+            self.conditions.fdatasync_us.p99
         )?;
         if machine.is_volatile() {
             writeln!(f, "WARNING    this folder is memory: nothing is synced. Use --dir")?;
@@ -183,12 +186,21 @@ impl Report {
             thousands(f64::from(settings.payload_bytes))
         )?;
         writeln!(f, "broker     {}", settings.qbroker)?;
+        let others = self.conditions.others_share;
+        if NOISE < others {
+            let percent = others * 100.0;
+            writeln!(f, "WARNING    others used {percent:.0} % of the processors: measure again")?;
+        }
         if settings.debug_build {
             writeln!(f, "WARNING    built without optimisations: use cargo run --release")?;
         }
         Ok(())
     }
 }
+
+/// Share of the processors that others may have before the figures are in doubt. The kernel's own
+/// work for the disk is among them.
+const NOISE: f64 = 0.1;
 
 fn figure(summary: &Summary, row: Row) -> String {
     let rounds = spread(summary.figure, thousands);

@@ -1,12 +1,13 @@
 //! What the rounds of one row gave, for one system.
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::machine::microseconds;
 use crate::row::Row;
 use crate::system::Fallible;
-use crate::workload::{Run, histogram};
+use crate::workload::Run;
 
 /// The rounds of a row so far.
 #[derive(Debug)]
@@ -78,18 +79,33 @@ impl Samples {
 
     /// `None` before the first round.
     pub(crate) fn summary(&self) -> Option<Summary> {
-        let at = |quantile| microseconds(self.latency.value_at_quantile(quantile));
         Some(Summary {
             figure: Spread::of(&self.figures)?,
             rounds: self.figures.clone(),
             server_processor_us_per_message: Spread::of(&self.server_us)?,
-            latency_us: (!self.latency.is_empty()).then(|| Latency {
-                p50: at(0.5),
-                p99: at(0.99),
-                max: microseconds(self.latency.max()),
-            }),
+            latency_us: (!self.latency.is_empty()).then(|| Latency::of(&self.latency)),
         })
     }
+}
+
+impl Latency {
+    /// Of nanoseconds.
+    pub(crate) fn of(latency: &Histogram<u64>) -> Self {
+        Self {
+            p50: microseconds(latency.value_at_quantile(0.5)),
+            p99: microseconds(latency.value_at_quantile(0.99)),
+            max: microseconds(latency.max()),
+        }
+    }
+}
+
+/// For nanoseconds, to three digits, up to a minute.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
+}
+
+fn microseconds(nanoseconds: u64) -> f64 {
+    Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6
 }
 
 impl Spread {
@@ -106,8 +122,6 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::row::Row;
+use crate::samples::histogram;
 use crate::system::{Caller, Consumer, Fallible, Publisher, RoundTrip as _, System};
 
 /// How much is done in one run of a row; it ends at the first of the two.
@@ -191,11 +192,6 @@ async fn round_trip_row<S: System>(system: &S, queue: &str, load: &Load) -> Fall
         trip.back().await?;
     }
     Ok(Run { messages: latency.len(), elapsed: start.elapsed(), latency: Some(latency) })
-}
-
-/// Nanoseconds, to three digits, up to a minute.
-pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
 }
 
 fn record(latency: &mut Histogram<u64>, begin: Instant) -> Fallible<()> {

@@ -17,7 +17,9 @@ use super::v1::floor_service_server::{FloorService, FloorServiceServer};
 use super::v1::{
     ConsumeRequest, ConsumeResponse, Delivery, OutgoingMessage, PublishRequest, PublishResponse,
 };
-use super::{CONNECTION_WINDOW_BYTES, DELIVERY_BATCH, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
+use super::{
+    CONNECTION_WINDOW_BYTES, DELIVERY_BATCH, FRAME_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+};
 
 /// What the floor's server is started with.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,6 +48,7 @@ pub(crate) async fn serve(args: FloorArgs) -> anyhow::Result<()> {
     let serving = Server::builder()
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .add_service(service)
         .serve_with_incoming(incoming.with_nodelay(Some(true)));
     tokio::select! {
