@@ -173,10 +173,12 @@ impl<I: Index> Core<I> {
         policy::check_name(&create.name)?;
         create.policy.check()?;
         if let Some(queue) = self.catalog.named(&create.name) {
-            let definition = &queue.definition;
-            let retried =
-                !create.request_id.is_empty() && definition.request_id == create.request_id;
-            if retried || (create.allow_existing && definition.policy == create.policy) {
+            let it = &queue.definition;
+            let retried = !create.request_id.is_empty() && it.request_id == create.request_id;
+            let equal = it.policy == create.policy
+                && it.description == create.description
+                && it.labels == create.labels;
+            if retried || (create.allow_existing && equal) {
                 return Ok(());
             }
             return Err(Refused::QueueExists(create.name.clone()).into());
@@ -342,7 +344,16 @@ impl<I: Index> Core<I> {
         let id = draft.last_queue.0 + 1;
         draft.last_queue = QueueId(id);
         let (create_ms, update_ms) = (now.wall_ms, now.wall_ms);
-        draft.put_queue(QueueDefinition { id, create_ms, update_ms, ..definition });
+        // Also where somebody waits for dead letters before there are any.
+        let is_dead_letter_queue =
+            definition.is_dead_letter_queue || definition.name.ends_with(DEAD_LETTER_SUFFIX);
+        draft.put_queue(QueueDefinition {
+            id,
+            create_ms,
+            update_ms,
+            is_dead_letter_queue,
+            ..definition
+        });
         QueueId(id)
     }
 
@@ -360,7 +371,8 @@ impl<I: Index> Core<I> {
         if name == of {
             return Err(refuse("a queue cannot be its own"));
         }
-        if self.catalog.named(of).is_some_and(|queue| queue.definition.is_dead_letter_queue) {
+        let of_letters = self.catalog.named(of).map(|queue| queue.definition.is_dead_letter_queue);
+        if of_letters.unwrap_or_else(|| of.ends_with(DEAD_LETTER_SUFFIX)) {
             return Err(refuse("a dead-letter queue has none itself"));
         }
         let target = self.catalog.named(name).map(|queue| &queue.definition);

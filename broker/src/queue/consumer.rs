@@ -91,6 +91,16 @@ pub(super) struct WaitingPull {
     pub(super) session: SessionId,
 }
 
+/// Most leases in one grant. Consumers of a queue take turns at most this coarse.
+const GRANT_MAX: u64 = 256;
+
+/// A round of turns at a queue.
+#[derive(Debug, Default)]
+struct Round {
+    turns_left: usize,
+    share: u64,
+}
+
 /// Invariant: a consumer stands, for each of its queues, either in the queue's line or in its own
 /// `blocked`; a pull stands in the line of each of its queues until it is answered.
 #[derive(Debug, Default)]
@@ -101,6 +111,8 @@ pub(super) struct Consumers {
     lines: HashMap<Arc<str>, VecDeque<Taker>, FxBuildHasher>,
     /// Queues that may have something for somebody.
     hot: VecDeque<QueueId>,
+    /// Of the first hot queue.
+    round: Round,
     is_hot: BTreeSet<QueueId>,
     /// Consumers that have room again.
     freed: BTreeSet<ConsumerId>,
@@ -168,21 +180,41 @@ impl Consumers {
         self.hot.front().copied()
     }
 
+    /// Nobody can be served at the first hot queue any more.
     pub(super) fn cool(&mut self) {
+        self.round = Round::default();
         if let Some(queue) = self.hot.pop_front() {
             self.is_hot.remove(&queue);
         }
     }
 
-    /// The line of takers at a queue.
-    pub(super) fn line(&mut self, queue: &str) -> Option<&mut VecDeque<Taker>> {
-        self.lines.get_mut(queue).filter(|line| !line.is_empty())
+    /// Who is served next at the first hot queue, and how many of the ready messages are its share:
+    /// as many as everybody's who stands in line when a round begins.
+    pub(super) fn next_taker(&mut self, queue: &str, ready: u64) -> Option<(Taker, u64)> {
+        let line = self.lines.get(queue).filter(|line| !line.is_empty())?;
+        if self.round.turns_left == 0 {
+            let share = ready.div_ceil(line.len() as u64).clamp(1, GRANT_MAX);
+            self.round = Round { turns_left: line.len(), share };
+        }
+        Some((line[0], self.round.share))
     }
 
-    pub(super) fn block(&mut self, consumer: ConsumerId, queue: Arc<str>) {
-        if let Some(consumer) = self.consumers.get_mut(&consumer) {
-            consumer.blocked.push(queue);
+    /// The first in line had its turn; who got nothing has no room and leaves the line.
+    pub(super) fn served(&mut self, id: ConsumerId, queue: &Arc<str>, got_some: bool) {
+        self.round.turns_left -= 1;
+        let line = self.lines.get_mut(queue).expect("the consumer stands in it");
+        line.pop_front();
+        if got_some {
+            line.push_back(Taker::Consumer(id));
+        } else if let Some(consumer) = self.consumers.get_mut(&id) {
+            consumer.blocked.push(queue.clone());
         }
+    }
+
+    /// The pull that is first in line is answered.
+    pub(super) fn answered(&mut self, id: PullId) -> WaitingPull {
+        self.round.turns_left -= 1;
+        self.stop_waiting(id).expect("who stands in line waits")
     }
 
     pub(super) fn took(&mut self, consumer: ConsumerId, bytes: u32) {
@@ -275,6 +307,35 @@ impl<I: Index> Core<I> {
     pub fn drain(&mut self, id: ConsumerId) {
         if let Some(consumer) = self.consumers.consumers.get_mut(&id) {
             consumer.draining = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod look {
+    //! What the tests look at.
+
+    use super::*;
+
+    impl Consumer {
+        pub(in crate::queue) fn blocked(&self) -> &[Arc<str>] {
+            &self.blocked
+        }
+    }
+
+    impl Consumers {
+        pub(in crate::queue) fn iter(&self) -> impl Iterator<Item = (ConsumerId, &Consumer)> {
+            self.consumers.iter().map(|(&id, consumer)| (id, consumer))
+        }
+
+        pub(in crate::queue) fn pulls(&self) -> impl Iterator<Item = (PullId, &WaitingPull)> {
+            self.pulls.iter().map(|(&id, waiting)| (id, waiting))
+        }
+
+        pub(in crate::queue) fn lines(
+            &self,
+        ) -> impl Iterator<Item = (&Arc<str>, &VecDeque<Taker>)> {
+            self.lines.iter()
         }
     }
 }

@@ -11,9 +11,6 @@ use super::record::{Granted, Record};
 use super::time::Now;
 use super::{Core, Effect, Output};
 
-/// Most leases in one grant. Consumers of a queue take turns at most this coarse.
-const GRANT_MAX: u64 = 256;
-
 /// A message on its way to whoever leased it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
@@ -65,6 +62,10 @@ impl<I: Index> Core<I> {
             let queues: Vec<_> = self.catalog.ids().collect();
             queues.into_iter().for_each(|queue| self.consumers.touch(queue));
         }
+        // What came back too old goes before anybody gets it once more.
+        if !self.frozen && self.index.next_expiry().is_some_and(|expiry| expiry <= now.wall_ms) {
+            self.expire(now, out)?;
+        }
         loop {
             for name in self.consumers.line_up_freed() {
                 if let Some(queue) = self.catalog.named(&name) {
@@ -84,12 +85,12 @@ impl<I: Index> Core<I> {
         };
         loop {
             let ready = self.index.counts(queue).ready;
-            let Some(line) = self.consumers.line(&name) else { return Ok(()) };
             if ready == 0 || self.limits.leases_max <= self.leases.len() {
                 return Ok(());
             }
-            let share = ready.div_ceil(line.len() as u64).clamp(1, GRANT_MAX);
-            let taker = *line.front().expect("the line is not empty");
+            let Some((taker, share)) = self.consumers.next_taker(&name, ready) else {
+                return Ok(());
+            };
             match taker {
                 Taker::Consumer(consumer) => {
                     self.serve_consumer(consumer, queue, &name, share, out)?
@@ -123,12 +124,8 @@ impl<I: Index> Core<I> {
         };
         let chosen = self.choose(queue, room)?;
         let deliveries = self.grant(queue, terms, chosen, out);
-        let line = self.consumers.line(name).expect("the consumer stands in it");
-        line.pop_front();
-        if deliveries.is_empty() {
-            self.consumers.block(id, name.clone());
-        } else {
-            line.push_back(Taker::Consumer(id));
+        self.consumers.served(id, name, !deliveries.is_empty());
+        if !deliveries.is_empty() {
             out.effects.push(Effect::Deliver { consumer: id, deliveries });
         }
         Ok(())
@@ -145,7 +142,7 @@ impl<I: Index> Core<I> {
         let room = self.leases_room(u64::from(waiting.pull.messages_max));
         let chosen = self.choose(queue, Room::of_messages(room))?;
         self.sessions.disconnect(waiting.session, now.boot_ms);
-        let waiting = self.consumers.stop_waiting(pull).expect("it waits");
+        let waiting = self.consumers.answered(pull);
         let deliveries = self.grant_to_pull(&waiting, queue, chosen, out);
         out.effects.push(Effect::AnswerPull { pull, deliveries });
         Ok(())

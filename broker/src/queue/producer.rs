@@ -146,7 +146,7 @@ impl Producers {
         let producer = self
             .producers
             .get(&on.producer)
-            .ok_or_else(|| Refused::ProducerUnknown(String::new()))?;
+            .ok_or_else(|| Refused::ProducerUnknown(on.producer.to_string()))?;
         if producer.stream != Some(on.stream) {
             return Err(Refused::ProducerFenced(producer.name.clone()));
         }

@@ -5,7 +5,7 @@
 pub enum Refused {
     #[error("queue \"{0}\" does not exist; create it, or publish to it with auto-create on")]
     QueueNotFound(String),
-    #[error("queue \"{0}\" exists already, with another policy")]
+    #[error("queue \"{0}\" exists already; update it, or allow an equal one when creating it")]
     QueueExists(String),
     #[error("queue \"{name}\" holds {messages} messages; purge it first, or delete with force")]
     QueueNotEmpty { name: String, messages: u64 },

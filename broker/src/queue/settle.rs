@@ -91,7 +91,7 @@ impl<I: Index> Core<I> {
                 Err(refused) => failures.push((settlement.token, refused)),
             }
         }
-        if acked.is_empty() && 0 < answered_through {
+        if acked.is_empty() && self.settled.remembers(settle.consumer.0, answered_through) {
             draft.fact(Record::Acked(Acked { call, answered_through, births: Vec::new() }));
         }
         for births in acked.chunks(BIRTHS_MAX).map(<[u64]>::to_vec) {

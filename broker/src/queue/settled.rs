@@ -77,6 +77,11 @@ impl Settled {
         }
     }
 
+    /// Whether calls of the stream up to this one are remembered.
+    pub(super) fn remembers(&self, consumer: u64, through: u64) -> bool {
+        self.calls.range((consumer, 0)..=(consumer, through)).next().is_some()
+    }
+
     /// The client has the answers to all calls of the stream up to this one.
     pub(super) fn answered(&mut self, consumer: u64, through: u64) {
         while let Some((&key, _)) = self.calls.range((consumer, 0)..=(consumer, through)).next() {

@@ -1,1 +1,62 @@
-//! Scripts: commands and what came of them, as text.
+//! The core's promises: scripts with their transcripts, and random commands against a plain model.
+//!
+//! Every command of every test also proves recovery: see [`stage`].
+
+mod args;
+mod check;
+mod commands;
+mod queues;
+mod script;
+mod show;
+mod stage;
+mod steps;
+mod streams;
+
+use script::check_script;
+
+/// One test per file of `testdata`; `QBROKER_UPDATE=1` rewrites the files.
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident)*) => {
+        $($(#[$doc])* #[test] fn $name() { check_script(stringify!($name)); })*
+
+        #[test]
+        fn every_script_is_run() {
+            script::check_all_named(&[$(stringify!($name)),*]);
+        }
+    };
+}
+
+scripts! {
+    publish
+    order
+    lease
+    extend
+    settle
+    settle_limit
+    nack
+    crash
+    release
+    dead_letter
+    dead_letter_name
+    retention
+    delay
+    session
+    session_streams
+    session_reset
+    restart
+    pull
+    window
+    fair
+    drain
+    purge
+    queue
+    queue_limit
+    no_auto_create
+    limits
+    producer
+    producer_forgotten
+    message_id
+    message_id_limit
+    disk_full
+    freeze
+}

@@ -32,8 +32,7 @@ impl<I: Index> Core<I> {
         self.end_leases(now, out)?;
         if let Some(session) = self.sessions.lost(now.boot_ms) {
             self.lose_session(session, now, out)?;
-        }
-        if let Some((session, stream)) = self.sessions.lost_stream(now.boot_ms) {
+        } else if let Some((session, stream)) = self.sessions.lost_stream(now.boot_ms) {
             self.lose_stream(session, stream, now, out)?;
         }
         self.come_due(now, out)?;
@@ -85,7 +84,7 @@ impl<I: Index> Core<I> {
     }
 
     /// Deletes what is older than its queue's retention; what somebody holds stays until it is back.
-    fn expire(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
+    pub(super) fn expire(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
         let mut births = Vec::new();
         self.index.expired(now.wall_ms, STEP_MAX, &mut births)?;
         for &birth in &births {

@@ -1,0 +1,113 @@
+//! What is true of a core after every command.
+
+use std::collections::BTreeMap;
+
+use qbroker_storage::Lsn;
+
+use crate::queue::Core;
+use crate::queue::consumer::Taker;
+use crate::queue::ids::{ConsumerId, QueueId, SessionId};
+use crate::queue::index::{Counts, Index, State};
+
+pub(super) fn check_invariants<I: Index>(core: &Core<I>) {
+    check_counts(core);
+    check_leases(core);
+    check_lines(core);
+    check_nobody_starves(core);
+}
+
+/// Counts are what a recount gives, and every lease is of a leased message and the other way round.
+fn check_counts<I: Index>(core: &Core<I>) {
+    let mut counts = BTreeMap::<QueueId, Counts>::new();
+    core.index.for_each(&mut |birth, message| {
+        assert!(core.catalog.get(message.queue).is_some(), "{birth} is in no queue");
+        let of_queue = counts.entry(message.queue).or_default();
+        match message.state {
+            State::Ready => of_queue.ready += 1,
+            State::Scheduled(_) => of_queue.scheduled += 1,
+            State::Leased => of_queue.leased += 1,
+            State::Parked => of_queue.parked += 1,
+        }
+        of_queue.bytes += u64::from(message.size);
+        let is_leased = message.state == State::Leased;
+        assert_eq!(is_leased, core.leases.get(birth).is_some(), "message {birth} and its lease");
+        let scheduled = matches!(message.state, State::Scheduled(_));
+        assert!(scheduled || message.place != Lsn(0), "{birth} has no place");
+    });
+    for queue in core.catalog.ids() {
+        let counted = counts.remove(&queue).unwrap_or_default();
+        assert_eq!(core.index.counts(queue), counted, "counts of {queue:?}");
+    }
+}
+
+/// Sessions and consumers know their leases, and no others.
+fn check_leases<I: Index>(core: &Core<I>) {
+    let mut by_session = BTreeMap::<SessionId, Vec<Lsn>>::new();
+    let mut by_consumer = BTreeMap::<ConsumerId, (u32, u64)>::new();
+    for (birth, lease) in core.leases.sorted() {
+        by_session.entry(lease.session).or_default().push(birth);
+        let (messages, bytes) = by_consumer.entry(lease.consumer).or_default();
+        *messages += 1;
+        *bytes += u64::from(lease.size);
+    }
+    for (id, session) in core.sessions.iter() {
+        let leases: Vec<_> = session.leases.iter().copied().collect();
+        assert_eq!(leases, by_session.remove(&id).unwrap_or_default(), "leases of {id:?}");
+    }
+    for (id, consumer) in core.consumers.iter() {
+        let outstanding = (consumer.outstanding_messages, consumer.outstanding_bytes);
+        assert_eq!(outstanding, by_consumer.remove(&id).unwrap_or_default(), "window of {id}");
+    }
+    by_session.remove(&SessionId::NONE);
+    assert!(by_session.is_empty(), "leases of sessions that are gone: {by_session:?}");
+}
+
+/// A consumer stands once for each of its queues, in the line or blocked; a pull in every line.
+fn check_lines<I: Index>(core: &Core<I>) {
+    let mut standing = BTreeMap::<(String, String), u32>::new();
+    let mut stand = |queue: &str, taker: String| {
+        *standing.entry((queue.to_owned(), taker)).or_default() += 1;
+    };
+    for (queue, line) in core.consumers.lines() {
+        for taker in line {
+            stand(queue, format!("{taker:?}"));
+        }
+    }
+    for (id, consumer) in core.consumers.iter() {
+        for queue in consumer.blocked() {
+            stand(queue, format!("{:?}", Taker::Consumer(id)));
+        }
+    }
+    let mut expected = BTreeMap::new();
+    for (id, consumer) in core.consumers.iter() {
+        for queue in &consumer.queues {
+            expected.insert((queue.to_string(), format!("{:?}", Taker::Consumer(id))), 1);
+        }
+    }
+    for (id, waiting) in core.consumers.pulls() {
+        for queue in &waiting.pull.queues {
+            expected.insert((queue.clone(), format!("{:?}", Taker::Pull(id))), 1);
+        }
+    }
+    assert_eq!(standing, expected, "who stands where");
+}
+
+/// Nobody with room waits at a queue that has something ready.
+fn check_nobody_starves<I: Index>(core: &Core<I>) {
+    if core.limits.leases_max <= core.leases.len() {
+        return;
+    }
+    for queue in core.queues_after("") {
+        if core.index.counts(queue.id()).ready == 0 {
+            continue;
+        }
+        for (_, line) in core.consumers.lines().filter(|(name, _)| **name == queue.name) {
+            assert!(line.is_empty(), "{} has messages, and takers: {line:?}", queue.name);
+        }
+        for (id, consumer) in core.consumers.iter() {
+            let waits = consumer.blocked().iter().any(|name| *name == queue.name);
+            let has_room = 0 < consumer.room() && consumer.outstanding_messages == 0;
+            assert!(!waits || !has_room, "{id} has room, and gets nothing of {}", queue.name);
+        }
+    }
+}

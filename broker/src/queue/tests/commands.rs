@@ -1,0 +1,283 @@
+//! The commands of scripts.
+
+use qbroker_storage::Lsn;
+
+use super::args::{Args, duration_ms, number};
+use super::script::Script;
+use super::show;
+use super::stage::{StageIndex, WALL_MS, deliveries_of};
+use super::{queues, streams};
+use crate::queue::body::{StoredFailure, StoredMessage};
+use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::{
+    BatchOutcome, Effect, Extend, NewDue, NewMessage, OnStream, OpenProducer, Outcome, Publish,
+    Receipt, Settle, Settlement, StreamId,
+};
+
+pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    match args.word() {
+        "publish" => publish(script, args),
+        "open-producer" => open_producer(script, args),
+        "close-producer" => {
+            let (epoch, stream) = (number(args.word()), StreamId(args.number("stream").unwrap()));
+            script.stage.core.close_producer(epoch, stream);
+        }
+        "send" => send(script, args),
+        "consume" => streams::consume(script, args),
+        "window" => streams::window(script, args),
+        "drain" => streams::drain(script, args),
+        "disconnect" => streams::disconnect(script, args),
+        "close" => streams::close(script, args),
+        "pull" => streams::pull(script, args),
+        "cancel" => streams::cancel(script, args),
+        "undeliver" => streams::undeliver(script, args),
+        outcome @ ("ack" | "nack" | "release" | "dead") => settle_all(script, args, outcome),
+        "settle" => settle_each(script, args),
+        "extend" => extend(script, args),
+        "create" => queues::create(script, args),
+        "update" => queues::update(script, args),
+        "delete" => queues::delete(script, args),
+        "purge" => queues::purge(script, args),
+        "show" => queues::show(script, args),
+        "list" => queues::list(script, args),
+        "tick" => tick(script),
+        "deadlines" => deadlines(script),
+        "restart" => restart(script),
+        "reboot" => {
+            script.stage.boot += 1;
+            restart(script);
+        }
+        "wall" => jump(script, args.word()),
+        "disk" => {
+            let full = args.word() == "full";
+            script.stage.core.set_disk_full(full);
+        }
+        "freeze" => script.stage.core.freeze(),
+        "hold" => script.stage.hold = true,
+        "let-go" => {
+            let tokens: Vec<_> = args.rest().iter().map(|text| token(script, text)).collect();
+            script.stage.let_go(tokens);
+        }
+        command => panic!("{command} is no command"),
+    }
+}
+
+fn publish<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let publish = messages(args);
+    let outcome = script.stage.turn(|core, now, out| core.publish(&publish, now, out));
+    script
+        .tell(outcome, |receipts| vec![receipts.iter().map(receipt).collect::<Vec<_>>().join(" ")]);
+}
+
+fn receipt(receipt: &Receipt) -> String {
+    let what = if receipt.duplicate { "known" } else { "stored" };
+    format!("{what} {}", receipt.birth)
+}
+
+/// `queue a b:id=x c:after=5s d:at=1h e:size=100 f:to=other`
+fn messages(args: &mut Args<'_>) -> Publish {
+    let queue = args.word();
+    Publish { messages: args.rest().into_iter().map(|text| message(queue, text)).collect() }
+}
+
+fn message(queue: &str, text: &str) -> NewMessage {
+    let mut parts = text.split(':');
+    let mut payload = parts.next().unwrap().as_bytes().to_vec();
+    let mut message = NewMessage {
+        queue: queue.into(),
+        message_id: String::new(),
+        id_hash: None,
+        payload_bytes: 0,
+        due: None,
+        body: Default::default(),
+    };
+    for part in parts {
+        match part.split_once('=').unwrap() {
+            ("id", id) => {
+                message.message_id = id.to_owned();
+                // Any hash will do where nobody is against us (FNV-1a).
+                let mix =
+                    |hash: u128, byte| (hash ^ u128::from(byte)).wrapping_mul(1_099_511_628_211);
+                message.id_hash = Some(id.bytes().fold(14_695_981_039_346_656_037, mix));
+            }
+            ("after", delay) => message.due = Some(NewDue::After(duration_ms(delay))),
+            ("at", time) => message.due = Some(NewDue::At(WALL_MS + duration_ms(time))),
+            // The body adds the tag and the length.
+            ("size", size) => payload.resize(number::<usize>(size) - 2, b'.'),
+            ("to", other) => message.queue = other.into(),
+            (key, _) => panic!("{key} is nothing that a message has"),
+        }
+    }
+    message.payload_bytes = payload.len() as u64;
+    let stored = StoredMessage {
+        message_id: message.message_id.clone(),
+        payload: payload.into(),
+        ..StoredMessage::default()
+    };
+    message.body = stored.into_body();
+    message
+}
+
+fn open_producer<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let open = OpenProducer {
+        name: args.word().to_owned(),
+        epoch: args.number("epoch").unwrap_or(0),
+        confirmed_through: args.number("confirmed").unwrap_or(0),
+        stream: StreamId(args.number("stream").unwrap()),
+    };
+    let outcome = script.stage.turn(|core, now, out| core.open_producer(&open, now, out));
+    script.tell(outcome, |opened| {
+        let first = format!("producer {} through {}", opened.epoch, opened.through);
+        std::iter::once(first).chain(opened.missed.iter().map(batch)).collect()
+    });
+}
+
+fn batch(outcome: &BatchOutcome) -> String {
+    match &outcome.refused {
+        Some(it) => format!("batch {} refused {} at {}", outcome.batch, it.reason, it.index),
+        None => {
+            format!(
+                "batch {} from {}, known {:?}",
+                outcome.batch, outcome.first, outcome.duplicates
+            )
+        }
+    }
+}
+
+fn send<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let on = OnStream {
+        producer: number(args.word()),
+        stream: StreamId(args.number("stream").unwrap()),
+        batch: args.number("batch").unwrap(),
+        confirmed_through: args.number("confirmed").unwrap_or(0),
+    };
+    let publish = messages(args);
+    let outcome = script.stage.turn(|core, now, out| core.publish_batch(&publish, on, now, out));
+    script.tell(outcome, |outcome| vec![batch(&outcome)]);
+}
+
+/// A lease: `a` for the last one of message `a`, `a@1` for the first, `nobody` for none at all.
+pub(super) fn token<I>(script: &Script<I>, text: &str) -> LeaseToken {
+    if text == "nobody" {
+        return LeaseToken { birth: Lsn(9_999), grant: Lsn(9_998), epoch: 1 };
+    }
+    let (name, number_of) = text.split_once('@').unwrap_or((text, ""));
+    let birth = script.names.get(name).unwrap_or_else(|| panic!("{name} was never published"));
+    let leases = script.stage.tokens.get(birth).map_or(&[][..], Vec::as_slice);
+    let lease = match number_of {
+        "" => leases.last(),
+        first => leases.get(number::<usize>(first) - 1),
+    };
+    *lease.unwrap_or_else(|| panic!("{text} was never leased"))
+}
+
+/// `ack a b`, `nack a delay=5s error=boom`, all on `on=c.1.1/call/answered`.
+fn settle_all<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>, outcome: &str) {
+    let outcome = outcome_of(outcome, args);
+    let settle = Settle {
+        settlements: args
+            .rest()
+            .into_iter()
+            .map(|text| Settlement { token: token(script, text), outcome: outcome.clone() })
+            .collect(),
+        ..call_of(args)
+    };
+    settle_now(script, &settle);
+}
+
+/// `settle ack:a nack:b release:c dead:d`, each without more.
+fn settle_each<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let mut settlements = Vec::new();
+    for text in args.rest() {
+        let (outcome, of) = text.split_once(':').unwrap();
+        let outcome = outcome_of(outcome, &mut Args::new(""));
+        settlements.push(Settlement { token: token(script, of), outcome });
+    }
+    let settle = Settle { settlements, ..call_of(args) };
+    settle_now(script, &settle);
+}
+
+fn settle_now<I: StageIndex>(script: &mut Script<I>, settle: &Settle) {
+    let outcome = script.stage.turn(|core, now, out| core.settle(settle, now, out));
+    script.tell(outcome, |failures| {
+        let failed =
+            |(token, why): &(_, _)| format!("{} {}", show::token(*token), show::refused(why));
+        failures.iter().map(failed).collect()
+    });
+}
+
+fn call_of(args: &mut Args<'_>) -> Settle {
+    let Some(on) = args.key("on") else { return Settle::default() };
+    let mut parts = on.split('/');
+    Settle {
+        consumer: ConsumerId::parse(parts.next().unwrap()).unwrap(),
+        number: parts.next().map_or(1, number),
+        answered_through: parts.next().map_or(0, number),
+        settlements: Vec::new(),
+    }
+}
+
+fn outcome_of(name: &str, args: &mut Args<'_>) -> Outcome {
+    let delay_ms = args.time("delay");
+    let message = match args.number::<usize>("error-bytes") {
+        Some(bytes) => "e".repeat(bytes),
+        None => args.key("error").unwrap_or_default().to_owned(),
+    };
+    let failure = StoredFailure { message, ..StoredFailure::default() };
+    match name {
+        "ack" => Outcome::Ack,
+        "nack" => Outcome::Nack { delay_ms, failure, chance: args.number("chance").unwrap_or(0.0) },
+        "release" => Outcome::Release { delay_ms: delay_ms.unwrap_or(0) },
+        "dead" => Outcome::DeadLetter { failure },
+        name => panic!("{name} settles nothing"),
+    }
+}
+
+fn extend<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let extend = Extend {
+        tokens: args.rest().into_iter().map(|text| token(script, text)).collect(),
+        session: args.key("session").map(str::to_owned),
+        duration_ms: args.time("for"),
+    };
+    let outcome = script.stage.turn(|core, now, out| core.extend(&extend, now, out));
+    script.tell(outcome, |failures| {
+        let failed =
+            |(token, why): &(_, _)| format!("{} {}", show::token(*token), show::refused(why));
+        failures.iter().map(failed).collect()
+    });
+}
+
+/// What is due by now, in as many steps as it takes.
+fn tick<I: StageIndex>(script: &mut Script<I>) {
+    loop {
+        let outcome = script.stage.turn(|core, now, out| core.tick(now, out));
+        script.tell(outcome, |()| Vec::new());
+        if !script.stage.core.deadlines().is_over(script.stage.now) {
+            return;
+        }
+    }
+}
+
+fn deadlines<I: StageIndex>(script: &mut Script<I>) {
+    let deadlines = script.stage.core.deadlines();
+    let now = script.stage.now;
+    let left = |at: Option<u64>, now: u64| {
+        at.map_or_else(|| "none".to_owned(), |at| show::time(at.saturating_sub(now)))
+    };
+    let (boot, wall) = (left(deadlines.boot_ms, now.boot_ms), left(deadlines.wall_ms, now.wall_ms));
+    script.said.push(format!("= in {boot}, by the wall clock in {wall}"));
+}
+
+fn restart<I: StageIndex>(script: &mut Script<I>) {
+    let started = script.stage.restart();
+    assert!(started.effects.iter().all(|effect| deliveries_of(effect).is_empty()));
+    assert!(!started.effects.iter().any(|effect| matches!(effect, Effect::Replaced { .. })));
+    script.tell(started, |()| Vec::new());
+}
+
+/// `+1h`, `-1h`
+fn jump<I: StageIndex>(script: &mut Script<I>, by: &str) {
+    let (sign, time) = by.split_at(1);
+    let ms = i64::try_from(duration_ms(time)).unwrap();
+    script.wall_jump_ms += if sign == "-" { -ms } else { ms };
+}

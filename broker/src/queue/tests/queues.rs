@@ -1,0 +1,156 @@
+//! The commands of scripts that are about queues as such.
+
+use std::collections::BTreeMap;
+
+use super::args::Args;
+use super::script::Script;
+use super::show;
+use super::stage::StageIndex;
+use crate::queue::index::{Counts, State, StateSet};
+use crate::queue::policy::{Policy, Retry};
+use crate::queue::{CreateQueue, DeleteQueue, PurgeQueue, UpdateQueue};
+
+/// `create mail lease=30s attempts=3 dead-letter-queue=x label.team=a request=1 existing-ok`
+pub(super) fn create<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let allow_existing = args.flag("existing-ok");
+    let create = CreateQueue {
+        policy: policy(args),
+        name: name(args),
+        description: args.key("description").unwrap_or_default().to_owned(),
+        labels: labels(args),
+        request_id: args.key("request").unwrap_or_default().to_owned(),
+        allow_existing,
+    };
+    let outcome = script.stage.turn(|core, now, out| core.create_queue(&create, now, out));
+    script.tell(outcome, |()| Vec::new());
+}
+
+/// As `create`, with `etag=` and `missing-ok`.
+pub(super) fn update<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let allow_missing = args.flag("missing-ok");
+    let update = UpdateQueue {
+        policy: policy(args),
+        name: name(args),
+        description: args.key("description").unwrap_or_default().to_owned(),
+        labels: labels(args),
+        etag: args.key("etag").unwrap_or_default().to_owned(),
+        allow_missing,
+    };
+    let outcome = script.stage.turn(|core, now, out| core.update_queue(&update, now, out));
+    script.tell(outcome, |()| Vec::new());
+}
+
+pub(super) fn delete<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let (force, allow_missing) = (args.flag("force"), args.flag("missing-ok"));
+    let delete = DeleteQueue { name: name(args), force, allow_missing };
+    let outcome = script.stage.turn(|core, _, out| core.delete_queue(&delete, out));
+    script.tell(outcome, |()| Vec::new());
+}
+
+/// `purge mail states=ready,leased dead-letters`
+pub(super) fn purge<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let include_dead_letters = args.flag("dead-letters");
+    let states = args.key("states").map_or(StateSet::ALL, |states| {
+        states.split(',').map(state).fold(StateSet(0), StateSet::with)
+    });
+    let purge = PurgeQueue { name: name(args), states, include_dead_letters };
+    let outcome = script.stage.turn(|core, _, out| core.purge_queue(&purge, out));
+    script.tell(outcome, |purged| vec![format!("{purged} purged")]);
+}
+
+/// Says how many messages are in which state, and what has happened.
+pub(super) fn show<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let core = &script.stage.core;
+    let queue = match core.queue(args.word()) {
+        Ok(queue) => queue,
+        Err(refused) => return script.said.push(format!("= {}", show::refused(&refused))),
+    };
+    let Counts { ready, scheduled, leased, parked, bytes } = core.index().counts(queue.id());
+    let it = queue.totals;
+    let lines = [
+        format!(
+            "ready {ready}, scheduled {scheduled}, leased {leased}, parked {parked}: {bytes} B"
+        ),
+        format!(
+            "published {}, delivered {}, acked {}, retried {}, dead {}, leases expired {}",
+            it.published, it.delivered, it.acked, it.retried, it.dead_lettered, it.expired_leases
+        ),
+        format!("etag {}", queue.etag()),
+    ];
+    script.said.extend(lines.iter().map(|line| format!("= {line}")));
+}
+
+/// Every message of a queue, in the order of listings, page by page of two.
+pub(super) fn list<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let queue = script.stage.core.queue(args.word()).expect("the queue is there").id();
+    let mut cursor = None;
+    loop {
+        let mut page = Vec::new();
+        while let Err(missing) =
+            script.stage.core.index().list(queue, StateSet::ALL, cursor, 2, &mut page)
+        {
+            script.stage.core.load(missing);
+        }
+        for at in &page {
+            let message = script.stage.core.index().message(at.birth).expect("it was just listed");
+            let message = message.expect("what is listed is there");
+            let state = match message.state {
+                State::Ready => "ready".to_owned(),
+                State::Scheduled(due) => format!("due {}", show::moment(due.wall_ms)),
+                State::Leased => "leased".to_owned(),
+                State::Parked => "parked".to_owned(),
+            };
+            let (birth, place) = (at.birth, message.place);
+            script
+                .said
+                .push(format!("= {birth} at {place}: {state}, attempt {}", message.attempt()));
+        }
+        cursor = page.last().copied();
+        if cursor.is_none() {
+            return;
+        }
+    }
+}
+
+/// `-` stands for the empty name.
+fn name(args: &mut Args<'_>) -> String {
+    match args.word() {
+        "-" => String::new(),
+        name => name.to_owned(),
+    }
+}
+
+fn labels(args: &mut Args<'_>) -> BTreeMap<String, String> {
+    let labels = args.keys_with("label.");
+    labels.into_iter().map(|(key, value)| (key[6..].to_owned(), value.to_owned())).collect()
+}
+
+fn policy(args: &mut Args<'_>) -> Policy {
+    let retry = Retry {
+        initial_ms: args.time("backoff"),
+        max_ms: args.time("backoff-max"),
+        multiplier: args.number("multiplier"),
+        jitter: args.number("jitter"),
+    };
+    Policy {
+        lease_duration_ms: args.time("lease"),
+        max_attempts: args.number("attempts"),
+        max_crashes: args.number("crashes"),
+        retry: (retry != Retry::default()).then_some(retry),
+        dead_letter_queue: args.key("dead-letter-queue").map(str::to_owned),
+        discard_dead_letters: args.flag("discard").then_some(true),
+        retention_ms: args.time("retention"),
+        dedup_window_ms: args.time("dedup"),
+        max_payload_bytes: args.number("payload"),
+    }
+}
+
+fn state(name: &str) -> StateSet {
+    match name {
+        "ready" => StateSet::READY,
+        "scheduled" => StateSet::SCHEDULED,
+        "leased" => StateSet::LEASED,
+        "parked" => StateSet::PARKED,
+        name => panic!("{name} is no state"),
+    }
+}

@@ -1,0 +1,273 @@
+//! Records, effects and answers in short form, for transcripts.
+
+use bytes::{Buf, Bytes};
+use qbroker_storage::{Body, Lsn};
+
+use super::stage::WALL_MS;
+use crate::queue::body::{StoredDeadLetter, StoredFailure, StoredMessage};
+use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::record::{Call, DeadLetterReason, QueueDefinition, Record, StoredDue};
+use crate::queue::refused::Refused;
+use crate::queue::time::Due;
+use crate::queue::{Delivery, Effect};
+
+pub(super) fn record(record: &Record, body: &Body) -> String {
+    match record {
+        Record::Started(it) => format!("started epoch {} {}", it.epoch, it.boot_id),
+        Record::QueuePut(it) => definition(it),
+        Record::QueueDeleted(it) => format!("q{} deleted", it.queue),
+        Record::Purged(it) => format!("q{} purged, states {:04b}", it.queue, it.states),
+        Record::ProducerOpened(it) => format!("producer {}", it.name),
+        Record::ProducersForgotten(it) => format!("producers forgotten {}", numbers(&it.producers)),
+        Record::BatchStored(it) => format!(
+            "batch {} of producer {} from {}{}, confirmed {}",
+            it.batch,
+            it.producer,
+            it.first,
+            positions(&it.duplicates),
+            it.confirmed_through,
+        ),
+        Record::BatchRefused(it) => {
+            format!("batch {} of producer {} refused {}", it.batch, it.producer, it.reason)
+        }
+        Record::Published(it) => {
+            format!("q{} gets {}{}", it.queue, payload(body), it.due.map_or_else(String::new, due))
+        }
+        Record::SessionOpened(it) => format!("session {} grace {}", it.name, time(it.grace_ms)),
+        Record::SessionChanged(it) => format!(
+            "session {} {}",
+            it.session,
+            if it.disowned {
+                "disowned".to_owned()
+            } else {
+                format!("grace {}", time(it.grace_ms))
+            },
+        ),
+        Record::SessionEnded(it) => format!("session {} ended", it.session),
+        Record::Granted(it) => format!(
+            "granted {} to {} for {}{}{}",
+            numbers(&it.births),
+            holder(it.session, it.consumer),
+            time(it.duration_ms),
+            if it.timed { "" } else { ", renewed" },
+            if it.extension_ms_max == 0 {
+                String::new()
+            } else {
+                format!(" up to {}", time(it.extension_ms_max))
+            },
+        ),
+        Record::Extended(it) => {
+            format!("extended {} to {}", numbers(&it.births), time(it.duration_ms))
+        }
+        Record::LeasesEnded(it) => {
+            format!("{} {}", if it.crashed { "crashed" } else { "returned" }, numbers(&it.births))
+        }
+        Record::Resumed(it) => format!(
+            "{} is {} now, known as {}, holds {}",
+            ConsumerId(it.previous),
+            ConsumerId(it.consumer),
+            ConsumerId(it.known_as),
+            numbers(&it.held),
+        ),
+        Record::Acked(it) => format!(
+            "acked {} {}{}",
+            numbers(&it.births),
+            call(&it.call),
+            if it.answered_through == 0 {
+                String::new()
+            } else {
+                format!(", answered {}", it.answered_through)
+            },
+        ),
+        Record::Released(it) => {
+            let due = it.due.map_or_else(String::new, due);
+            format!("released {} {}{due}", it.birth, call(&it.call))
+        }
+        Record::Nacked(it) => format!(
+            "{} {} {}{}{}{}",
+            if it.given_up { "given up" } else { "nacked" },
+            it.birth,
+            call(&it.call),
+            it.due.map_or_else(String::new, due),
+            if it.parked { ", parked" } else { "" },
+            failure(body, it.previous_failure),
+        ),
+        Record::DeadLettered(it) => format!(
+            "dead {} to q{} by {:?} after {} {}{}",
+            it.birth,
+            it.to_queue,
+            DeadLetterReason::try_from(it.reason).unwrap_or_default(),
+            it.attempts,
+            it.call.as_ref().map_or_else(|| "by itself".to_owned(), call),
+            letter(body, it.previous_failure),
+        ),
+        Record::CameDue(it) => format!("due {}", numbers(&it.births)),
+        Record::Expired(it) => format!("expired {}", numbers(&it.births)),
+        Record::Parked(it) => format!("parked {}", numbers(&it.births)),
+    }
+}
+
+pub(super) fn effect(effect: &Effect) -> Vec<String> {
+    let gets = |who: String, deliveries: &[Delivery]| {
+        deliveries.iter().map(|it| format!("{who} gets {}", delivery(it))).collect::<Vec<_>>()
+    };
+    match effect {
+        Effect::Deliver { consumer, deliveries } => gets(consumer.to_string(), deliveries),
+        Effect::AnswerPull { pull, deliveries } if deliveries.is_empty() => {
+            vec![format!("pull {} gets nothing", pull.0)]
+        }
+        Effect::AnswerPull { pull, deliveries } => gets(format!("pull {}", pull.0), deliveries),
+        Effect::LeasesLost { consumer, leases, why } => {
+            vec![format!("{consumer} lost {}: {why:?}", tokens(leases))]
+        }
+        Effect::Replaced { consumer } => vec![format!("{consumer} is replaced")],
+        Effect::Fenced { stream } => vec![format!("stream {} is fenced", stream.0)],
+        Effect::DeadLetters { queue, count } => vec![format!("{count} dead letters of {queue}")],
+    }
+}
+
+pub(super) fn delivery(it: &Delivery) -> String {
+    let mut text = format!("{} of {}", token(it.token), it.queue);
+    if (it.failures, it.crashes) != (0, 0) {
+        text += &format!(", failures {}, crashes {}", it.failures, it.crashes);
+    }
+    if it.last_failure != Lsn(0) {
+        text += &format!(", failure in {}", it.last_failure);
+    }
+    if it.dead_letter != Lsn(0) {
+        text += &format!(", letter in {}", it.dead_letter);
+    }
+    text
+}
+
+pub(super) fn refused(refused: &Refused) -> String {
+    format!("{}: {refused}", refused.reason())
+}
+
+pub(super) fn token(token: LeaseToken) -> String {
+    format!("{}@{}", token.birth, token.grant)
+}
+
+pub(super) fn tokens(leases: &[LeaseToken]) -> String {
+    leases.iter().map(|lease| token(*lease)).collect::<Vec<_>>().join(" ")
+}
+
+/// A time on the wall clock, from the beginning of the script.
+pub(super) fn moment(wall_ms: u64) -> String {
+    match wall_ms.checked_sub(WALL_MS) {
+        Some(after) => time(after),
+        None => format!("-{}", time(WALL_MS - wall_ms)),
+    }
+}
+
+pub(super) fn time(ms: u64) -> String {
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+    let fits = |(unit, _): &&(u64, &str)| ms != 0 && ms.is_multiple_of(*unit);
+    let (unit, name) = units.iter().find(fits).unwrap_or(&(1, "ms"));
+    format!("{}{name}", ms / unit)
+}
+
+fn due(due: StoredDue) -> String {
+    let due = Due::from(due);
+    let clock = if due.boot_ms.is_some() { "" } else { " by the wall clock" };
+    format!(", due {}{clock}", moment(due.wall_ms))
+}
+
+fn definition(it: &QueueDefinition) -> String {
+    let mut text = format!("q{} is {}", it.id, it.name);
+    if it.is_dead_letter_queue {
+        text += ", for dead letters";
+    }
+    if it.revision != 0 {
+        text += &format!(", revision {}", it.revision);
+    }
+    if !it.description.is_empty() {
+        text += &format!(", {}", it.description);
+    }
+    for (key, value) in &it.labels {
+        text += &format!(", {key}={value}");
+    }
+    text
+}
+
+fn holder(session: u64, consumer: u64) -> String {
+    match (session, consumer) {
+        (0, 0) => "a pull".to_owned(),
+        (session, 0) => format!("a pull of session {session}"),
+        (session, consumer) => format!("{} of session {session}", ConsumerId(consumer)),
+    }
+}
+
+fn call(call: &Call) -> String {
+    match call.consumer {
+        0 => format!("in call {}", call.number),
+        consumer => format!("in call {} of {}", call.number, ConsumerId(consumer)),
+    }
+}
+
+fn payload(body: &Body) -> String {
+    let payload = read::<StoredMessage>(body).payload;
+    let name = payload_of(body);
+    if payload.len() == name.len() { name } else { format!("{name} of {} bytes", payload.len()) }
+}
+
+/// A message's payload, less what makes it long.
+pub(super) fn payload_of(body: &Body) -> String {
+    let payload = read::<StoredMessage>(body).payload;
+    String::from_utf8_lossy(&payload).trim_end_matches('.').to_owned()
+}
+
+fn failure(body: &Body, previous: u64) -> String {
+    if body.is_empty() {
+        return String::new();
+    }
+    told(&read::<StoredFailure>(body), previous)
+}
+
+fn letter(body: &Body, previous: u64) -> String {
+    let letter = read::<StoredDeadLetter>(body);
+    let failure = letter.failure.map_or_else(String::new, |it| told(&it, previous));
+    format!(", from {}{failure}", letter.source_queue)
+}
+
+fn told(failure: &StoredFailure, previous: u64) -> String {
+    let message = if 20 < failure.message.len() {
+        format!("{} bytes", failure.message.len())
+    } else {
+        failure.message.clone()
+    };
+    let before = if previous == 0 { String::new() } else { format!(", before it {previous}") };
+    format!(", failure {message}{before}")
+}
+
+fn read<M: prost::Message + Default>(body: &Body) -> M {
+    let [prefix, payload]: &[Bytes; 2] = body.parts();
+    M::decode(prefix.clone().chain(payload.clone())).expect("a body can be read")
+}
+
+fn positions(duplicates: &[u32]) -> String {
+    if duplicates.is_empty() {
+        return String::new();
+    }
+    let duplicates: Vec<_> = duplicates.iter().map(ToString::to_string).collect();
+    format!(", duplicates at {}", duplicates.join(" "))
+}
+
+/// Numbers, with runs drawn together.
+pub(super) fn numbers(numbers: &[u64]) -> String {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    if runs.is_empty() {
+        return "nothing".to_owned();
+    }
+    let show = |&(first, last): &(u64, u64)| match last - first {
+        0 => first.to_string(),
+        _ => format!("{first}-{last}"),
+    };
+    runs.iter().map(show).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,229 @@
+//! A core on a stage: every command is played as the engine would, and recovery after each.
+//!
+//! After every command, a second core that only applied the decoded records has the same snapshot;
+//! so has one that was restored from an earlier snapshot and applied what came since; what the
+//! snapshot says the log must keep is what was logged to be kept and not retired since; and the
+//! invariants of [`super::check`] hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use qbroker_storage::{Body, Lsn, Retention};
+
+use super::check::check_invariants;
+use crate::queue::ids::LeaseToken;
+use crate::queue::index::memory::MemoryIndex;
+use crate::queue::index::missing::MissingIndex;
+use crate::queue::index::{Index, Missing};
+use crate::queue::record::Record;
+use crate::queue::refused::Refused;
+use crate::queue::time::Now;
+use crate::queue::{Core, Delivery, Effect, Limits, Output, Stop, Turn};
+
+/// The wall clock when a stage is set.
+pub(super) const WALL_MS: u64 = 1_000_000_000_000;
+/// Uptime of the machine by then.
+pub(super) const BOOT_MS: u64 = 5_000_000;
+/// A core is restored from a snapshot so often.
+const COMMANDS_PER_SNAPSHOT: u64 = 5;
+
+/// An index that can be made anew, and forget.
+pub(super) trait StageIndex: Index + std::fmt::Debug {
+    fn fresh() -> Self;
+    /// Drops from memory what need not be there between two commands.
+    fn evict(&mut self);
+}
+
+impl StageIndex for MemoryIndex {
+    fn fresh() -> Self {
+        Self::default()
+    }
+
+    fn evict(&mut self) {}
+}
+
+impl StageIndex for MissingIndex {
+    fn fresh() -> Self {
+        Self::new(42)
+    }
+
+    fn evict(&mut self) {
+        Self::evict(self);
+    }
+}
+
+/// What came out of a command.
+#[derive(Debug)]
+pub(super) struct Outcome<T> {
+    pub(super) answer: Result<T, Refused>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) logged: Vec<(Lsn, Record, Body)>,
+    pub(super) retired: Vec<Lsn>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stage<I> {
+    pub(super) core: Core<I>,
+    pub(super) now: Now,
+    pub(super) boot: u32,
+    /// The leases of each message, in order.
+    pub(super) tokens: BTreeMap<Lsn, Vec<LeaseToken>>,
+    /// Deliveries are not let go by themselves.
+    pub(super) hold: bool,
+    epoch: u32,
+    limits: Limits,
+    follower: Core<MemoryIndex>,
+    restored: Core<MemoryIndex>,
+    /// Records that the log keeps.
+    kept: BTreeSet<Lsn>,
+    commands: u64,
+}
+
+impl<I: StageIndex> Stage<I> {
+    /// A new broker that has started.
+    pub(super) fn new(limits: Limits) -> (Self, Outcome<()>) {
+        let core = |limits: &Limits| Core::new(MemoryIndex::default(), limits.clone());
+        let mut stage = Self {
+            core: Core::new(I::fresh(), limits.clone()),
+            now: Now { wall_ms: WALL_MS, boot_ms: BOOT_MS },
+            boot: 1,
+            tokens: BTreeMap::new(),
+            hold: false,
+            epoch: 0,
+            follower: core(&limits),
+            restored: core(&limits),
+            limits,
+            kept: BTreeSet::new(),
+            commands: 0,
+        };
+        let started = stage.start();
+        (stage, started)
+    }
+
+    /// Plays a command, grants what became possible, and proves recovery.
+    pub(super) fn turn<T>(
+        &mut self,
+        mut command: impl FnMut(&mut Core<I>, Now, &mut Output) -> Turn<T>,
+    ) -> Outcome<T> {
+        let now = self.now;
+        let mut out = Output::default();
+        self.core.index.evict();
+        let answer = loop {
+            match command(&mut self.core, now, &mut out) {
+                Ok(answer) => break Ok(answer),
+                Err(Stop::Missing(page)) => self.core.load(page),
+                Err(Stop::Refused(refused)) => {
+                    assert!(out.logged.is_empty(), "{refused} was logged: {out:?}");
+                    assert!(out.effects.is_empty(), "{refused} had effects: {out:?}");
+                    break Err(refused);
+                }
+            }
+        };
+        self.core.index.evict();
+        while let Err(Missing(page)) = self.core.dispatch(now, &mut out) {
+            self.core.load(Missing(page));
+        }
+        let outcome = self.heard(answer, out);
+        check_invariants(&self.core);
+        outcome
+    }
+
+    /// Ends this start and begins another one, from what the log and a snapshot say.
+    pub(super) fn restart(&mut self) -> Outcome<()> {
+        let snapshot = joined(&self.core);
+        self.core = Core::restore(I::fresh(), self.limits.clone(), snapshot, |_| ())
+            .expect("a snapshot can be read");
+        self.start()
+    }
+
+    /// Deliveries are on their way to the client.
+    pub(super) fn let_go(&mut self, tokens: impl IntoIterator<Item = LeaseToken>) {
+        self.core.let_go(tokens, self.now);
+    }
+
+    fn start(&mut self) -> Outcome<()> {
+        self.epoch += 1;
+        let (epoch, boot_id) = (self.epoch, format!("boot-{}", self.boot));
+        self.turn(|core, now, out| {
+            core.start(epoch, boot_id.clone(), now, out);
+            Ok(())
+        })
+    }
+
+    fn heard<T>(&mut self, answer: Result<T, Refused>, out: Output) -> Outcome<T> {
+        let logged = self.prove_recovery(&out);
+        for delivery in out.effects.iter().flat_map(deliveries_of) {
+            self.note(delivery);
+        }
+        Outcome { answer, effects: out.effects, logged, retired: out.retired }
+    }
+
+    /// Remembers the token of a delivery, and lets it go.
+    pub(super) fn note(&mut self, delivery: &Delivery) {
+        self.tokens.entry(delivery.token.birth).or_default().push(delivery.token);
+        if !self.hold {
+            self.let_go([delivery.token]);
+        }
+    }
+
+    fn prove_recovery(&mut self, out: &Output) -> Vec<(Lsn, Record, Body)> {
+        assert_eq!(out.batch.len(), out.logged.len());
+        let mut logged = Vec::new();
+        for (head, body) in &out.logged {
+            let lsn = self.follower.next_lsn();
+            let record = Record::decode_head(head).expect("a record can be read");
+            if record.retention(!body.is_empty()) == Retention::Keep {
+                self.kept.insert(lsn);
+            }
+            self.follower.apply(lsn, &record);
+            self.restored.apply(lsn, &record);
+            logged.push((lsn, record, body.clone()));
+        }
+        let retired = sorted(&out.retired);
+        assert_eq!(retired, sorted(&self.follower.take_retired()), "replay retires the same");
+        for lsn in retired {
+            assert!(self.kept.remove(&lsn), "{lsn} was retired, and was not kept");
+        }
+        self.compare_snapshots();
+        logged
+    }
+
+    fn compare_snapshots(&mut self) {
+        let snapshot = joined(&self.core);
+        assert_eq!(snapshot, joined(&self.follower), "replay gives the same state");
+        assert_eq!(snapshot, joined(&self.restored), "a snapshot and the rest give the same state");
+        self.commands += 1;
+        let mut keep = BTreeSet::new();
+        let restored =
+            Core::restore(MemoryIndex::default(), self.limits.clone(), snapshot.clone(), |lsn| {
+                assert!(keep.insert(lsn), "{lsn} is kept twice")
+            })
+            .expect("a snapshot can be read");
+        assert_eq!(snapshot, joined(&restored), "a snapshot is read as it was written");
+        assert_eq!(keep, self.kept, "the log keeps what messages need, and nothing else");
+        if self.commands.is_multiple_of(COMMANDS_PER_SNAPSHOT) {
+            self.restored = restored;
+        }
+    }
+}
+
+/// What an effect hands out.
+pub(super) fn deliveries_of(effect: &Effect) -> &[Delivery] {
+    match effect {
+        Effect::Deliver { deliveries, .. } | Effect::AnswerPull { deliveries, .. } => deliveries,
+        Effect::LeasesLost { .. }
+        | Effect::Replaced { .. }
+        | Effect::Fenced { .. }
+        | Effect::DeadLetters { .. } => &[],
+    }
+}
+
+fn joined<I: Index>(core: &Core<I>) -> Bytes {
+    core.snapshot().concat().into()
+}
+
+fn sorted(lsns: &[Lsn]) -> Vec<Lsn> {
+    let mut lsns = lsns.to_vec();
+    lsns.sort_unstable();
+    lsns
+}

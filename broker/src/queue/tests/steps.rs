@@ -1,0 +1,110 @@
+//! Much at once is done in steps and in several records, so that no turn outgrows a frame.
+
+use bytes::Bytes;
+use qbroker_storage::{Body, Lsn};
+
+use super::stage::Stage;
+use crate::queue::ids::ConsumerId;
+use crate::queue::index::Index;
+use crate::queue::index::memory::MemoryIndex;
+use crate::queue::record::{BIRTHS_MAX, Record};
+use crate::queue::{
+    Limits, NewMessage, OpenConsumer, Outcome, Publish, Settle, Settlement, Window,
+};
+
+/// More than two steps.
+const MESSAGES: u32 = 2_500;
+
+fn message(queue: &str) -> NewMessage {
+    NewMessage {
+        queue: queue.into(),
+        message_id: String::new(),
+        id_hash: None,
+        payload_bytes: 1,
+        due: None,
+        body: Body::new(Bytes::from_static(b"x"), Bytes::new()),
+    }
+}
+
+fn open(session: &str, queue: &str, messages: u32, reset_session: bool) -> OpenConsumer {
+    OpenConsumer {
+        queues: vec![queue.to_owned()],
+        window: Window { messages, bytes: 1 << 20 },
+        lease_duration_ms: None,
+        session: session.to_owned(),
+        session_grace_ms: 10_000,
+        manual_extend: false,
+        extension_ms_max: 0,
+        previous: None,
+        held: Vec::new(),
+        reset_session,
+    }
+}
+
+/// A stream of session `host` that holds `messages`.
+fn holding(messages: u32) -> (Stage<MemoryIndex>, ConsumerId) {
+    let (mut stage, _) = Stage::new(Limits::default());
+    let publish = Publish { messages: vec![message("mail"); messages as usize] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let open = open("host", "mail", messages, false);
+    let opened = stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
+    assert_eq!(stage.core.lease_count(), messages as usize);
+    (stage, opened.consumer)
+}
+
+#[test]
+fn a_session_with_many_leases_is_lost_in_steps() {
+    let (mut stage, consumer) = holding(MESSAGES);
+    stage.turn(|core, now, _| {
+        core.disconnect(consumer, now);
+        Ok(())
+    });
+    stage.now.boot_ms += 10_000;
+    for left in [1_500, 500, 0] {
+        let now = stage.now;
+        assert!(stage.core.deadlines().is_over(now));
+        stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+        assert_eq!(stage.core.lease_count(), left);
+    }
+    assert!(!stage.core.deadlines().is_over(stage.now));
+    assert!(stage.core.sessions.named("host").is_none());
+}
+
+#[test]
+fn a_session_begun_anew_leaves_its_name_at_once_and_its_leases_in_steps() {
+    let (mut stage, _) = holding(MESSAGES);
+    let again = open("host", "quiet", 1, true);
+    stage.turn(|core, now, out| core.open_consumer(&again, now, out)).answer.unwrap();
+    assert_eq!(stage.core.lease_count(), 1_500);
+    assert_eq!(stage.core.sessions.len(), 2, "the new session, and what is left of the old one");
+    stage.restart().answer.unwrap();
+    assert!(stage.core.deadlines().is_over(stage.now), "nobody may come back for the rest");
+    stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+    stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+    assert_eq!((stage.core.lease_count(), stage.core.sessions.len()), (0, 1));
+    let queue = stage.core.queue("mail").unwrap().id();
+    assert_eq!(stage.core.index().counts(queue).ready, u64::from(MESSAGES));
+}
+
+#[test]
+fn a_call_that_names_very_many_messages_takes_several_records() {
+    let messages = 2 * BIRTHS_MAX as u32 + 1;
+    let (mut stage, consumer) = holding(messages);
+    let tokens = stage.tokens.values().map(|tokens| tokens[0]);
+    let settlements = tokens.map(|token| Settlement { token, outcome: Outcome::Ack }).collect();
+    let settle = Settle { consumer, number: 1, answered_through: 0, settlements };
+    let outcome = stage.turn(|core, now, out| core.settle(&settle, now, out));
+    assert!(outcome.answer.unwrap().is_empty());
+    assert_eq!(outcome.logged.len(), 3);
+    assert_eq!(stage.core.lease_count(), 0);
+}
+
+#[test]
+fn the_longest_list_of_messages_stays_below_64_kib() {
+    // What an LSN can be: a log of one record per nanosecond reaches it after two years.
+    let births = vec![Lsn(1 << 56).0; BIRTHS_MAX];
+    let mut head = Vec::new();
+    let granted = crate::queue::record::Granted { births, ..Default::default() };
+    Record::Granted(granted).encode_head(&mut head);
+    assert!(head.len() < 64 << 10, "{} bytes", head.len());
+}
