@@ -28,6 +28,8 @@ pub(crate) trait Machine: fmt::Debug + Send + 'static {
     fn begin_stream(&mut self);
     /// What the present stream should send.
     fn next(&mut self) -> Next<Self::Request>;
+    /// Whether [`Machine::next`] would be anything but [`Next::Wait`].
+    fn is_ready(&self) -> bool;
     /// The first response came.
     fn opened(&mut self, response: Self::Response) -> Result<(), Error>;
     /// Another response came.
@@ -103,7 +105,8 @@ impl<M: Machine> Shared<M> {
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut M) -> T) -> T {
         let mut state = self.state.lock();
         let result = change(&mut state.machine);
-        let sender = state.sender.take();
+        // Waking costs a turn of the whole connection: only for something.
+        let sender = if state.machine.is_ready() { state.sender.take() } else { None };
         drop(state);
         if let Some(sender) = sender {
             sender.wake();

@@ -83,15 +83,25 @@ impl OutgoingMessage {
         self
     }
 
-    /// What it takes of a publisher's budget: its content and what is kept around it.
+    /// What it takes of a publisher's budget and of the broker's: never less than it has encoded.
     pub(crate) fn cost(&self) -> usize {
-        let headers: usize =
-            self.0.headers.iter().map(|(key, value)| key.len() + value.len()).sum();
-        self.0.payload.len() + headers + MESSAGE_OVERHEAD_BYTES
+        let message = &self.0;
+        let headers = message.headers.iter();
+        headers.map(|(key, value)| key.len() + value.len() + HEADER_OVERHEAD_BYTES).sum::<usize>()
+            + message.message_id.len()
+            + message.queue.len()
+            + message.payload.len()
+            + message.content_type.len()
+            + message.message_type.len()
+            + message.correlation_id.len()
+            + MESSAGE_OVERHEAD_BYTES
     }
 }
 
-/// Ids, keys and bookkeeping of one message, roughly.
+/// The names and lengths of a header's parts on the wire, and then some.
+const HEADER_OVERHEAD_BYTES: usize = 32;
+
+/// The names and lengths of a message's fields on the wire, and what is kept around it in memory.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
 /// A stored message.
@@ -271,4 +281,29 @@ impl DeadLetterReason {
 /// A count that is never negative, from the wire's signed one.
 pub(crate) fn count(wire: i32) -> u32 {
     wire.try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    #[test]
+    fn a_message_costs_no_less_than_its_encoding() {
+        let long = "x".repeat(300);
+        let mut message = OutgoingMessage::new(long.clone())
+            .queue(long.clone())
+            .message_id(long.clone())
+            .content_type(long.clone())
+            .message_type(long.clone())
+            .correlation_id(long.clone())
+            .delay(Duration::MAX);
+        for number in 0..64 {
+            message = message.header(number.to_string(), &long);
+        }
+        let encoded = message.0.encoded_len();
+        assert!(encoded <= message.cost(), "{encoded} bytes cost {}", message.cost());
+        let small = OutgoingMessage::new("");
+        assert!(small.0.encoded_len() <= small.cost());
+    }
 }

@@ -315,6 +315,16 @@ impl Machine for Inbox {
         }
     }
 
+    fn is_ready(&self) -> bool {
+        match self.stream {
+            Stream::Down | Stream::Opening => true,
+            Stream::AwaitingOpened => false,
+            Stream::Open => {
+                !self.controls.is_empty() || self.settlements.is_ready() || self.is_done()
+            }
+        }
+    }
+
     fn opened(&mut self, response: v1::ConsumeResponse) -> Result<(), Error> {
         match response.kind {
             Some(Response::Opened(opened)) => {

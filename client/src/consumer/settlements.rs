@@ -81,13 +81,21 @@ impl Settlements {
         self.sent = 0;
     }
 
+    /// Whether there is a request to send that is worth it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sent < self.calls.len()
+            || self.gathering.as_ref().is_some_and(|gathering| {
+                self.sent < CALLS_BUSY || GATHERED_WORTH <= gathering.keys.len()
+            })
+    }
+
     /// The next request to send, where one is worth it.
     pub(super) fn next(&mut self) -> Option<Arc<v1::ConsumeRequest>> {
+        if !self.is_ready() {
+            return None;
+        }
         if self.sent == self.calls.len() {
-            let gathered = self.gathering.as_ref().map_or(0, |gathering| gathering.keys.len());
-            if self.sent < CALLS_BUSY || GATHERED_WORTH <= gathered {
-                self.number();
-            }
+            self.number();
         }
         let call = self.calls.get(self.sent)?;
         self.sent += 1;

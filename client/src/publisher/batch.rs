@@ -14,7 +14,7 @@ use crate::message::OutgoingMessage;
 #[derive(Debug)]
 pub(super) struct Batch {
     messages: Vec<v1::OutgoingMessage>,
-    /// What it takes of the budget.
+    /// What it takes of the budget; no less than it has encoded, but for the frame around it.
     pub(super) cost: usize,
     pub(super) group: Arc<Group<Stored>>,
     kind: Kinship,
@@ -39,7 +39,6 @@ enum Kinship {
 pub(super) struct Numbered {
     pub(super) id: i64,
     pub(super) request: Arc<v1::PublishStreamRequest>,
-    pub(super) encoded_bytes: usize,
     pub(super) cost: usize,
     pub(super) group: Arc<Group<Stored>>,
     messages: usize,
@@ -108,7 +107,6 @@ impl Batch {
         };
         Numbered {
             id,
-            encoded_bytes: prost::Message::encoded_len(&batch),
             request: Arc::new(v1::PublishStreamRequest { kind: Some(Kind::Batch(batch)) }),
             cost: self.cost,
             group: self.group,

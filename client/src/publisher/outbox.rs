@@ -29,7 +29,7 @@ pub(super) struct Outbox {
     unconfirmed: VecDeque<Numbered>,
     /// How many of `unconfirmed` went out on the present stream. Invariant: the first ones.
     sent: usize,
-    /// Their encoded bytes.
+    /// What they cost, no less than their encoded bytes.
     sent_bytes: usize,
     /// Complete batches without a number.
     ready: VecDeque<Batch>,
@@ -78,6 +78,9 @@ enum Stream {
 /// large batches cost less than many small ones, and the next answer, which is at most one sync
 /// away, sends what there is.
 const BATCHES_BUSY: usize = 4;
+
+/// What is around the messages of a batch on the wire: its number, its queue, lengths.
+const FRAME_BYTES: usize = 256;
 
 impl Outbox {
     pub(super) fn new(queue: String, budget: Arc<Semaphore>) -> Self {
@@ -217,34 +220,37 @@ impl Outbox {
         Arc::new(Request { kind: Some(Kind::Open(open)) })
     }
 
-    fn next_batch(&mut self, bytes_max: usize, batches_max: usize) -> Next<Request> {
-        if batches_max <= self.sent {
-            return Next::Wait;
-        }
+    /// The next batch of an open stream, which there is room for.
+    fn next_batch(&mut self) -> Next<Request> {
         if self.sent == self.unconfirmed.len() {
-            let Some(batch) = self.take_ready() else {
-                return if self.is_done() { Next::End } else { Next::Wait };
-            };
+            let batch = self.ready.pop_front().or_else(|| self.open.take());
+            let Some(batch) = batch else { return Next::End };
             let numbered = self.number(batch);
             self.unconfirmed.push_back(numbered);
         }
         let next = &self.unconfirmed[self.sent];
-        // One batch may go out however large it is.
-        if self.sent != 0 && bytes_max < self.sent_bytes + next.encoded_bytes {
-            return Next::Wait;
-        }
         self.sent += 1;
-        self.sent_bytes += next.encoded_bytes;
+        self.sent_bytes += next.cost + FRAME_BYTES;
         Next::Send(Arc::clone(&next.request))
     }
 
-    fn take_ready(&mut self) -> Option<Batch> {
-        if let Some(batch) = self.ready.pop_front() {
-            return Some(batch);
+    /// Whether an open stream should send something now, within its bounds, or end.
+    fn has_next(&self, bytes_max: usize, batches_max: usize) -> bool {
+        if batches_max <= self.sent {
+            return false;
         }
-        let open = self.open.as_ref()?;
-        let worth = self.closing || self.sent < BATCHES_BUSY || open.is_worth_sending();
-        if worth { self.open.take() } else { None }
+        let (next, urgent) = if let Some(unsent) = self.unconfirmed.get(self.sent) {
+            (unsent.cost, true)
+        } else if let Some(ready) = self.ready.front() {
+            (ready.cost, true)
+        } else if let Some(open) = &self.open {
+            let urgent = self.closing || self.sent < BATCHES_BUSY || open.is_worth_sending();
+            (open.cost, urgent)
+        } else {
+            return self.is_done();
+        };
+        // One batch may go out however large it is.
+        urgent && (self.sent == 0 || self.sent_bytes + next + FRAME_BYTES <= bytes_max)
     }
 
     fn number(&mut self, batch: Batch) -> Numbered {
@@ -277,7 +283,7 @@ impl Outbox {
         let batch = self.unconfirmed.pop_front().expect("as many as were counted");
         if self.sent != 0 {
             self.sent -= 1;
-            self.sent_bytes -= batch.encoded_bytes;
+            self.sent_bytes -= batch.cost + FRAME_BYTES;
         }
         self.producer.confirmed_through = batch.id;
         batch
@@ -303,7 +309,16 @@ impl Machine for Outbox {
                 Next::Send(self.open_request())
             }
             Stream::AwaitingOpened => Next::Wait,
-            Stream::Open { bytes_max, batches_max } => self.next_batch(bytes_max, batches_max),
+            Stream::Open { .. } if self.is_ready() => self.next_batch(),
+            Stream::Open { .. } => Next::Wait,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self.stream {
+            Stream::Down | Stream::Opening => true,
+            Stream::AwaitingOpened => false,
+            Stream::Open { bytes_max, batches_max } => self.has_next(bytes_max, batches_max),
         }
     }
 
