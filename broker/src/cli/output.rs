@@ -44,9 +44,14 @@ impl Output {
         self.format.unwrap_or_else(usual)
     }
 
-    /// Whether messages are wanted as a table, not as JSON lines: only where somebody asked.
+    /// Whether somebody asked for columns, where JSON lines are usual.
     pub(super) fn wants_columns(self) -> bool {
         matches!(self.format, Some(Format::Table | Format::Plain))
+    }
+
+    /// Whether what is printed are columns.
+    pub(super) fn has_columns(self) -> bool {
+        matches!(self.format(), Format::Table | Format::Plain)
     }
 
     /// Prints a list.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use qbroker_client::{DeadLetterInfo, Failure, Leased, Message, OutgoingMessage};
+use qbroker_client::{DeadLetterInfo, DeadLetterReason, Failure, Leased, Message, OutgoingMessage};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -58,11 +58,24 @@ fn payload(payload: &Bytes) -> (&'static str, String) {
 fn dead_letter(info: &DeadLetterInfo) -> Value {
     json!({
         "source_queue": info.source_queue,
-        "reason": format!("{:?}", info.reason),
+        "reason": reason(info.reason),
         "attempts": info.attempts,
         "time": time(info.dead_letter_time),
         "failure": info.failure.as_ref().map_or(Value::Null, failure),
     })
+}
+
+/// The protocol's word for it, in lower case.
+fn reason(reason: DeadLetterReason) -> &'static str {
+    match reason {
+        DeadLetterReason::MaxAttempts => "max_attempts",
+        DeadLetterReason::MaxCrashes => "max_crashes",
+        DeadLetterReason::Expired => "expired",
+        DeadLetterReason::ByConsumer => "by_consumer",
+        DeadLetterReason::Overflow => "overflow",
+        // Also what a newer client may add.
+        _ => "unknown",
+    }
 }
 
 fn failure(failure: &Failure) -> Value {

@@ -44,24 +44,29 @@ impl PeekArgs {
         let client = globals.connect().await?;
         let mut query =
             MessageQuery { max_payload_bytes: Some(self.payload_bytes), ..MessageQuery::default() };
+        let output = globals.output();
         let mut items: Vec<Item> = Vec::new();
         while items.len() < self.max {
             let missing = u32::try_from(self.max - items.len()).unwrap_or(u32::MAX);
             query.page_size = missing.min(PAGE_SIZE);
             let page = client.list_messages(&self.queue, query.clone()).await?;
-            items.extend(page.items.iter().map(listed_item));
+            let found = page.items.iter();
+            items.extend(found.map(|listed| listed_item(listed, output.has_columns())));
             if page.next_page_token.is_empty() {
                 break;
             }
             query.page_token = page.next_page_token;
         }
-        globals.output().list(&COLUMNS, items)?;
+        output.list(&COLUMNS, items)?;
         Ok(Exit::Ok)
     }
 }
 
-fn listed_item(listed: &ListedMessage) -> Item {
-    let mut item = shown(item(&listed.message), &listed.message);
+fn listed_item(listed: &ListedMessage, for_columns: bool) -> Item {
+    let mut item = item(&listed.message);
+    if for_columns {
+        item = shown(item, &listed.message);
+    }
     item.insert("state".to_owned(), json!(state(listed.state)));
     item.insert("attempt".to_owned(), json!(listed.attempt));
     item.insert("payload_truncated".to_owned(), json!(listed.payload_truncated));
