@@ -1,0 +1,4 @@
+//! What qbroker promises, a file per promise.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod kill;
