@@ -11,27 +11,38 @@
 //!
 //! `docs/internals/log-format.md` draws the files byte by byte.
 
+// What is appended, and how it gets to disk.
+mod lsn;
+mod record;
+
+mod log;
+mod tail;
+mod writer;
+
+mod frame;
+mod pool;
+mod segment;
+
+// How it is read.
+mod reader;
+mod scan;
+
+// How it leaves.
 mod checkpoint;
+mod liveness;
+mod retention;
+
+// How it comes back.
+mod recovery;
+
+mod repair;
+mod survey;
+mod verify;
+
 pub mod disk;
 mod error;
-mod frame;
 mod layout;
-mod liveness;
-mod log;
-mod lsn;
-mod pool;
-mod reader;
-mod record;
-mod recovery;
-mod repair;
-mod retention;
-mod scan;
-mod segment;
 mod stats;
-mod survey;
-mod tail;
-mod verify;
-mod writer;
 
 pub use crate::error::{AppendError, Damage, DiskError, Lost, OpenError, ReadError, WriteError};
 pub use crate::liveness::Liveness;

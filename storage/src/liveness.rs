@@ -215,3 +215,60 @@ impl Segments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::record::{Batch, Body};
+
+    fn batch(retentions: &[Retention]) -> FrozenBatch {
+        let mut batch = Batch::default();
+        for &retention in retentions {
+            batch.push(retention, Body::new(Bytes::new(), Bytes::new()), |_| ());
+        }
+        batch.freeze()
+    }
+
+    fn lsns(numbers: &[u64]) -> Vec<Lsn> {
+        numbers.iter().copied().map(Lsn).collect()
+    }
+
+    #[test]
+    fn a_record_retired_before_it_has_a_place_never_counts() {
+        let liveness = Liveness::recovering(std::iter::empty());
+        liveness.recovered();
+        liveness.begin(1, Lsn(1));
+        liveness.retire(&lsns(&[2]));
+        let batch = batch(&[Retention::Keep, Retention::Keep, Retention::Passing]);
+        liveness.place([(Lsn(1), &batch)].into_iter());
+        assert_eq!((liveness.live(1), liveness.live_records()), (1, 1));
+        liveness.begin(2, Lsn(4));
+        liveness.place([(Lsn(4), &batch)].into_iter());
+        liveness.retire(&lsns(&[1, 4]));
+        assert_eq!((liveness.live(1), liveness.live(2)), (0, 1));
+        liveness.forget(1);
+        assert!(liveness.is_kept(Lsn(5)) && !liveness.is_kept(Lsn(4)));
+    }
+
+    #[test]
+    #[should_panic(expected = "LSN 2 is retired but nothing kept it")]
+    fn a_record_retired_twice_is_a_bug() {
+        let liveness = Liveness::recovering([(1, Lsn(1), Lsn(9))].into_iter());
+        liveness.keep(&lsns(&[2]));
+        liveness.recovered();
+        liveness.retire(&lsns(&[2, 2]));
+    }
+
+    #[test]
+    fn while_recovering_a_missing_segment_may_be_kept_and_must_be_retired() {
+        let liveness = Liveness::recovering([(3, Lsn(50), Lsn(90))].into_iter());
+        liveness.keep(&lsns(&[7, 8, 60]));
+        liveness.retire(&lsns(&[7]));
+        assert_eq!(liveness.recovered(), (Some(Lsn(8)), None));
+        let liveness = Liveness::recovering([(3, Lsn(50), Lsn(90))].into_iter());
+        liveness.retire(&lsns(&[61]));
+        assert_eq!(liveness.recovered(), (None, Some(Lsn(61))));
+    }
+}

@@ -311,3 +311,21 @@ impl Files {
         format!("{FREE}/{kind}-{number:016x}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filling_stops_in_a_burst_and_goes_on_after_it() {
+        let mut pace = Pace { fill_ms: 100, ..Pace::default() };
+        pace.taken(1000);
+        assert!(!pace.is_outrun(1000), "the first says nothing of a pace");
+        pace.taken(1299);
+        assert!(pace.is_outrun(1299));
+        assert!(pace.is_outrun(1598));
+        assert!(!pace.is_outrun(1599), "the burst is over");
+        pace.taken(1599);
+        assert!(!pace.is_outrun(1599), "a segment lasts three times as long as filling one");
+    }
+}

@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 
 use crate::disk::{File, read_up_to};
-use crate::frame::{self, ALIGN, FLAG_REPAIRED, HEADER_LEN, Header, Kind, MAGIC, u64_at};
+use crate::frame::{
+    self, ALIGN, ALIGN_LEN, FLAG_REPAIRED, HEADER_LEN, Header, Kind, MAGIC, u64_at,
+};
 use crate::lsn::Lsn;
 use crate::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 
@@ -246,7 +248,7 @@ pub(crate) fn next_header(
         // Most of it is zeros or somebody's bodies: looked through as fast as memory allows.
         let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
         let bytes = window.get(at, rest.min(1 << 20))?;
-        let places = bytes.as_chunks::<{ ALIGN as usize }>().0;
+        let places = bytes.as_chunks::<ALIGN_LEN>().0;
         let Some(found) = places.iter().position(|place| place.starts_with(&MAGIC)) else {
             at += (places.len() as u64 * ALIGN).max(ALIGN);
             continue;

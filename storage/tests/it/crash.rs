@@ -61,18 +61,19 @@ fn crash_after(operations: u64) -> Option<Crashed> {
     Some(Crashed { disk, confirmed, states })
 }
 
-/// Recovers, starts, and checks; the last LSN found, and the disk as it is then.
-fn check(disk: &SimDisk, crashed: &Crashed, at_least: Lsn) -> Lsn {
+/// Recovers, starts, and checks; the last LSN found, and the epoch.
+fn check(disk: &SimDisk, crashed: &Crashed, at_least: Lsn) -> (Lsn, u64) {
     let (recovery, live) = recover(disk, &tiny()).unwrap_or_else(|error| panic!("{error}"));
     let last = Lsn(recovery.next_lsn().0 - 1);
     assert!(at_least <= last, "LSN {at_least} was confirmed, the log ends with {last}");
     let expected = crashed.states.get(&last);
     let expected = expected.unwrap_or_else(|| panic!("the log ends inside a batch, at {last}"));
     assert_eq!(&live, expected, "what lives at {last}");
+    let epoch = recovery.epoch();
     let (log, mut writer) = recovery.start_stepped(Arc::new(Told::default())).unwrap();
     check_bodies(&log, &live);
     assert!(!writer.step().unwrap());
-    last
+    (last, epoch)
 }
 
 #[test]
@@ -84,15 +85,21 @@ fn a_crash_at_every_point_loses_nothing_confirmed_however_often_it_comes() {
         points += 1;
         for seed in 0..seeds {
             let disk = crashed.disk.power_loss(seed);
-            let last = check(&disk, &crashed, crashed.confirmed);
-            let disk = disk.power_loss(seed + 1);
-            assert_eq!(check(&disk, &crashed, last), last, "recovered twice, after {operations}");
+            let (last, epoch) = check(&disk, &crashed, crashed.confirmed);
+            let again = check(&disk.power_loss(seed + 1), &crashed, last);
+            // The epoch of a start that was told to anybody is never given again.
+            assert_eq!(again, (last, epoch + 1), "recovered twice, after {operations}");
         }
         let killed = crashed.disk.killed();
-        let last = check(&killed, &crashed, crashed.confirmed);
+        let (last, _) = check(&killed, &crashed, crashed.confirmed);
         check(&killed.power_loss(operations), &crashed, last);
     }
     assert!(250 < points, "{points} crash points");
+    let mut owner = Owner::open(&SimDisk::new(5), &tiny()).unwrap();
+    history(&mut owner).unwrap();
+    let stats = owner.log.stats();
+    assert!(0 < stats.segments_dropped && 4 == stats.checkpoints, "{stats:?}");
+    assert!(stats.rotations_unfilled < stats.rotations, "recycled ones are used: {stats:?}");
 }
 
 #[test]
@@ -110,8 +117,9 @@ fn a_crash_at_every_point_of_a_recovery_is_recovered_from() {
                 Err(_) => {}
             }
             let disk = disk.power_loss(inner);
-            let last = check(&disk, &crashed, crashed.confirmed);
-            assert_eq!(check(&disk.power_loss(inner + 1), &crashed, last), last);
+            let (last, epoch) = check(&disk, &crashed, crashed.confirmed);
+            let again = check(&disk.power_loss(inner + 1), &crashed, last);
+            assert_eq!(again, (last, epoch + 1));
             tried += 1;
         }
     }

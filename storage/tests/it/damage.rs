@@ -117,6 +117,17 @@ fn a_flipped_bit_is_never_believed_after_a_power_loss_once_the_log_was_idle() {
 }
 
 #[test]
+fn a_damaged_frame_without_records_is_refused_as_well() {
+    let (disk, _) = small_log(true);
+    let newest = segments(&disk).pop().unwrap();
+    let end = used(&disk.bytes(&newest));
+    disk.tamper(&newest, |bytes| bytes[end - 1] ^= 1);
+    // FLOOR knows no later LSN, but a later offset.
+    let evidence = refused(&disk).evidence.unwrap();
+    assert!(evidence.contains("FLOOR says that the segment was durable up to"), "{evidence}");
+}
+
+#[test]
 fn without_any_witness_only_the_very_last_frame_can_be_cut() {
     let (disk, live) = small_log(false);
     disk.lose("FLOOR");

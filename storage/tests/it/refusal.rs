@@ -242,6 +242,72 @@ fn one_damaged_checkpoint_is_a_warning_and_two_are_damage() {
 }
 
 #[test]
+fn what_only_the_newest_checkpoint_has_absorbed_is_not_dropped() {
+    let disk = SimDisk::new(8);
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    for round in 0..3 {
+        for number in 0..40 {
+            owner.append(&[(round * 40 + number, 1000)], &[]).unwrap();
+            owner.writer.step().unwrap();
+        }
+        let done: Vec<Lsn> = owner.live.keys().copied().collect();
+        owner.append(&[], &done).unwrap();
+        owner.checkpoint().unwrap();
+    }
+    assert!(3 < owner.log.stats().segments_dropped, "{:?}", owner.log.stats());
+    let disk = disk.killed();
+    let newest = checkpoints(&disk).pop().unwrap();
+    disk.tamper(&newest, |bytes| bytes[0] ^= 1);
+    let (recovery, live) = recover(&disk, &tiny()).unwrap_or_else(|error| panic!("{error}"));
+    assert!(live.is_empty() && 40 < recovery.report().replayed_records);
+}
+
+#[test]
+fn the_record_that_proves_the_older_checkpoint_stays() {
+    let disk = SimDisk::new(8);
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    owner.append(&[(1, 100)], &[]).unwrap();
+    owner.append(&[], &[Lsn(1)]).unwrap();
+    owner.log.close().unwrap();
+    drop(owner);
+    // The last record of a sealed segment in which nothing lives is the older checkpoint's.
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    owner.checkpoint().unwrap();
+    owner.append(&[(2, 100)], &[]).unwrap();
+    owner.checkpoint().unwrap();
+    owner.checkpoint().unwrap();
+    let disk = disk.killed();
+    let newest = checkpoints(&disk).pop().unwrap();
+    disk.tamper(&newest, |bytes| bytes[0] ^= 1);
+    let (_, live) = recover(&disk, &tiny()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(live, owner.live);
+}
+
+#[test]
+fn a_checkpoint_of_another_history_is_not_used() {
+    // Two histories of one log: the same LSNs, written by different starts.
+    let disk = SimDisk::new(8);
+    drop(Owner::open(&disk, &tiny()).unwrap());
+    let (left, right) = (disk.killed(), disk.killed());
+    let mut owner = Owner::open(&left, &tiny()).unwrap();
+    owner.append(&[(1, 100)], &[]).unwrap();
+    owner.checkpoint().unwrap();
+    drop(Owner::open(&right, &tiny()).unwrap());
+    let right = right.killed();
+    let mut owner = Owner::open(&right, &tiny()).unwrap();
+    owner.append(&[(2, 200), (3, 300)], &[]).unwrap();
+    owner.writer.step().unwrap();
+    let right = right.killed();
+    let path = checkpoints(&left).pop().unwrap();
+    let file = right.shared().open(&path, qbroker_storage::disk::Mode::CreateNew).unwrap();
+    file.write_all_at(&left.bytes(&path), 0).unwrap();
+    let (recovery, live) = recover(&right, &tiny()).unwrap();
+    assert_eq!(live, owner.live);
+    let warning = &recovery.report().warnings[0];
+    assert!(warning.contains("record 1 is not of its epoch"), "{warning}");
+}
+
+#[test]
 fn both_checkpoints_damaged_is_a_warning_while_nothing_was_dropped() {
     let disk = SimDisk::new(8);
     let mut owner = Owner::open(&disk, &tiny()).unwrap();
