@@ -69,6 +69,7 @@ const REPAIRED: [Column; 4] = [
 impl DataCommand {
     /// Runs one of them.
     pub(super) fn run(self, globals: &Globals) -> Outcome {
+        super::serve::keep_files_private();
         match self {
             Self::Verify(args) => check(&args, globals),
             Self::Repair(args) => mend(&args, globals),

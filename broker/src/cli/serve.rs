@@ -34,12 +34,18 @@ pub(super) fn serve(settings: Settings, unknown_variables: &[String]) -> Outcome
     for variable in unknown_variables {
         warn!(variable, "this environment variable is no setting and has no effect");
     }
+    keep_files_private();
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot start: {error}")))?;
     let exit = runtime.block_on(run(settings))?;
     // Streams that did not end in time must not hold up the end of the process.
     runtime.shutdown_background();
     Ok(exit)
+}
+
+/// Whatever this process makes from here on is for its own user only: it holds what people send.
+pub(super) fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
 async fn run(settings: Settings) -> Outcome {
