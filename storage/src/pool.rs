@@ -315,6 +315,42 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::layout::{LOG, segment_path};
+    use crate::lsn::Lsn;
+    use crate::segment::{SegmentHeader, SegmentState};
+
+    #[test]
+    fn a_dropped_segment_is_used_again_once_nobody_reads_it() {
+        let disk = SimDisk::new(1);
+        for dir in [FREE, LOG] {
+            disk.create_dir(dir).unwrap();
+        }
+        let path = segment_path(7);
+        let file = disk.open(&path, Mode::CreateNew).unwrap();
+        file.allocate(8192).unwrap();
+        let header = SegmentHeader {
+            flags: 0,
+            size: 8192,
+            seq: 7,
+            nonce: [0; 16],
+            log_id: [0; 16],
+            created_ms: 0,
+            epoch: 1,
+            first_lsn: Lsn(1),
+        };
+        let state = SegmentState { sealed_last: None, end: 0, index: None };
+        let segment = Arc::new(Segment::new(header, file, state));
+        let pool = Pool::open(disk.shared(), 8192, 1, 0).unwrap();
+        let reader = Arc::clone(&segment);
+        pool.recycle(vec![segment]);
+        pool.maintain(&Counters::default()).unwrap();
+        assert!(disk.paths().contains(&path), "somebody reads it");
+        drop(reader);
+        pool.maintain(&Counters::default()).unwrap();
+        assert!(!disk.paths().contains(&path));
+        assert_eq!(pool.ready(), 1 + 1 + RESERVE_SEGMENTS, "one filled before, one recycled");
+    }
 
     #[test]
     fn filling_stops_in_a_burst_and_goes_on_after_it() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use qbroker_storage::disk::sim::{Faults, SimDisk};
 use qbroker_storage::{
-    AppendError, Batch, Body, Lsn, OpenError, Options, Retention, Space, WriteError,
+    AppendError, Batch, Body, Lsn, OpenError, Options, ReadError, Retention, Space, WriteError,
 };
 
 use crate::model::{Owner, Told, recover, tiny};
@@ -281,6 +281,59 @@ fn the_record_that_proves_the_older_checkpoint_stays() {
     disk.tamper(&newest, |bytes| bytes[0] ^= 1);
     let (_, live) = recover(&disk, &tiny()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(live, owner.live);
+}
+
+#[test]
+fn any_missing_segment_is_damage_even_one_in_which_nothing_lives() {
+    let (disk, _) = checkpointed();
+    for path in disk.paths().iter().filter(|path| path.starts_with("log/")) {
+        let disk = disk.killed();
+        disk.lose(path);
+        assert!(matches!(recover(&disk, &tiny()), Err(OpenError::Damaged(_))), "{path}");
+    }
+}
+
+#[test]
+fn a_log_that_ends_before_its_checkpoint_is_damage() {
+    let disk = SimDisk::new(8);
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    owner.append(&[(1, 100)], &[]).unwrap();
+    owner.checkpoint().unwrap();
+    let disk = disk.killed();
+    disk.lose("FLOOR");
+    // Everything but the segment's first frame is gone, witnesses included.
+    disk.tamper("log/seg-0000000000000001.qlog", |bytes| bytes[4096 + 80..].fill(0));
+    let Err(OpenError::Damaged(damage)) = recover(&disk, &tiny()) else {
+        panic!("a checkpoint beyond the end of the log is accepted");
+    };
+    assert_eq!((damage.first_lsn, damage.last_lsn), (Some(Lsn(1)), Some(Lsn(1))), "{damage}");
+    assert!(damage.evidence.unwrap().contains("was finished after it"));
+}
+
+#[test]
+fn a_read_tells_of_damage_that_the_checkpoint_has_absorbed() {
+    let (disk, owner) = checkpointed();
+    let (recovery, _) = recover(&disk, &tiny()).unwrap();
+    let oldest = *owner.live.keys().next().unwrap();
+    drop(recovery);
+    // The oldest message's body, found by what it says.
+    let body = owner.live[&oldest].clone();
+    let holds = |path: &String| {
+        let bytes = disk.bytes(path);
+        bytes.windows(body.len()).position(|window| window == body)
+    };
+    let logs = disk.paths().into_iter().filter(|path| path.starts_with("log/"));
+    let (path, at) = logs.filter_map(|path| Some((path.clone(), holds(&path)?))).next().unwrap();
+    disk.tamper(&path, |bytes| bytes[at + 500] ^= 4);
+    let (recovery, live) = recover(&disk, &tiny()).unwrap();
+    assert_eq!(live, owner.live, "the start has no need to read it");
+    let (log, _writer) = recovery.start_stepped(Arc::new(Told::default())).unwrap();
+    let answers = log.read(&[oldest, *live.keys().nth(1).unwrap()]);
+    match &answers[0] {
+        Err(ReadError::Damaged(damage)) => assert_eq!(damage.file, path),
+        other => panic!("{other:?}"),
+    }
+    assert!(answers[1].is_ok(), "its neighbour is sound: {:?}", answers[1]);
 }
 
 #[test]
