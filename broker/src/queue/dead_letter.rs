@@ -95,7 +95,10 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_dead_lettered(&mut self, lsn: Lsn, letter: &DeadLettered) {
         let birth = Lsn(letter.birth);
         if let Some(call) = &letter.call {
-            self.remember_settled(call, birth, Kind::DeadLetter);
+            // A nack that was the last one was a nack all the same: its repeat must succeed.
+            let given_up = letter.reason() == DeadLetterReason::ByConsumer;
+            let kind = if given_up { Kind::DeadLetter } else { Kind::Nack };
+            self.remember_settled(call, birth, kind);
         }
         self.end_lease(birth);
         let mut message = self.present(birth);

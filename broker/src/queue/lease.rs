@@ -154,7 +154,7 @@ pub type Extended = Vec<(LeaseToken, Refused)>;
 impl<I: Index> Core<I> {
     /// Extends leases, each from now on.
     pub fn extend(&mut self, extend: &Extend, now: Now, out: &mut Output) -> Turn<Extended> {
-        let mut births = Vec::new();
+        let mut births = BTreeSet::new();
         if let Some(name) = &extend.session {
             let session =
                 self.sessions.named(name).ok_or_else(|| Refused::SessionLost(name.clone()))?;
@@ -165,7 +165,7 @@ impl<I: Index> Core<I> {
         let mut failures = Vec::new();
         for &token in &extend.tokens {
             match self.held(token) {
-                Ok(_) => births.push(token.birth),
+                Ok(_) => drop(births.insert(token.birth)),
                 Err(_) => failures.push((token, self.ended(token))),
             }
         }
@@ -206,7 +206,11 @@ impl<I: Index> Core<I> {
         }
     }
 
-    fn by_duration(&self, births: &[Lsn], duration_ms: Option<u64>) -> Vec<(u64, Vec<u64>)> {
+    fn by_duration(
+        &self,
+        births: &BTreeSet<Lsn>,
+        duration_ms: Option<u64>,
+    ) -> Vec<(u64, Vec<u64>)> {
         let mut groups = std::collections::BTreeMap::<u64, Vec<u64>>::new();
         for birth in births {
             let own = self.leases.get(*birth).map(|lease| lease.duration_ms);

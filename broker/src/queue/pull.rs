@@ -81,7 +81,8 @@ impl<I: Index> Core<I> {
         out: &mut Output,
     ) -> Turn<()> {
         let held = tokens.into_iter().filter(|token| self.held(*token).is_ok());
-        let births: Vec<_> = held.map(|token| token.birth.0).collect();
+        let births: BTreeSet<_> = held.map(|token| token.birth.0).collect();
+        let births: Vec<_> = births.into_iter().collect();
         let mut draft = self.draft();
         self.draft_releases(&mut draft, &births)?;
         self.commit(draft, out);

@@ -5,7 +5,9 @@
 mod args;
 mod check;
 mod commands;
+mod model;
 mod queues;
+mod random;
 mod script;
 mod show;
 mod stage;

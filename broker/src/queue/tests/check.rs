@@ -105,7 +105,7 @@ fn check_nobody_starves<I: Index>(core: &Core<I>) {
             assert!(line.is_empty(), "{} has messages, and takers: {line:?}", queue.name);
         }
         for (id, consumer) in core.consumers.iter() {
-            let waits = consumer.blocked().iter().any(|name| *name == queue.name);
+            let waits = consumer.blocked().contains(&queue.name);
             let has_room = 0 < consumer.room() && consumer.outstanding_messages == 0;
             assert!(!waits || !has_room, "{id} has room, and gets nothing of {}", queue.name);
         }

@@ -88,7 +88,7 @@ fn a_session_begun_anew_leaves_its_name_at_once_and_its_leases_in_steps() {
 
 #[test]
 fn a_call_that_names_very_many_messages_takes_several_records() {
-    let messages = 2 * BIRTHS_MAX as u32 + 1;
+    let messages = 2 * u32::try_from(BIRTHS_MAX).unwrap() + 1;
     let (mut stage, consumer) = holding(messages);
     let tokens = stage.tokens.values().map(|tokens| tokens[0]);
     let settlements = tokens.map(|token| Settlement { token, outcome: Outcome::Ack }).collect();

@@ -11,7 +11,7 @@ use crate::queue::{OpenConsumer, Pull, PullId, Pulled, Window};
 /// `consume session queue,queue window=10 bytes=1000 grace=15s lease=30s manual up-to=1m
 /// previous=c.1.1 held=a,b@1 reset`
 pub(super) fn consume<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
-    let held = args.key("held").map(|held| held.split(',').collect()).unwrap_or_else(Vec::new);
+    let held: Vec<_> = args.key("held").map(|held| held.split(',').collect()).unwrap_or_default();
     let (manual_extend, reset_session) = (args.flag("manual"), args.flag("reset"));
     let open = OpenConsumer {
         session: args.word().to_owned(),

@@ -1,0 +1,541 @@
+//! What may become of a message, in the plainest words: the model of the random tests.
+//!
+//! Every record is a claim, and the model knows whether it is true: a message is granted only when
+//! it is the first that is ready and somebody has room, it is gone only when it was acked, purged or
+//! discarded, a lease ends only when its time, its session or its stream is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qbroker_storage::Lsn;
+
+use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::index::StateSet;
+use crate::queue::record::{
+    DeadLettered, Granted, LeasesEnded, Nacked, QueueDefinition, Record, Released, Resumed,
+};
+use crate::queue::refused::Refused;
+use crate::queue::settled::REMEMBERED_MS;
+use crate::queue::time::{Due, Now};
+use crate::queue::{Outcome, PullId, Settlement, Window};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum What {
+    Ready,
+    Scheduled(Due),
+    Leased(Lease),
+    Parked,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Lease {
+    pub(super) token: LeaseToken,
+    pub(super) session: u64,
+    pub(super) consumer: u64,
+    timed: bool,
+    duration_ms: u64,
+    up_to_ms: u64,
+    deadline: Option<u64>,
+}
+
+impl Lease {
+    fn run(&mut self, boot_ms: u64) {
+        let lasts = match (self.timed, self.up_to_ms) {
+            (true, _) => Some(self.duration_ms),
+            (false, 0) => None,
+            (false, up_to_ms) => Some(up_to_ms),
+        };
+        self.deadline = lasts.map(|ms| boot_ms + ms);
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Message {
+    pub(super) queue: u32,
+    pub(super) what: What,
+    pub(super) place: u64,
+    pub(super) failures: u32,
+    pub(super) crashes: u32,
+    size: u64,
+}
+
+impl Message {
+    pub(super) fn lease(&self) -> Option<&Lease> {
+        match &self.what {
+            What::Leased(lease) => Some(lease),
+            What::Ready | What::Scheduled(_) | What::Parked => None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    pub(super) name: String,
+    grace_ms: u64,
+    connections: u32,
+    deadline: Option<u64>,
+    broken: BTreeMap<u64, u64>,
+}
+
+impl Session {
+    pub(super) fn touch(&mut self, boot_ms: u64) {
+        if self.connections == 0 {
+            self.deadline = Some(boot_ms + self.grace_ms);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    pub(super) session: u64,
+    pub(super) queues: BTreeSet<String>,
+    pub(super) window: Window,
+    pub(super) draining: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Pulling {
+    pub(super) queues: BTreeSet<String>,
+    pub(super) messages_max: u32,
+    pub(super) session: u64,
+}
+
+/// What the command under way asks for: nothing else may happen.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) publish: bool,
+    pub(super) tick: bool,
+    pub(super) settle: BTreeMap<u64, Outcome>,
+    /// Leases that may be returned uncounted.
+    pub(super) returns: BTreeSet<u64>,
+    pub(super) resumed: BTreeSet<u64>,
+    pub(super) reset: Option<u64>,
+    pub(super) purge: Option<(u32, StateSet)>,
+    pub(super) delete: Option<u32>,
+    pub(super) pull: Option<Pulling>,
+    /// Waiting pulls that were answered, by grant.
+    pub(super) answered: BTreeMap<u64, PullId>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    pub(super) messages: BTreeMap<u64, Message>,
+    pub(super) queues: BTreeMap<u32, QueueDefinition>,
+    pub(super) sessions: BTreeMap<u64, Session>,
+    pub(super) consumers: BTreeMap<u64, Consumer>,
+    pub(super) pulls: BTreeMap<PullId, Pulling>,
+    /// By birth and grant: the kind of settlement, and when.
+    settled: BTreeMap<(u64, u64), (&'static str, u64)>,
+    /// Message ids by queue, with the message and the end of the window.
+    pub(super) ids: BTreeMap<(u32, u8), (u64, u64)>,
+    epoch: u32,
+}
+
+pub(super) fn kind(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ack => "ack",
+        Outcome::Nack { .. } => "nack",
+        Outcome::Release { .. } => "release",
+        Outcome::DeadLetter { .. } => "dead-letter",
+    }
+}
+
+impl Model {
+    pub(super) fn queue_named(&self, name: &str) -> Option<&QueueDefinition> {
+        self.queues.values().find(|queue| queue.name == name)
+    }
+
+    pub(super) fn session_named(&self, name: &str) -> Option<u64> {
+        self.sessions.iter().find(|(_, session)| session.name == name).map(|(&id, _)| id)
+    }
+
+    pub(super) fn leases(&self) -> impl Iterator<Item = (u64, &Lease)> {
+        self.messages.iter().filter_map(|(&birth, message)| Some((birth, message.lease()?)))
+    }
+
+    /// What a settlement must be answered; `Ok(true)` where it changes something. What is long ago
+    /// may have been forgotten.
+    pub(super) fn expected(
+        &self,
+        settlement: &Settlement,
+        seen: &mut BTreeSet<u64>,
+        now: Now,
+    ) -> Vec<Result<bool, Refused>> {
+        let token = settlement.token;
+        let lease = self.messages.get(&token.birth.0).and_then(Message::lease);
+        if lease.is_some_and(|lease| lease.token == token) {
+            let first = seen.insert(token.birth.0);
+            return vec![if first { Ok(true) } else { Err(Refused::TokenTwice) }];
+        }
+        match self.settled.get(&(token.birth.0, token.grant.0)) {
+            None => vec![Err(Refused::LeaseLost)],
+            Some((before, wall_ms)) => {
+                let same = *before == kind(&settlement.outcome);
+                let answer = if same { Ok(false) } else { Err(Refused::AlreadySettled(before)) };
+                let forgotten = wall_ms + REMEMBERED_MS < now.wall_ms;
+                if forgotten { vec![answer, Err(Refused::LeaseLost)] } else { vec![answer] }
+            }
+        }
+    }
+
+    /// A record is true, and what it says is so from now on.
+    pub(super) fn check(&mut self, lsn: Lsn, record: &Record, asked: &mut Asked, now: Now) {
+        match record {
+            Record::Started(it) => self.epoch = it.epoch,
+            Record::QueuePut(it) => drop(self.queues.insert(it.id, it.clone())),
+            Record::QueueDeleted(it) => {
+                assert_eq!(asked.delete, Some(it.queue), "nobody deleted {}", it.queue);
+                self.messages.retain(|_, message| message.queue != it.queue);
+                self.queues.remove(&it.queue);
+            }
+            Record::Purged(it) => {
+                let states = StateSet(it.states);
+                assert_eq!(asked.purge, Some((it.queue, states)), "nobody purged {}", it.queue);
+                self.messages.retain(|_, message| {
+                    message.queue != it.queue || !states.contains(message.state_bit())
+                });
+            }
+            Record::Published(it) => {
+                assert!(asked.publish, "nobody published {lsn}");
+                let due: Option<Due> = it.due.map(Into::into);
+                let what = due.map_or(What::Ready, What::Scheduled);
+                let place = if due.is_some() { 0 } else { lsn.0 };
+                let (queue, size) = (it.queue, u64::from(it.size));
+                let message = Message { queue, what, place, failures: 0, crashes: 0, size };
+                assert!(self.messages.insert(lsn.0, message).is_none());
+            }
+            Record::SessionOpened(it) => {
+                let (name, grace_ms) = (it.name.clone(), it.grace_ms);
+                self.sessions.insert(lsn.0, Session { name, grace_ms, ..Session::default() });
+            }
+            Record::SessionChanged(it) => {
+                assert!(!it.disowned, "so few leases are lost in one step");
+                self.sessions.get_mut(&it.session).unwrap().grace_ms = it.grace_ms;
+            }
+            Record::SessionEnded(it) => {
+                assert!(self.is_session_over(it.session, asked, now), "{} has time", it.session);
+                assert!(self.leases().all(|(_, lease)| lease.session != it.session));
+                self.sessions.remove(&it.session);
+            }
+            Record::Granted(it) => self.check_granted(lsn, it, asked, now),
+            Record::Extended(it) => {
+                for birth in &it.births {
+                    let What::Leased(lease) = &mut self.message(*birth).what else { panic!() };
+                    lease.duration_ms = it.duration_ms;
+                    lease.run(now.boot_ms);
+                }
+            }
+            Record::LeasesEnded(it) => self.check_ended(it, asked, now),
+            Record::Resumed(it) => self.check_resumed(it, asked),
+            Record::Acked(it) => {
+                for birth in &it.births {
+                    assert!(matches!(asked.settle.remove(birth), Some(Outcome::Ack)));
+                    self.settle(*birth, "ack", now);
+                    self.messages.remove(birth);
+                }
+            }
+            Record::Released(it) => self.check_released(it, asked, now),
+            Record::Nacked(it) => self.check_nacked(it, asked, now),
+            Record::DeadLettered(it) => self.check_dead(lsn, it, asked, now),
+            Record::CameDue(it) => {
+                for birth in &it.births {
+                    let message = self.message(*birth);
+                    let What::Scheduled(due) = message.what else { panic!("{birth} is not due") };
+                    assert!(asked.tick && due.is_over(now), "{birth} is early");
+                    message.what = What::Ready;
+                    message.place = if message.place == 0 { lsn.0 } else { message.place };
+                }
+            }
+            Record::Parked(it) => {
+                for birth in &it.births {
+                    self.check_crash(*birth, asked, now, true);
+                    self.message(*birth).what = What::Parked;
+                }
+            }
+            Record::Expired(_)
+            | Record::ProducerOpened(_)
+            | Record::ProducersForgotten(_)
+            | Record::BatchStored(_)
+            | Record::BatchRefused(_) => panic!("nobody asked for {record:?}"),
+        }
+    }
+
+    fn message(&mut self, birth: u64) -> &mut Message {
+        self.messages.get_mut(&birth).unwrap_or_else(|| panic!("{birth} is gone, or never was"))
+    }
+
+    /// The ready messages of a queue, in order.
+    fn ready(&self, queue: u32) -> Vec<u64> {
+        let ready = self.messages.iter().filter(|(_, message)| message.queue == queue);
+        let ready = ready.filter(|(_, message)| message.what == What::Ready);
+        let mut ready: Vec<_> = ready.map(|(&birth, message)| (message.place, birth)).collect();
+        ready.sort_unstable();
+        ready.into_iter().map(|(_, birth)| birth).collect()
+    }
+
+    fn check_granted(&mut self, lsn: Lsn, it: &Granted, asked: &mut Asked, now: Now) {
+        let queue = self.message(it.births[0]).queue;
+        let name = self.queues[&queue].name.clone();
+        assert_eq!(it.births, self.ready(queue)[..it.births.len()], "out of order");
+        let sizes: Vec<u64> = it.births.iter().map(|birth| self.messages[birth].size).collect();
+        if it.consumer == 0 {
+            self.check_pull(lsn, it, &name, asked, now);
+        } else {
+            self.check_window(it, &name, &sizes);
+        }
+        let epoch = self.epoch;
+        for &birth in &it.births {
+            let mut lease = Lease {
+                token: LeaseToken { birth: Lsn(birth), grant: lsn, epoch },
+                session: it.session,
+                consumer: it.consumer,
+                timed: it.timed,
+                duration_ms: it.duration_ms,
+                up_to_ms: it.extension_ms_max,
+                deadline: None,
+            };
+            lease.run(now.boot_ms);
+            self.message(birth).what = What::Leased(lease);
+        }
+    }
+
+    fn check_window(&self, it: &Granted, queue: &str, sizes: &[u64]) {
+        let consumer = &self.consumers[&it.consumer];
+        assert_eq!(consumer.session, it.session);
+        assert!(consumer.queues.contains(queue), "{} does not take {queue}", it.consumer);
+        assert!(!consumer.draining, "{} drains", it.consumer);
+        let of_it = self
+            .messages
+            .values()
+            .filter(|message| message.lease().is_some_and(|lease| lease.consumer == it.consumer));
+        let before: Vec<u64> = of_it.map(|message| message.size).collect();
+        let messages = before.len() + sizes.len();
+        assert!(messages <= consumer.window.messages as usize, "window of {}", it.consumer);
+        let bytes: u64 = before.iter().chain(sizes).sum();
+        assert!(bytes <= consumer.window.bytes || messages == 1, "bytes of {}", it.consumer);
+    }
+
+    fn check_pull(&mut self, lsn: Lsn, it: &Granted, queue: &str, asked: &mut Asked, now: Now) {
+        let pulling = match asked.answered.get(&lsn.0) {
+            Some(pull) => {
+                let pulling = self.pulls.remove(pull).expect("only a waiting pull is answered");
+                self.disconnect_session(pulling.session, now);
+                pulling
+            }
+            None => {
+                let pulling = asked.pull.as_mut().expect("somebody pulls");
+                let granted = u32::try_from(it.births.len()).unwrap();
+                let before = pulling.clone();
+                pulling.messages_max -= granted;
+                before
+            }
+        };
+        assert!(it.births.len() <= pulling.messages_max as usize, "more than was asked for");
+        assert!(pulling.queues.contains(queue));
+    }
+
+    fn check_ended(&mut self, it: &LeasesEnded, asked: &Asked, now: Now) {
+        for &birth in &it.births {
+            if it.crashed {
+                self.check_crash(birth, asked, now, false);
+            } else {
+                assert!(asked.returns.contains(&birth), "nobody returned {birth}");
+                assert!(self.message(birth).lease().is_some());
+            }
+            self.message(birth).what = What::Ready;
+        }
+    }
+
+    /// A lease ends as a crash only when its time, its session or its stream is over.
+    fn check_crash(&mut self, birth: u64, asked: &Asked, now: Now, was_last: bool) {
+        let lease = self.message(birth).lease().expect("only a lease ends").clone();
+        let session = self.sessions.get(&lease.session);
+        let stream = session.and_then(|session| session.broken.get(&lease.consumer));
+        let is_over = |deadline: Option<&u64>| deadline.is_some_and(|ms| *ms <= now.boot_ms);
+        let by_time = asked.tick && (is_over(lease.deadline.as_ref()) || is_over(stream));
+        assert!(by_time || self.is_session_over(lease.session, asked, now), "{birth} has time");
+        let message = self.message(birth);
+        message.crashes += 1;
+        let (queue, crashes) = (message.queue, message.crashes);
+        let max = self.queues[&queue].policy.crashes_max();
+        assert_eq!(max.is_some_and(|max| max <= crashes), was_last, "{birth} crashed {crashes}x");
+    }
+
+    fn is_session_over(&self, session: u64, asked: &Asked, now: Now) -> bool {
+        let deadline = self.sessions.get(&session).and_then(|session| session.deadline);
+        let by_time = asked.tick && deadline.is_some_and(|deadline| deadline <= now.boot_ms);
+        by_time || (session != 0 && asked.reset == Some(session))
+    }
+
+    fn check_resumed(&mut self, it: &Resumed, asked: &mut Asked) {
+        for &birth in &it.held {
+            assert!(asked.resumed.remove(&birth), "{birth} was not named");
+            let What::Leased(lease) = &mut self.message(birth).what else { panic!() };
+            assert_eq!((lease.session, lease.consumer), (it.session, it.previous));
+            lease.consumer = it.consumer;
+        }
+    }
+
+    fn settle(&mut self, birth: u64, kind: &'static str, now: Now) {
+        let token = self.message(birth).lease().expect("only a lease is settled").token;
+        self.settled.insert((birth, token.grant.0), (kind, now.wall_ms));
+    }
+
+    fn check_released(&mut self, it: &Released, asked: &mut Asked, now: Now) {
+        let Some(Outcome::Release { delay_ms }) = asked.settle.remove(&it.birth) else { panic!() };
+        self.settle(it.birth, "release", now);
+        self.message(it.birth).what = after(it.due.map(Into::into), delay_ms, now);
+    }
+
+    fn check_nacked(&mut self, it: &Nacked, asked: &mut Asked, now: Now) {
+        let outcome = asked.settle.remove(&it.birth).expect("somebody nacked it");
+        self.settle(it.birth, kind(&outcome), now);
+        let message = self.message(it.birth);
+        message.failures += 1;
+        let (queue, failures) = (message.queue, message.failures);
+        let queue = &self.queues[&queue];
+        let was_last = queue.policy.failures_max().is_some_and(|max| max <= failures);
+        let what = match outcome {
+            Outcome::DeadLetter { .. } => What::Parked,
+            Outcome::Nack { .. } if was_last => What::Parked,
+            Outcome::Nack { delay_ms, chance, .. } => {
+                let delay_ms =
+                    delay_ms.unwrap_or_else(|| queue.policy.backoff_ms(failures, chance));
+                after(it.due.map(Into::into), delay_ms, now)
+            }
+            Outcome::Ack | Outcome::Release { .. } => panic!("{outcome:?} is no nack"),
+        };
+        assert_eq!(what == What::Parked, it.parked);
+        assert!(!it.parked || queue.is_dead_letter_queue, "only a dead letter is parked");
+        self.message(it.birth).what = what;
+    }
+
+    fn check_dead(&mut self, lsn: Lsn, it: &DeadLettered, asked: &mut Asked, now: Now) {
+        match asked.settle.remove(&it.birth) {
+            Some(outcome) => {
+                self.settle(it.birth, kind(&outcome), now);
+                let message = &self.messages[&it.birth];
+                let max = self.queues[&message.queue].policy.failures_max();
+                let was_last = max.is_some_and(|max| max <= message.failures + 1);
+                let given_up = matches!(outcome, Outcome::DeadLetter { .. });
+                assert!(given_up || was_last, "{} may fail once more", it.birth);
+            }
+            None => self.check_crash(it.birth, asked, now, true),
+        }
+        let source = &self.queues[&self.messages[&it.birth].queue];
+        assert!(!source.is_dead_letter_queue, "a dead letter stays");
+        if it.to_queue == 0 {
+            assert!(source.policy.discards_dead_letters());
+            self.messages.remove(&it.birth);
+            return;
+        }
+        assert!(self.queues[&it.to_queue].is_dead_letter_queue);
+        let (queue, place) = (it.to_queue, lsn.0);
+        let message = self.message(it.birth);
+        let (what, size) = (What::Ready, message.size);
+        *message = Message { queue, what, place, failures: 0, crashes: 0, size };
+    }
+
+    pub(super) fn connect_session(&mut self, session: u64) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.connections += 1;
+            session.deadline = None;
+        }
+    }
+
+    pub(super) fn disconnect_session(&mut self, session: u64, now: Now) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.connections -= 1;
+            session.touch(now.boot_ms);
+        }
+    }
+
+    /// A stream is gone; what it leaves behind waits for the grace.
+    pub(super) fn disconnect(&mut self, consumer: u64, now: Now) {
+        let Some(gone) = self.consumers.remove(&consumer) else { return };
+        self.disconnect_session(gone.session, now);
+        let holds = self.leases().any(|(_, lease)| lease.consumer == consumer);
+        if let Some(session) = self.sessions.get_mut(&gone.session).filter(|_| holds) {
+            session.broken.insert(consumer, now.boot_ms + session.grace_ms);
+        }
+    }
+
+    pub(super) fn keep(&mut self, session: u64, now: Now) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.touch(now.boot_ms);
+            for deadline in session.broken.values_mut() {
+                *deadline = now.boot_ms + session.grace_ms;
+            }
+        }
+    }
+
+    pub(super) fn forget_broken(&mut self, session: u64, consumer: u64) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.broken.remove(&consumer);
+        }
+    }
+
+    /// The broker was started anew, perhaps with the machine.
+    pub(super) fn restart(&mut self, now: Now, rebooted: bool) {
+        self.consumers.clear();
+        self.pulls.clear();
+        for session in self.sessions.values_mut() {
+            session.connections = 0;
+            session.broken.clear();
+            session.touch(now.boot_ms);
+        }
+        for message in self.messages.values_mut() {
+            match &mut message.what {
+                What::Scheduled(due) if rebooted => due.boot_ms = None,
+                What::Leased(lease) => {
+                    lease.run(now.boot_ms);
+                    if let Some(session) = self.sessions.get_mut(&lease.session)
+                        && lease.consumer != ConsumerId::NONE.0
+                    {
+                        session.broken.insert(lease.consumer, now.boot_ms + session.grace_ms);
+                    }
+                }
+                What::Ready | What::Scheduled(_) | What::Parked => {}
+            }
+        }
+    }
+
+    /// Nothing is left undone that was due by now.
+    pub(super) fn check_nothing_is_overdue(&mut self, now: Now) {
+        for (birth, message) in &self.messages {
+            match &message.what {
+                What::Scheduled(due) => assert!(!due.is_over(now), "{birth} is late"),
+                What::Leased(lease) => {
+                    assert!(lease.deadline.is_none_or(|ms| now.boot_ms < ms), "{birth} is over");
+                }
+                What::Ready | What::Parked => {}
+            }
+        }
+        for (id, session) in &mut self.sessions {
+            assert!(session.deadline.is_none_or(|ms| now.boot_ms < ms), "session {id} is over");
+            session.broken.retain(|_, deadline| now.boot_ms < *deadline);
+        }
+        for (birth, lease) in self.leases() {
+            let session = self.sessions.get(&lease.session);
+            let connected = self.consumers.contains_key(&lease.consumer);
+            let waits = session.is_some_and(|session| session.broken.contains_key(&lease.consumer));
+            assert!(lease.consumer == 0 || connected || waits, "{birth} is held by nobody");
+        }
+    }
+}
+
+impl Message {
+    pub(super) fn state_bit(&self) -> StateSet {
+        match self.what {
+            What::Ready => StateSet::READY,
+            What::Scheduled(_) => StateSet::SCHEDULED,
+            What::Leased(_) => StateSet::LEASED,
+            What::Parked => StateSet::PARKED,
+        }
+    }
+}
+
+/// Ready or scheduled, as the delay asked for.
+fn after(due: Option<Due>, delay_ms: u64, now: Now) -> What {
+    assert_eq!(due, (0 < delay_ms).then(|| now.after(delay_ms)));
+    due.map_or(What::Ready, What::Scheduled)
+}

@@ -1,0 +1,572 @@
+//! Random commands: whatever comes, the core does what the model allows, and nothing is lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use qbroker_storage::{Body, Lsn};
+
+use super::model::{Asked, Consumer, Model, Pulling, What};
+use super::stage::{Outcome as Heard, Stage, StageIndex, deliveries_of};
+use crate::queue::body::StoredFailure;
+use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::index::memory::MemoryIndex;
+use crate::queue::index::missing::MissingIndex;
+use crate::queue::index::{State, StateSet};
+use crate::queue::policy::Policy;
+use crate::queue::{
+    CreateQueue, DeleteQueue, Effect, Extend, Limits, NewDue, NewMessage, OpenConsumer, Outcome,
+    Publish, Pull, PullId, Pulled, PurgeQueue, Settle, Settlement, Window,
+};
+
+const QUEUES: [&str; 4] = ["plain", "strict", "strict.dead", "drop"];
+const LEASES_MAX: usize = 12;
+
+/// Numbers are places in what there is, wherever that ends.
+#[derive(Clone, Debug)]
+enum Command {
+    Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8> },
+    Consume { session: u8, queues: u8, window: u8, bytes: u16, terms: u8, held: u16, how: How },
+    Pull { queues: u8, messages_max: u8, session: Option<u8> },
+    CancelPull(u8),
+    Undeliver(Vec<u8>),
+    Window { consumer: u8, messages: u8, bytes: u16 },
+    Drain(u8),
+    Disconnect(u8),
+    Close(u8),
+    Settle(Vec<(u8, u8)>),
+    Extend { leases: Vec<u8>, session: Option<u8> },
+    Purge { queue: u8, states: u8 },
+    Delete(u8),
+    Advance { ms: u16 },
+    Restart { reboot: bool },
+    DiskFull(bool),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    Anew,
+    Resume(u8),
+    Reset,
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let due = prop_oneof![
+        3 => Just(None),
+        1 => (0..9_000_u64).prop_map(|ms| Some(NewDue::After(ms))),
+        1 => (0..9_000_u64).prop_map(|ms| Some(NewDue::At(super::stage::WALL_MS + ms * 10))),
+    ];
+    let how = prop_oneof![
+        4 => Just(How::Anew),
+        4 => any::<u8>().prop_map(How::Resume),
+        1 => Just(How::Reset),
+    ];
+    let id = prop_oneof![3 => Just(None), 1 => (0..3_u8).prop_map(Some)];
+    let leases = || prop::collection::vec(any::<u8>(), 1..4);
+    prop_oneof![
+        6 => (any::<u8>(), 1..5_u8, 2..60_u16, due, id).prop_map(|(queue, count, size, due, id)| {
+            Command::Publish { queue, count, size, due, id }
+        }),
+        4 => (0..3_u8, any::<u8>(), 0..5_u8, 0..150_u16, any::<u8>(), any::<u16>(), how).prop_map(
+            |(session, queues, window, bytes, terms, held, how)| {
+                Command::Consume { session, queues, window, bytes, terms, held, how }
+            }
+        ),
+        3 => (any::<u8>(), 1..4_u8, prop::option::of(0..3_u8)).prop_map(
+            |(queues, messages_max, session)| Command::Pull { queues, messages_max, session }
+        ),
+        1 => any::<u8>().prop_map(Command::CancelPull),
+        1 => leases().prop_map(Command::Undeliver),
+        1 => (any::<u8>(), 0..6_u8, 0..200_u16).prop_map(|(consumer, messages, bytes)| {
+            Command::Window { consumer, messages, bytes }
+        }),
+        1 => any::<u8>().prop_map(Command::Drain),
+        2 => any::<u8>().prop_map(Command::Disconnect),
+        1 => any::<u8>().prop_map(Command::Close),
+        8 => prop::collection::vec((any::<u8>(), any::<u8>()), 1..5).prop_map(Command::Settle),
+        2 => (leases(), prop::option::of(0..3_u8)).prop_map(|(leases, session)| {
+            Command::Extend { leases, session }
+        }),
+        1 => (any::<u8>(), 1..16_u8).prop_map(|(queue, states)| Command::Purge { queue, states }),
+        1 => any::<u8>().prop_map(Command::Delete),
+        6 => (1..12_000_u16).prop_map(|ms| Command::Advance { ms }),
+        1 => any::<bool>().prop_map(|reboot| Command::Restart { reboot }),
+        1 => any::<bool>().prop_map(Command::DiskFull),
+    ]
+}
+
+proptest! {
+    #![proptest_config(Config { failure_persistence: None, ..Config::with_cases(cases()) })]
+
+    #[test]
+    fn whatever_comes_the_core_does_what_the_model_allows(
+        commands in prop::collection::vec(command(), 1..120)
+    ) {
+        Play::<MemoryIndex>::new().run(&commands);
+    }
+
+    #[test]
+    fn an_index_that_misses_changes_nothing(commands in prop::collection::vec(command(), 1..60)) {
+        Play::<MissingIndex>::new().run(&commands);
+    }
+}
+
+fn cases() -> u32 {
+    if std::env::var_os("QBROKER_SLOW").is_some() { 5_000 } else { 40 }
+}
+
+/// A stage and its model.
+struct Play<I> {
+    stage: Stage<I>,
+    model: Model,
+    /// Every token there ever was.
+    tokens: Vec<LeaseToken>,
+    /// Streams that may be named as the previous one, with their sessions' names.
+    streams: Vec<(ConsumerId, String)>,
+    disk_full: bool,
+}
+
+impl<I: StageIndex> Play<I> {
+    fn new() -> Self {
+        let limits = Limits { leases_max: LEASES_MAX, ..Limits::default() };
+        let (stage, started) = Stage::new(limits);
+        let mut play = Self {
+            stage,
+            model: Model::default(),
+            tokens: Vec::new(),
+            streams: Vec::new(),
+            disk_full: false,
+        };
+        play.heard(&started, Asked::default());
+        let retry = crate::queue::policy::Retry { initial_ms: Some(1_000), ..Default::default() };
+        let strict = Policy {
+            max_attempts: Some(2),
+            max_crashes: Some(2),
+            retry: Some(retry),
+            lease_duration_ms: Some(4_000),
+            ..Policy::default()
+        };
+        let drop = Policy { discard_dead_letters: Some(true), ..strict.clone() };
+        for (name, policy) in [("strict", strict), ("drop", drop)] {
+            let create = CreateQueue { name: name.to_owned(), policy, ..CreateQueue::default() };
+            let made = play.stage.turn(|core, now, out| core.create_queue(&create, now, out));
+            play.heard(&made, Asked::default());
+        }
+        play
+    }
+
+    fn run(mut self, commands: &[Command]) {
+        for command in commands {
+            self.play(command);
+            self.compare();
+        }
+    }
+
+    fn play(&mut self, command: &Command) {
+        match command {
+            Command::Publish { queue, count, size, due, id } => {
+                self.publish(*queue, *count, *size, *due, *id);
+            }
+            Command::Consume { session, queues, window, bytes, terms, held, how } => {
+                let open = OpenConsumer {
+                    queues: names(*queues),
+                    window: Window { messages: u32::from(*window), bytes: u64::from(*bytes) },
+                    lease_duration_ms: (terms & 1 != 0).then_some(3_000),
+                    session: format!("s{session}"),
+                    session_grace_ms: 5_000 + 1_000 * u64::from(terms >> 6),
+                    manual_extend: terms & 2 != 0,
+                    extension_ms_max: if terms & 6 == 4 { 7_000 } else { 0 },
+                    previous: None,
+                    held: Vec::new(),
+                    reset_session: *how == How::Reset,
+                };
+                self.consume(open, *held, *how);
+            }
+            Command::Pull { queues, messages_max, session } => {
+                self.pull(names(*queues), u32::from(*messages_max), *session);
+            }
+            Command::CancelPull(pull) => self.cancel_pull(*pull),
+            Command::Undeliver(leases) => self.undeliver(leases),
+            Command::Window { consumer, messages, bytes } => {
+                let Some(id) = self.consumer(*consumer) else { return };
+                let window = Window { messages: u32::from(*messages), bytes: u64::from(*bytes) };
+                self.model.consumers.get_mut(&id.0).unwrap().window = window;
+                let heard = self.stage.turn(|core, _, _| {
+                    core.set_window(id, window);
+                    Ok(())
+                });
+                self.heard(&heard, Asked::default());
+            }
+            Command::Drain(consumer) => {
+                let Some(id) = self.consumer(*consumer) else { return };
+                self.model.consumers.get_mut(&id.0).unwrap().draining = true;
+                let heard = self.stage.turn(|core, _, _| {
+                    core.drain(id);
+                    Ok(())
+                });
+                self.heard(&heard, Asked::default());
+            }
+            Command::Disconnect(consumer) => {
+                let Some(id) = self.consumer(*consumer) else { return };
+                self.model.disconnect(id.0, self.stage.now);
+                let heard = self.stage.turn(|core, now, _| {
+                    core.disconnect(id, now);
+                    Ok(())
+                });
+                self.heard(&heard, Asked::default());
+            }
+            Command::Close(consumer) => self.close(*consumer),
+            Command::Settle(picks) => self.settle(picks),
+            Command::Extend { leases, session } => self.extend(leases, *session),
+            Command::Purge { queue, states } => self.purge(*queue, StateSet(u32::from(*states))),
+            Command::Delete(queue) => self.delete(*queue),
+            Command::Advance { ms } => self.advance(u64::from(*ms)),
+            Command::Restart { reboot } => self.restart(*reboot),
+            Command::DiskFull(full) => {
+                self.disk_full = *full;
+                self.stage.core.set_disk_full(*full);
+            }
+        }
+    }
+
+    /// Every record of a command is true in the model.
+    fn heard<T>(&mut self, heard: &Heard<T>, mut asked: Asked) -> Asked {
+        for effect in &heard.effects {
+            if let Effect::AnswerPull { pull, deliveries } = effect
+                && let Some(first) = deliveries.first()
+            {
+                asked.answered.insert(first.token.grant.0, *pull);
+            }
+            self.tokens.extend(deliveries_of(effect).iter().map(|delivery| delivery.token));
+        }
+        for (lsn, record, _) in &heard.logged {
+            self.model.check(*lsn, record, &mut asked, self.stage.now);
+        }
+        assert!(asked.settle.is_empty(), "settled, and not in the log: {:?}", asked.settle);
+        assert!(asked.resumed.is_empty(), "named, and not resumed: {:?}", asked.resumed);
+        asked
+    }
+
+    /// The core and the model hold the same messages, in the same states.
+    fn compare(&self) {
+        let mut messages = BTreeMap::new();
+        self.stage.core.index().for_each(&mut |birth, message| {
+            messages.insert(birth.0, *message);
+        });
+        let births: Vec<_> = messages.keys().copied().collect();
+        assert_eq!(births, self.model.messages.keys().copied().collect::<Vec<_>>());
+        for (birth, message) in messages {
+            let model = &self.model.messages[&birth];
+            let expected = (model.queue, model.place, model.failures, model.crashes);
+            let actual = (message.queue.0, message.place.0, message.failures, message.crashes);
+            assert_eq!(actual, expected, "message {birth}");
+            let state = match &model.what {
+                What::Ready => State::Ready,
+                What::Scheduled(due) => State::Scheduled(*due),
+                What::Leased(_) => State::Leased,
+                What::Parked => State::Parked,
+            };
+            assert_eq!(message.state, state, "message {birth}");
+            let token = self.stage.core.lease(Lsn(birth)).map(|lease| lease.token(Lsn(birth)));
+            assert_eq!(token, model.lease().map(|lease| lease.token), "lease of {birth}");
+        }
+    }
+
+    fn publish(&mut self, queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>) {
+        let queue = QUEUES[usize::from(queue) % QUEUES.len()];
+        let count = if id.is_some() { 1 } else { count };
+        let message = NewMessage {
+            queue: queue.into(),
+            message_id: id.map_or_else(String::new, |id| id.to_string()),
+            id_hash: id.map(u128::from),
+            payload_bytes: u64::from(size),
+            due,
+            body: Body::new(Bytes::from(vec![0; usize::from(size)]), Bytes::new()),
+        };
+        let publish = Publish { messages: vec![message; usize::from(count)] };
+        let heard = self.stage.turn(|core, now, out| core.publish(&publish, now, out));
+        self.heard(&heard, Asked { publish: true, ..Asked::default() });
+        assert_eq!(heard.answer.is_err(), self.disk_full, "{:?}", heard.answer);
+        let (Ok(receipts), Some(id)) = (heard.answer, id) else { return };
+        let wall_ms = self.stage.now.wall_ms;
+        let key = (self.model.queue_named(queue).expect("it was made").id, id);
+        let known = self.model.ids.get(&key).filter(|(_, end)| wall_ms < *end).map(|known| known.0);
+        assert_eq!(receipts[0].duplicate.then_some(receipts[0].birth.0), known);
+        if known.is_none() {
+            self.model.ids.insert(key, (receipts[0].birth.0, wall_ms + 300_000));
+        }
+    }
+
+    fn consume(&mut self, mut open: OpenConsumer, held: u16, how: How) {
+        let now = self.stage.now;
+        let session = self.model.session_named(&open.session);
+        let mut asked = Asked::default();
+        let of_session = |(_, name): &&(ConsumerId, String)| *name == open.session;
+        let known: Vec<_> = self.streams.iter().filter(of_session).map(|(id, _)| *id).collect();
+        match how {
+            How::Resume(pick) if !known.is_empty() => {
+                let previous = known[usize::from(pick) % known.len()];
+                let of_it = self.model.leases().filter(|(_, lease)| {
+                    lease.consumer == previous.0 && Some(lease.session) == session
+                });
+                for (place, (birth, lease)) in of_it.enumerate() {
+                    if held & 1 << (place % 16) != 0 {
+                        open.held.push(lease.token);
+                        asked.resumed.insert(birth);
+                    } else {
+                        asked.returns.insert(birth);
+                    }
+                }
+                open.previous = Some(previous);
+                self.streams.retain(|(id, _)| *id != previous);
+                self.model.disconnect(previous.0, now);
+                if let Some(session) = session {
+                    self.model.forget_broken(session, previous.0);
+                }
+            }
+            How::Reset => {
+                asked.reset = session;
+                self.model.consumers.retain(|_, consumer| Some(consumer.session) != session);
+                self.model.pulls.retain(|_, pull| Some(pull.session) != session);
+            }
+            How::Resume(_) | How::Anew => {}
+        }
+        let heard = self.stage.turn(|core, now, out| core.open_consumer(&open, now, out));
+        let opened = heard.answer.as_ref().expect("nothing refuses it");
+        assert_eq!(opened.resumed, open.previous.is_some() && session.is_some());
+        assert!(opened.lost.is_empty(), "all that was named was held");
+        self.streams.push((opened.consumer, open.session.clone()));
+        self.opened(&heard, &open, opened.consumer, asked);
+    }
+
+    /// The session is opened by the records, and the consumer is there before the first grant.
+    fn opened<T>(
+        &mut self,
+        heard: &Heard<T>,
+        open: &OpenConsumer,
+        id: ConsumerId,
+        mut asked: Asked,
+    ) {
+        use crate::queue::record::Record;
+        let before_grants =
+            heard.logged.iter().position(|(_, record, _)| matches!(record, Record::Granted(_)));
+        let (own, grants) = heard.logged.split_at(before_grants.unwrap_or(heard.logged.len()));
+        for (lsn, record, _) in own {
+            self.model.check(*lsn, record, &mut asked, self.stage.now);
+        }
+        let session = self.model.session_named(&open.session).expect("it is open");
+        self.model.connect_session(session);
+        let consumer = Consumer {
+            session,
+            queues: open.queues.iter().cloned().collect(),
+            window: open.window,
+            draining: false,
+        };
+        self.model.consumers.insert(id.0, consumer);
+        let rest = Heard {
+            answer: Ok(()),
+            effects: Vec::new(),
+            logged: grants.to_vec(),
+            retired: Vec::new(),
+        };
+        for effect in &heard.effects {
+            if let Effect::AnswerPull { pull, deliveries } = effect
+                && let Some(first) = deliveries.first()
+            {
+                asked.answered.insert(first.token.grant.0, *pull);
+            }
+            self.tokens.extend(deliveries_of(effect).iter().map(|delivery| delivery.token));
+        }
+        self.heard(&rest, asked);
+    }
+
+    fn pull(&mut self, queues: Vec<String>, messages_max: u32, session: Option<u8>) {
+        let name = session.map_or_else(String::new, |session| format!("s{session}"));
+        let pull = Pull { queues, messages_max, lease_duration_ms: None, session: name };
+        let full = self.model.leases().count() == LEASES_MAX;
+        let heard = self.stage.turn(|core, now, out| core.pull(&pull, now, out));
+        let queues = pull.queues.iter().cloned().collect();
+        let pulling = Pulling { queues, messages_max, session: 0 };
+        let asked = Asked { pull: Some(pulling.clone()), ..Asked::default() };
+        self.heard(&heard, asked);
+        assert_eq!(heard.answer.is_err(), full, "{:?}", heard.answer);
+        let session = self.model.session_named(&pull.session).filter(|_| !pull.session.is_empty());
+        match heard.answer {
+            Ok(Pulled::Now(deliveries)) => {
+                deliveries.iter().for_each(|delivery| self.stage.note(delivery));
+                self.tokens.extend(deliveries.iter().map(|delivery| delivery.token));
+                if let Some(session) = session {
+                    let boot_ms = self.stage.now.boot_ms;
+                    self.model.sessions.get_mut(&session).unwrap().touch(boot_ms);
+                }
+            }
+            Ok(Pulled::Waiting(id)) => {
+                let session = session.unwrap_or_default();
+                self.model.connect_session(session);
+                self.model.pulls.insert(id, Pulling { session, ..pulling });
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn cancel_pull(&mut self, pick: u8) {
+        let waiting: Vec<PullId> = self.model.pulls.keys().copied().collect();
+        let Some(&pull) = pick_of(&waiting, pick) else { return };
+        let pulling = self.model.pulls.remove(&pull).expect("it waits");
+        self.model.disconnect_session(pulling.session, self.stage.now);
+        let heard = self.stage.turn(|core, now, _| Ok(core.cancel_pull(pull, now)));
+        self.heard(&heard, Asked::default());
+        assert_eq!(heard.answer, Ok(true));
+    }
+
+    fn undeliver(&mut self, picks: &[u8]) {
+        let tokens = self.picked(picks);
+        let held = tokens
+            .iter()
+            .filter(|token| self.model.leases().any(|(_, lease)| lease.token == **token));
+        let returns = held.map(|token| token.birth.0).collect();
+        let heard = self.stage.turn(|core, _, out| core.undeliver(tokens.iter().copied(), out));
+        self.heard(&heard, Asked { returns, ..Asked::default() });
+    }
+
+    fn close(&mut self, pick: u8) {
+        let Some(id) = self.consumer(pick) else { return };
+        let of_it = self.model.leases().filter(|(_, lease)| lease.consumer == id.0);
+        let returns: BTreeSet<u64> = of_it.map(|(birth, _)| birth).collect();
+        let now = self.stage.now;
+        let gone = self.model.consumers.remove(&id.0).expect("it is connected");
+        self.model.disconnect_session(gone.session, now);
+        self.streams.retain(|(stream, _)| *stream != id);
+        let heard = self.stage.turn(|core, now, out| core.close_consumer(id, now, out));
+        self.heard(&heard, Asked { returns, ..Asked::default() });
+        assert!(self.model.leases().all(|(_, lease)| lease.consumer != id.0));
+    }
+
+    fn settle(&mut self, picks: &[(u8, u8)]) {
+        let tokens = self.picked(&picks.iter().map(|(pick, _)| *pick).collect::<Vec<_>>());
+        let settlements: Vec<_> = tokens
+            .into_iter()
+            .zip(picks)
+            .map(|(token, (_, kind))| Settlement { token, outcome: outcome(*kind) })
+            .collect();
+        let (mut asked, mut seen) = (Asked::default(), BTreeSet::new());
+        let mut expected = Vec::new();
+        for settlement in &settlements {
+            let allowed = self.model.expected(settlement, &mut seen, self.stage.now);
+            if allowed == [Ok(true)] {
+                asked.settle.insert(settlement.token.birth.0, settlement.outcome.clone());
+            }
+            expected.push((settlement.token, allowed));
+        }
+        let settle = Settle { settlements, ..Settle::default() };
+        let heard = self.stage.turn(|core, now, out| core.settle(&settle, now, out));
+        self.heard(&heard, asked);
+        let mut failures =
+            heard.answer.expect("a call of settlements is never refused").into_iter();
+        let mut next = failures.next();
+        for (token, allowed) in expected {
+            match next
+                .take_if(|(failed, why)| *failed == token && allowed.contains(&Err(why.clone())))
+            {
+                Some(_) => next = failures.next(),
+                None => assert!(allowed.iter().any(Result::is_ok), "{token:?}: {allowed:?}"),
+            }
+        }
+        assert_eq!(next, None, "refused, and should not be");
+    }
+
+    fn extend(&mut self, picks: &[u8], session: Option<u8>) {
+        let session = session.map(|session| format!("s{session}"));
+        let known = session.as_ref().map(|name| self.model.session_named(name));
+        if let Some(Some(session)) = known {
+            self.model.keep(session, self.stage.now);
+        }
+        let tokens = self.picked(picks);
+        let extend = Extend { tokens, session, duration_ms: Some(6_000) };
+        let heard = self.stage.turn(|core, now, out| core.extend(&extend, now, out));
+        self.heard(&heard, Asked::default());
+        assert_eq!(heard.answer.is_err(), known == Some(None));
+    }
+
+    fn purge(&mut self, queue: u8, states: StateSet) {
+        let name = QUEUES[usize::from(queue) % QUEUES.len()];
+        let id = self.model.queue_named(name).map(|queue| queue.id);
+        let of_queue = self.model.messages.values().filter(|message| Some(message.queue) == id);
+        let purged = of_queue.filter(|message| states.contains(message.state_bit())).count() as u64;
+        let purge = PurgeQueue { name: name.to_owned(), states, include_dead_letters: false };
+        let heard = self.stage.turn(|core, _, out| core.purge_queue(&purge, out));
+        let asked = Asked { purge: id.map(|id| (id, states)), ..Asked::default() };
+        self.heard(&heard, asked);
+        assert_eq!(heard.answer.ok(), id.map(|_| purged));
+    }
+
+    fn delete(&mut self, queue: u8) {
+        let name = QUEUES[usize::from(queue) % QUEUES.len()];
+        let id = self.model.queue_named(name).map(|queue| queue.id);
+        let delete = DeleteQueue { name: name.to_owned(), force: true, allow_missing: true };
+        let heard = self.stage.turn(|core, _, out| core.delete_queue(&delete, out));
+        self.heard(&heard, Asked { delete: id, ..Asked::default() });
+        assert!(self.model.queue_named(name).is_none());
+    }
+
+    /// Time passes, and what is due by then is done.
+    fn advance(&mut self, ms: u64) {
+        self.stage.now.boot_ms += ms;
+        self.stage.now.wall_ms += ms;
+        loop {
+            let heard = self.stage.turn(|core, now, out| core.tick(now, out));
+            self.heard(&heard, Asked { tick: true, ..Asked::default() });
+            if !self.stage.core.deadlines().is_over(self.stage.now) {
+                break;
+            }
+        }
+        self.model.check_nothing_is_overdue(self.stage.now);
+    }
+
+    fn restart(&mut self, reboot: bool) {
+        self.stage.boot += u32::from(reboot);
+        self.model.restart(self.stage.now, reboot);
+        let heard = self.stage.restart();
+        self.heard(&heard, Asked::default());
+        self.stage.core.set_disk_full(self.disk_full);
+    }
+
+    fn consumer(&self, pick: u8) -> Option<ConsumerId> {
+        let connected: Vec<_> = self.model.consumers.keys().copied().collect();
+        pick_of(&connected, pick).map(|id| ConsumerId(*id))
+    }
+
+    /// Tokens, the latest ones first.
+    fn picked(&self, picks: &[u8]) -> Vec<LeaseToken> {
+        let latest: Vec<_> = self.tokens.iter().rev().take(16).copied().collect();
+        picks.iter().filter_map(|pick| pick_of(&latest, *pick).copied()).collect()
+    }
+}
+
+fn pick_of<T>(from: &[T], pick: u8) -> Option<&T> {
+    from.get(usize::from(pick) % from.len().max(1))
+}
+
+/// At least one of the queues.
+fn names(mask: u8) -> Vec<String> {
+    let named = (0..QUEUES.len()).filter(|place| mask & 1 << place != 0);
+    let mut names: Vec<_> = named.map(|place| QUEUES[place].to_owned()).collect();
+    if names.is_empty() {
+        names.push(QUEUES[usize::from(mask >> 4) % QUEUES.len()].to_owned());
+    }
+    names
+}
+
+fn outcome(kind: u8) -> Outcome {
+    let message = if kind & 8 == 0 { String::new() } else { "it failed".to_owned() };
+    let failure = StoredFailure { message, ..StoredFailure::default() };
+    let chance = f64::from(kind >> 4) / 16.0;
+    match kind % 6 {
+        0 | 1 => Outcome::Ack,
+        2 => Outcome::Nack { delay_ms: None, failure, chance },
+        3 => Outcome::Nack { delay_ms: Some(u64::from(kind >> 6) * 900), failure, chance },
+        4 => Outcome::Release { delay_ms: u64::from(kind >> 6) * 700 },
+        _ => Outcome::DeadLetter { failure },
+    }
+}
