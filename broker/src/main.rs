@@ -4,6 +4,11 @@ mod cli;
 
 use std::process::ExitCode;
 
+/// Payloads come and go by the mebibyte; the system's allocator gives each such buffer back to the
+/// kernel and takes the page faults again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main().into()
 }

@@ -101,16 +101,25 @@ impl Reader {
     }
 
     async fn read(&self, inbound: &mut Streaming<ConsumeRequest>) -> Result<(), Fault> {
+        let mut drained = false;
         loop {
-            match inbound.message().await {
-                Ok(Some(request)) => self.take(request)?,
+            let request = tokio::select! {
+                request = inbound.message() => request,
+                () = self.context.closing.cancelled() => return Err(Fault::ShuttingDown),
+            };
+            match request {
+                Ok(Some(request)) => {
+                    drained |= matches!(request.kind, Some(consume_request::Kind::Drain(_)));
+                    self.take(request)?;
+                }
                 // The client is done: what it holds goes back.
-                Ok(None) => {
+                Ok(None) if drained => {
                     self.context.engine.close_consumer(self.connection.id)?;
                     return Ok(());
                 }
-                // The connection broke: what it holds waits for the session's grace.
-                Err(_) => {
+                // The connection broke, or the call was canceled, which looks like an end that was
+                // meant: what it holds waits for the session's grace.
+                Ok(None) | Err(_) => {
                     self.context.engine.disconnect(self.connection.id);
                     return Ok(());
                 }

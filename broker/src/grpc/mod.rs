@@ -18,6 +18,7 @@ use qbroker_proto::v1::admin_service_server::AdminServiceServer;
 use qbroker_proto::v1::consumer_service_server::ConsumerServiceServer;
 use qbroker_proto::v1::publisher_service_server::PublisherServiceServer;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -39,6 +40,7 @@ pub struct Context {
     streams_max: u32,
     hasher: IdHasher,
     stopping: watch::Receiver<Option<Stopping>>,
+    closing: CancellationToken,
 }
 
 /// The broker stops: streams are told, and nothing new is taken.
@@ -49,18 +51,19 @@ pub struct Stopping {
 }
 
 impl Context {
-    /// `stopping` is set once the broker stops.
+    /// `stopping` is set once the broker stops; at `closing` streams are ended.
     pub fn new(
         engine: Arc<Engine>,
         settings: &Settings,
         stopping: watch::Receiver<Option<Stopping>>,
+        closing: CancellationToken,
     ) -> Self {
         let limits = BatchLimits {
             messages_max: settings.batch_messages_max as usize,
             bytes_max: settings.batch_bytes_max,
         };
         let hasher = IdHasher { key: engine.log().log_id() };
-        Self { engine, limits, streams_max: settings.streams_max, hasher, stopping }
+        Self { engine, limits, streams_max: settings.streams_max, hasher, stopping, closing }
     }
 
     /// Refuses new work while the broker stops.

@@ -127,7 +127,7 @@ impl Running {
         }
         let (stopping, stopping_seen) = watch::channel(None);
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let context = Context::new(engine.clone(), &settings, stopping_seen);
+        let context = Context::new(engine.clone(), &settings, stopping_seen, closing.clone());
         let routes = grpc::routes(&context, &access.authenticator(grpc_addr), health_service)?;
         let incoming = accept(grpc_listener, tls.clone(), settings.connections_max, counts);
         let server = Server::builder()
