@@ -65,6 +65,7 @@ impl StoredFailure {
         Self { kind: kind.to_owned(), message: message.to_owned(), details: details.to_owned() }
     }
 
+    /// Whether nothing was told.
     pub fn is_empty(&self) -> bool {
         self.kind.is_empty() && self.message.is_empty() && self.details.is_empty()
     }

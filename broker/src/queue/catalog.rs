@@ -24,6 +24,7 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// Names the queue for as long as it exists.
     pub fn id(&self) -> QueueId {
         self.definition.queue_id()
     }

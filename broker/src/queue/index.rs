@@ -31,16 +31,23 @@ pub enum State {
 pub struct StateSet(pub u32);
 
 impl StateSet {
+    /// [`State::Ready`].
     pub const READY: Self = Self(1);
+    /// [`State::Scheduled`].
     pub const SCHEDULED: Self = Self(2);
+    /// [`State::Leased`].
     pub const LEASED: Self = Self(4);
+    /// [`State::Parked`].
     pub const PARKED: Self = Self(8);
+    /// Every state.
     pub const ALL: Self = Self(15);
 
+    /// The states of both.
     pub fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    /// Whether all states of `other` are in it.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -106,6 +113,7 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// How many messages there are, in whatever state.
     pub fn messages(&self) -> u64 {
         self.ready + self.scheduled + self.leased + self.parked
     }
@@ -160,6 +168,7 @@ pub trait Index: Send {
         page: &mut Vec<Cursor>,
     ) -> Lookup<()>;
 
+    /// How many messages of a queue are in which state; never missing.
     fn counts(&self, queue: QueueId) -> Counts;
 
     /// Says how long messages may stay in a queue; `None`: for ever.

@@ -276,10 +276,12 @@ impl<I: Index> Core<I> {
         self.index.load(page);
     }
 
+    /// The bounds that this core was made with.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
+    /// Where messages are looked up; for listings and counts.
     pub fn index(&self) -> &I {
         &self.index
     }
@@ -289,6 +291,7 @@ impl<I: Index> Core<I> {
         self.catalog.after(name)
     }
 
+    /// How many queues there are.
     pub fn queue_count(&self) -> usize {
         self.catalog.len()
     }

@@ -54,18 +54,24 @@ pub const LEASE_DURATION_MS: u64 = 30 * SECOND_MS;
 pub const MAX_ATTEMPTS: i32 = 20;
 /// A job that kills its worker may take this many down before it is put aside.
 pub const MAX_CRASHES: i32 = 5;
+/// How long a message waits after its first failure.
 pub const INITIAL_BACKOFF_MS: u64 = 5 * SECOND_MS;
+/// How long a message waits at most after a failure.
 pub const MAX_BACKOFF_MS: u64 = 60 * 60 * SECOND_MS;
+/// How much longer each failure makes the backoff.
 pub const MULTIPLIER: f64 = 2.0;
+/// What part of a backoff is left to chance, so that failures together do not return together.
 pub const JITTER: f64 = 0.25;
 /// How long a dead letter stays.
 pub const DEAD_LETTER_RETENTION_MS: u64 = 7 * DAY_MS;
+/// How long a message id is remembered: longer than a client tries again.
 pub const DEDUP_WINDOW_MS: u64 = 5 * 60 * SECOND_MS;
 
 /// Nobody counts further; who wants no limit says so.
 pub const ATTEMPTS_MAX: i32 = 1_000_000;
 /// Leases shorter than this end while the delivery is still on its way.
 pub const LEASE_DURATION_MS_MIN: u64 = SECOND_MS;
+/// Whose work takes longer extends its lease.
 pub const LEASE_DURATION_MS_MAX: u64 = DAY_MS / 2;
 /// Ids are remembered in memory; a longer window would be cut by their number anyway.
 pub const DEDUP_WINDOW_MS_MAX: u64 = DAY_MS;
@@ -90,6 +96,7 @@ impl Policy {
         u32::try_from(self.max_crashes.unwrap_or(MAX_CRASHES)).ok()
     }
 
+    /// Whether dead letters go for good.
     pub fn discards_dead_letters(&self) -> bool {
         self.discard_dead_letters.unwrap_or(false)
     }
@@ -152,18 +159,22 @@ impl Policy {
 }
 
 impl Retry {
+    /// The first backoff.
     pub fn initial(&self) -> u64 {
         self.initial_ms.unwrap_or(INITIAL_BACKOFF_MS)
     }
 
+    /// What no backoff exceeds.
     pub fn longest(&self) -> u64 {
         self.max_ms.unwrap_or_else(|| MAX_BACKOFF_MS.max(self.initial()))
     }
 
+    /// How much longer each failure makes it.
     pub fn factor(&self) -> f64 {
         self.multiplier.unwrap_or(MULTIPLIER)
     }
 
+    /// What part of it is left to chance.
     pub fn spread(&self) -> f64 {
         self.jitter.unwrap_or(JITTER)
     }

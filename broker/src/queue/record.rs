@@ -11,7 +11,7 @@ use super::ids::QueueId;
 use super::time::Due;
 
 /// Messages that one record names at most: what names more takes several records, so that a head
-/// stays below the log's 64 KiB.
+/// stays below 64 KiB.
 pub const BIRTHS_MAX: usize = 4_096;
 
 /// One fact. Tags are stable; a tag is never used for anything else.
@@ -146,6 +146,7 @@ pub struct QueueDefinition {
 }
 
 impl QueueDefinition {
+    /// The queue's id, typed.
     pub fn queue_id(&self) -> QueueId {
         QueueId(self.id)
     }

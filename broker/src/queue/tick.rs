@@ -16,6 +16,7 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
+    /// Whether one of them has come.
     pub fn is_over(self, now: Now) -> bool {
         self.boot_ms.is_some_and(|deadline| deadline <= now.boot_ms)
             || self.wall_ms.is_some_and(|deadline| deadline <= now.wall_ms)

@@ -9,6 +9,7 @@ use super::stage::{StageIndex, WALL_MS, deliveries_of};
 use super::{queues, streams};
 use crate::queue::body::{StoredFailure, StoredMessage};
 use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::record::BatchRefused;
 use crate::queue::{
     BatchOutcome, Effect, Extend, NewDue, NewMessage, OnStream, OpenProducer, Outcome, Publish,
     Receipt, Settle, Settlement, StreamId,
@@ -23,6 +24,7 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
             script.stage.core.close_producer(epoch, stream);
         }
         "send" => send(script, args),
+        "send-malformed" => send_malformed(script, args),
         "consume" => streams::consume(script, args),
         "window" => streams::window(script, args),
         "drain" => streams::drain(script, args),
@@ -145,15 +147,32 @@ fn batch(outcome: &BatchOutcome) -> String {
 }
 
 fn send<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
-    let on = OnStream {
+    let on = on_stream(args);
+    let publish = messages(args);
+    let outcome = script.stage.turn(|core, now, out| core.publish_batch(&publish, on, now, out));
+    script.tell(outcome, |outcome| vec![batch(&outcome)]);
+}
+
+/// A batch that was refused before the core saw its messages.
+fn send_malformed<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let on = on_stream(args);
+    let refused = BatchRefused {
+        producer: on.producer,
+        batch: on.batch,
+        reason: "INVALID_ARGUMENT".to_owned(),
+        ..BatchRefused::default()
+    };
+    let outcome = script.stage.turn(|core, _, _| core.refuse_batch(on, refused.clone()));
+    script.tell(outcome, |outcome| vec![batch(&outcome)]);
+}
+
+fn on_stream(args: &mut Args<'_>) -> OnStream {
+    OnStream {
         producer: number(args.word()),
         stream: StreamId(args.number("stream").unwrap()),
         batch: args.number("batch").unwrap(),
         confirmed_through: args.number("confirmed").unwrap_or(0),
-    };
-    let publish = messages(args);
-    let outcome = script.stage.turn(|core, now, out| core.publish_batch(&publish, on, now, out));
-    script.tell(outcome, |outcome| vec![batch(&outcome)]);
+    }
 }
 
 /// A lease: `a` for the last one of message `a`, `a@1` for the first, `nobody` for none at all.
