@@ -6,6 +6,7 @@ mod args;
 mod check;
 mod commands;
 mod model;
+mod producers;
 mod queues;
 mod random;
 mod script;

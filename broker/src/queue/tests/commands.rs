@@ -5,7 +5,7 @@ use qbroker_storage::Lsn;
 use super::args::{Args, duration_ms, number};
 use super::script::Script;
 use super::show;
-use super::stage::{StageIndex, WALL_MS, deliveries_of};
+use super::stage::{STEPS_MAX, StageIndex, WALL_MS, deliveries_of};
 use super::{queues, streams};
 use crate::queue::body::{StoredFailure, StoredMessage};
 use crate::queue::ids::{ConsumerId, LeaseToken};
@@ -268,13 +268,14 @@ fn extend<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
 
 /// What is due by now, in as many steps as it takes.
 fn tick<I: StageIndex>(script: &mut Script<I>) {
-    loop {
+    for _ in 0..STEPS_MAX {
         let outcome = script.stage.turn(|core, now, out| core.tick(now, out));
         script.tell(outcome, |()| Vec::new());
         if !script.stage.core.deadlines().is_over(script.stage.now) {
             return;
         }
     }
+    panic!("{:?} stay over at {:?}", script.stage.core.deadlines(), script.stage.now);
 }
 
 fn deadlines<I: StageIndex>(script: &mut Script<I>) {

@@ -8,7 +8,7 @@ use proptest::test_runner::Config;
 use qbroker_storage::{Body, Lsn};
 
 use super::model::{Asked, Consumer, Model, Pulling, What};
-use super::stage::{Outcome as Heard, Stage, StageIndex, deliveries_of};
+use super::stage::{Outcome as Heard, STEPS_MAX, Stage, StageIndex, deliveries_of};
 use crate::queue::body::StoredFailure;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::memory::MemoryIndex;
@@ -112,7 +112,8 @@ proptest! {
     }
 }
 
-fn cases() -> u32 {
+/// How often a random test is run.
+pub(super) fn cases() -> u32 {
     if std::env::var_os("QBROKER_SLOW").is_some() { 5_000 } else { 40 }
 }
 
@@ -514,14 +515,14 @@ impl<I: StageIndex> Play<I> {
     fn advance(&mut self, ms: u64) {
         self.stage.now.boot_ms += ms;
         self.stage.now.wall_ms += ms;
-        loop {
+        for _ in 0..STEPS_MAX {
             let heard = self.stage.turn(|core, now, out| core.tick(now, out));
             self.heard(&heard, Asked { tick: true, ..Asked::default() });
             if !self.stage.core.deadlines().is_over(self.stage.now) {
-                break;
+                return self.model.check_nothing_is_overdue(self.stage.now);
             }
         }
-        self.model.check_nothing_is_overdue(self.stage.now);
+        panic!("{:?} stay over at {:?}", self.stage.core.deadlines(), self.stage.now);
     }
 
     fn restart(&mut self, reboot: bool) {

@@ -24,6 +24,8 @@ use crate::queue::{Core, Delivery, Effect, Limits, Output, Stop, Turn};
 pub(super) const WALL_MS: u64 = 1_000_000_000_000;
 /// Uptime of the machine by then.
 pub(super) const BOOT_MS: u64 = 5_000_000;
+/// More steps than any test needs until nothing is due.
+pub(super) const STEPS_MAX: u32 = 1_000;
 /// A core is restored from a snapshot so often.
 const COMMANDS_PER_SNAPSHOT: u64 = 5;
 
