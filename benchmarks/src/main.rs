@@ -3,6 +3,7 @@
 mod conditions;
 mod floor;
 mod machine;
+mod meter;
 mod process;
 mod qbroker;
 mod quick;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::conditions::Watch;
 use crate::floor::Floor;
 use crate::machine::Machine;
-use crate::process::processor_time;
+use crate::meter::Meter;
 use crate::qbroker::{self, Qbroker};
 use crate::report::Report;
 use crate::row::Row;
@@ -40,6 +40,9 @@ pub(crate) struct QuickArgs {
     /// Writes everything that was measured to this file too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Records the broker with `perf` into this folder while it is timed, which slows it
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
     /// Where the servers keep their files while it runs [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -74,6 +77,7 @@ pub(crate) async fn run(args: QuickArgs) -> Fallible<Report> {
     let bench = Bench {
         load: args.load(),
         rows: args.rows(),
+        profile: args.profile.clone(),
         floor: Arc::new(floor),
         qbroker: Arc::new(qbroker),
     };
@@ -141,6 +145,7 @@ fn folder_in(parent: &Path, name: &str) -> Fallible<PathBuf> {
 struct Bench {
     load: Load,
     rows: Vec<Row>,
+    profile: Option<PathBuf>,
     floor: Arc<Floor>,
     qbroker: Arc<Qbroker>,
 }
@@ -158,8 +163,8 @@ impl Bench {
         let load = Load { messages_max, duration_max, ..self.load.clone() };
         for &row in &self.rows {
             let queue = format!("{row:?}-warm-up");
-            run_once(row, &self.floor, &queue, &load).await?;
-            run_once(row, &self.qbroker, &queue, &load).await?;
+            run_once(row, &self.floor, &queue, &load, None).await?;
+            run_once(row, &self.qbroker, &queue, &load, None).await?;
         }
         Ok(())
     }
@@ -174,31 +179,30 @@ impl Bench {
         of_qbroker: &mut Samples,
     ) -> Fallible<()> {
         let queue = format!("{row:?}-{round}");
-        if round.is_multiple_of(2) {
-            sample(row, &self.floor, &queue, &self.load, of_floor).await?;
-            sample(row, &self.qbroker, &queue, &self.load, of_qbroker).await
+        let floor = async { run_once(row, &self.floor, &queue, &self.load, None).await };
+        let profile = self.profile.as_ref().map(|folder| folder.join(format!("{queue}.perf")));
+        let qbroker = async { run_once(row, &self.qbroker, &queue, &self.load, profile).await };
+        let (floor, qbroker) = if round.is_multiple_of(2) {
+            let floor = floor.await?;
+            (floor, qbroker.await?)
         } else {
-            sample(row, &self.qbroker, &queue, &self.load, of_qbroker).await?;
-            sample(row, &self.floor, &queue, &self.load, of_floor).await
-        }
+            let qbroker = qbroker.await?;
+            (floor.await?, qbroker)
+        };
+        of_floor.add(row, &floor)?;
+        of_qbroker.add(row, &qbroker)
     }
 }
 
-async fn sample<S: System>(
+async fn run_once<S: System>(
     row: Row,
     system: &Arc<S>,
     queue: &str,
     load: &Load,
-    samples: &mut Samples,
-) -> Fallible<()> {
-    let before = processor_time(system.server().id())?;
-    let run = run_once(row, system, queue, load).await?;
-    let used = processor_time(system.server().id())?.saturating_sub(before);
-    samples.add(row, &run, used.as_secs_f64() * 1e6)
-}
-
-async fn run_once<S: System>(row: Row, system: &Arc<S>, queue: &str, load: &Load) -> Fallible<Run> {
-    let run = workload::run(row, Arc::clone(system), queue.to_owned(), load.clone()).await;
+    profile: Option<PathBuf>,
+) -> Fallible<Run> {
+    let meter = Meter::new(system.server().id(), profile);
+    let run = workload::run(row, Arc::clone(system), queue.to_owned(), load.clone(), meter).await;
     run.with_context(|| {
         format!("{}'s server said last:\n{}", S::NAME, system.server().last_words())
     })

@@ -52,20 +52,20 @@ impl Samples {
         Self { figures: Vec::new(), server_us: Vec::new(), latency: histogram() }
     }
 
-    /// Adds a round in which the server used so many microseconds of processor time.
+    /// Adds a round.
     ///
     /// # Errors
     ///
     /// A run without messages has no figure.
-    pub(crate) fn add(&mut self, row: Row, run: &Run, server_us: f64) -> Fallible<()> {
+    pub(crate) fn add(&mut self, row: Row, run: &Run) -> Fallible<()> {
         anyhow::ensure!(0 < run.messages, "no message went through");
         let messages = run.messages as f64;
         self.figures.push(match (&run.latency, row.is_latency()) {
             (Some(latency), true) => microseconds(latency.value_at_quantile(0.5)),
-            (_, false) => messages / run.elapsed.as_secs_f64(),
+            (_, false) => messages / run.measured.elapsed.as_secs_f64(),
             (None, true) => anyhow::bail!("a run of latency without latencies"),
         });
-        self.server_us.push(server_us / messages);
+        self.server_us.push(run.measured.server.as_secs_f64() * 1e6 / messages);
         if let Some(latency) = &run.latency {
             self.latency.add(latency)?;
         }
@@ -123,6 +123,7 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meter::Measured;
 
     #[test]
     fn the_median_of_an_even_number_lies_between_the_middle_two() {
@@ -140,22 +141,23 @@ mod tests {
     fn a_row_of_latency_reports_times_and_the_others_rates() {
         let mut latency = histogram();
         [100_000, 200_000, 300_000].iter().for_each(|&ns| latency.record(ns).unwrap());
-        let elapsed = Duration::from_millis(500);
-        let run = Run { messages: 3, elapsed, latency: Some(latency) };
+        let measured =
+            Measured { elapsed: Duration::from_millis(500), server: Duration::from_micros(60) };
+        let run = Run { messages: 3, measured, latency: Some(latency) };
 
         let mut samples = Samples::new();
-        samples.add(Row::RoundTrip, &run, 60.0).unwrap();
+        samples.add(Row::RoundTrip, &run).unwrap();
         let summary = samples.summary().unwrap();
         assert!((199.0..201.0).contains(&summary.figure.median), "{summary:?}");
         assert_eq!(summary.server_processor_us_per_message.median, 20.0);
 
         let mut samples = Samples::new();
-        samples.add(Row::PublishUnary, &run, 60.0).unwrap();
+        samples.add(Row::PublishUnary, &run).unwrap();
         let summary = samples.summary().unwrap();
         assert_eq!(summary.figure.median, 6.0);
         assert!((299.0..301.0).contains(&summary.latency_us.unwrap().p99), "{summary:?}");
 
-        let nothing = Run { messages: 0, elapsed, latency: None };
-        samples.add(Row::Consume, &nothing, 0.0).unwrap_err();
+        let nothing = Run { messages: 0, measured, latency: None };
+        samples.add(Row::Consume, &nothing).unwrap_err();
     }
 }

@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::meter::{Measured, Meter};
 use crate::row::Row;
 use crate::samples::histogram;
 use crate::system::{Caller, Consumer, Fallible, Publisher, RoundTrip as _, System};
@@ -31,7 +32,7 @@ pub(crate) struct Run {
     /// Messages confirmed; of a row that consumes, messages acked.
     pub(crate) messages: u64,
     /// From the first message offered (or awaited) to the last answer.
-    pub(crate) elapsed: Duration,
+    pub(crate) measured: Measured,
     /// Nanoseconds of each call or round trip, where a row has them.
     pub(crate) latency: Option<Histogram<u64>>,
 }
@@ -46,10 +47,16 @@ pub(crate) async fn run<S: System>(
     system: Arc<S>,
     queue: String,
     load: Load,
+    meter: Meter,
 ) -> Fallible<Run> {
+    let driving = async move {
+        let drive = Drive { row, system: &*system, queue: &queue, load: &load, meter: &meter };
+        let run = drive.run().await?;
+        system.discard(&queue).await?;
+        Ok(run)
+    };
     // On a worker of the runtime, where the connections' tasks are: the main thread is none.
-    let driving = tokio::spawn(drive(row, system, queue, load));
-    let run = match tokio::time::timeout(STUCK, driving).await {
+    let run = match tokio::time::timeout(STUCK, tokio::spawn(driving)).await {
         Ok(driven) => driven.context("the workload panicked")?,
         Err(_) => Err(anyhow!("no end after {STUCK:?}")),
     };
@@ -59,27 +66,97 @@ pub(crate) async fn run<S: System>(
 /// A run that takes so long has lost something.
 const STUCK: Duration = Duration::from_secs(300);
 
-async fn drive<S: System>(row: Row, system: Arc<S>, queue: String, load: Load) -> Fallible<Run> {
-    let system = &*system;
-    let run = match row {
-        Row::PublishBatches | Row::PublishSingles => publish_row(row, system, &queue, &load).await,
-        Row::PublishUnary => call_row(row, system, &queue, &load).await,
-        Row::Consume => consume_row(row, system, &queue, &load).await,
-        Row::Both => both_row(row, system, &queue, &load).await,
-        Row::RoundTrip => round_trip_row(system, &queue, &load).await,
-    };
-    let run = run?;
-    system.discard(&queue).await?;
-    Ok(run)
+/// A run to be driven.
+struct Drive<'a, S> {
+    row: Row,
+    system: &'a S,
+    queue: &'a str,
+    load: &'a Load,
+    meter: &'a Meter,
 }
 
-async fn publish_row<S: System>(row: Row, system: &S, queue: &str, load: &Load) -> Fallible<Run> {
-    let publisher = system.publisher(queue).await?;
-    publish(publisher, row, load.clone()).await
+impl<S: System> Drive<'_, S> {
+    async fn run(&self) -> Fallible<Run> {
+        match self.row {
+            Row::PublishBatches | Row::PublishSingles => self.publish().await,
+            Row::PublishUnary => self.call().await,
+            Row::Consume => self.consume().await,
+            Row::Both => self.both().await,
+            Row::RoundTrip => self.round_trip().await,
+        }
+    }
+
+    async fn publish(&self) -> Fallible<Run> {
+        let publisher = self.system.publisher(self.queue).await?;
+        let begun = self.meter.begin().await?;
+        let messages = publish(publisher, self.row, self.load.clone()).await?;
+        Ok(Run { messages, measured: begun.end().await?, latency: None })
+    }
+
+    /// Publishes by single calls, as many at a time as the row says.
+    async fn call(&self) -> Fallible<Run> {
+        let caller = self.system.caller(self.queue).await?;
+        let calls = Arc::new(AtomicU64::new(0));
+        let mut callers = JoinSet::new();
+        let begun = self.meter.begin().await?;
+        for _ in 0..self.row.in_flight() {
+            callers.spawn(call(caller.clone(), self.load.clone(), Arc::clone(&calls)));
+        }
+        let mut latency = histogram();
+        while let Some(of_caller) = callers.join_next().await {
+            latency.add(of_caller??)?;
+        }
+        let measured = begun.end().await?;
+        Ok(Run { messages: latency.len(), measured, latency: Some(latency) })
+    }
+
+    async fn consume(&self) -> Fallible<Run> {
+        let mut stored = self.load.messages_max;
+        if self.system.needs_messages() {
+            // Not measured; it may take as long as what is.
+            let publisher = self.system.publisher(self.queue).await?;
+            stored = publish(publisher, self.row, self.load.clone()).await?;
+        }
+        let consumer = self.system.consumer(self.queue, self.row.in_flight()).await?;
+        let (_all, all) = watch::channel(Some(stored));
+        let begun = self.meter.begin().await?;
+        let messages = consume(consumer, self.load.clone(), all).await?;
+        Ok(Run { messages, measured: begun.end().await?, latency: None })
+    }
+
+    /// Publishes and consumes at once; ends when the last message published is acked.
+    async fn both(&self) -> Fallible<Run> {
+        let publisher = self.system.publisher(self.queue).await?;
+        let consumer = self.system.consumer(self.queue, self.row.in_flight()).await?;
+        let (published, all) = watch::channel(None);
+        // What was published is consumed to the end, or backlog would count as speed.
+        let to_the_end = Load { duration_max: Duration::MAX, ..self.load.clone() };
+        let begun = self.meter.begin().await?;
+        let consuming = tokio::spawn(consume(consumer, to_the_end, all));
+        let messages = publish(publisher, self.row, self.load.clone()).await?;
+        published.send_replace(Some(messages));
+        let messages = consuming.await??;
+        Ok(Run { messages, measured: begun.end().await?, latency: None })
+    }
+
+    async fn round_trip(&self) -> Fallible<Run> {
+        let mut trip = self.system.round_trip(self.queue).await?;
+        let mut latency = histogram();
+        let begun = self.meter.begin().await?;
+        let start = Instant::now();
+        while start.elapsed() < self.load.duration_max && latency.len() < self.load.messages_max {
+            let begin = Instant::now();
+            trip.there(&self.load.payload).await?;
+            record(&mut latency, begin)?;
+            trip.back().await?;
+        }
+        let measured = begun.end().await?;
+        Ok(Run { messages: latency.len(), measured, latency: Some(latency) })
+    }
 }
 
-/// Publishes with as much in flight as the row says, until the load is done.
-async fn publish(mut publisher: impl Publisher, row: Row, load: Load) -> Fallible<Run> {
+/// Publishes with as much in flight as the row says, until the load is done; how many messages.
+async fn publish(mut publisher: impl Publisher, row: Row, load: Load) -> Fallible<u64> {
     let (batch, in_flight) = (row.batch() as u64, u64::from(row.in_flight()));
     let (mut offered, mut confirmed) = (0, 0);
     let start = Instant::now();
@@ -91,35 +168,19 @@ async fn publish(mut publisher: impl Publisher, row: Row, load: Load) -> Fallibl
             offered += messages;
         }
         if confirmed == offered {
-            return Ok(Run { messages: confirmed, elapsed: start.elapsed(), latency: None });
+            return Ok(confirmed);
         }
         confirmed += publisher.confirmed().await?;
     }
-}
-
-/// Publishes by single calls, as many at a time as the row says.
-async fn call_row<S: System>(row: Row, system: &S, queue: &str, load: &Load) -> Fallible<Run> {
-    let caller = system.caller(queue).await?;
-    let calls = Arc::new(AtomicU64::new(0));
-    let mut callers = JoinSet::new();
-    let start = Instant::now();
-    for _ in 0..row.in_flight() {
-        callers.spawn(call(caller.clone(), load.clone(), Arc::clone(&calls), start));
-    }
-    let mut latency = histogram();
-    while let Some(of_caller) = callers.join_next().await {
-        latency.add(of_caller??)?;
-    }
-    Ok(Run { messages: latency.len(), elapsed: start.elapsed(), latency: Some(latency) })
 }
 
 async fn call(
     mut caller: impl Caller,
     load: Load,
     calls: Arc<AtomicU64>,
-    start: Instant,
 ) -> Fallible<Histogram<u64>> {
     let mut latency = histogram();
+    let start = Instant::now();
     while start.elapsed() < load.duration_max
         && calls.fetch_add(1, Ordering::Relaxed) < load.messages_max
     {
@@ -130,28 +191,17 @@ async fn call(
     Ok(latency)
 }
 
-async fn consume_row<S: System>(row: Row, system: &S, queue: &str, load: &Load) -> Fallible<Run> {
-    let mut stored = load.messages_max;
-    if system.needs_messages() {
-        // Not timed; by the clock it may take as long as the timed part.
-        stored = publish(system.publisher(queue).await?, row, load.clone()).await?.messages;
-    }
-    let consumer = system.consumer(queue, row.in_flight()).await?;
-    let (_all, all) = watch::channel(Some(stored));
-    consume(consumer, load.clone(), all).await
-}
-
 /// Consumes and acks until the load is done, or as many as `all` says once that is known.
 async fn consume<C: Consumer>(
     mut consumer: C,
     load: Load,
     mut all: watch::Receiver<Option<u64>>,
-) -> Fallible<Run> {
+) -> Fallible<u64> {
     let mut messages = 0;
     let start = Instant::now();
     loop {
         let known = *all.borrow_and_update();
-        let timed_out = known.is_some() && load.duration_max <= start.elapsed();
+        let timed_out = load.duration_max <= start.elapsed();
         if timed_out || known.is_some_and(|all| all <= messages) {
             break;
         }
@@ -165,33 +215,7 @@ async fn consume<C: Consumer>(
         }
     }
     consumer.acked().await?;
-    Ok(Run { messages, elapsed: start.elapsed(), latency: None })
-}
-
-/// Publishes and consumes at once; ends when the last message published is acked.
-async fn both_row<S: System>(row: Row, system: &S, queue: &str, load: &Load) -> Fallible<Run> {
-    let publisher = system.publisher(queue).await?;
-    let consumer = system.consumer(queue, row.in_flight()).await?;
-    let (published, all) = watch::channel(None);
-    // What was published is consumed to the end, or backlog would count as speed.
-    let to_the_end = Load { duration_max: Duration::MAX, ..load.clone() };
-    let consuming = tokio::spawn(consume(consumer, to_the_end, all));
-    let publishing = publish(publisher, row, load.clone()).await?;
-    published.send_replace(Some(publishing.messages));
-    consuming.await?
-}
-
-async fn round_trip_row<S: System>(system: &S, queue: &str, load: &Load) -> Fallible<Run> {
-    let mut trip = system.round_trip(queue).await?;
-    let mut latency = histogram();
-    let start = Instant::now();
-    while start.elapsed() < load.duration_max && latency.len() < load.messages_max {
-        let begin = Instant::now();
-        trip.there(&load.payload).await?;
-        record(&mut latency, begin)?;
-        trip.back().await?;
-    }
-    Ok(Run { messages: latency.len(), elapsed: start.elapsed(), latency: Some(latency) })
+    Ok(messages)
 }
 
 fn record(latency: &mut Histogram<u64>, begin: Instant) -> Fallible<()> {

@@ -1,0 +1,114 @@
+//! The part of a run that counts: how long it takes and what the server does in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
+
+use crate::process::processor_time;
+use crate::system::Fallible;
+
+/// Measures a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Meter {
+    server: u32,
+    /// Where `perf` writes what the server does.
+    profile: Option<PathBuf>,
+}
+
+/// A part that has begun.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    server: u32,
+    at: Instant,
+    processor: Duration,
+    profiler: Option<Profiler>,
+}
+
+/// A part that is over.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Measured {
+    pub(crate) elapsed: Duration,
+    /// The server's processor time.
+    pub(crate) server: Duration,
+}
+
+impl Meter {
+    /// For the server with this process id; with `profile`, `perf` records it into that file.
+    pub(crate) fn new(server: u32, profile: Option<PathBuf>) -> Self {
+        Self { server, profile }
+    }
+
+    pub(crate) async fn begin(&self) -> Fallible<Begun> {
+        let profiler = match &self.profile {
+            Some(file) => Some(Profiler::start(self.server, file).await?),
+            None => None,
+        };
+        let processor = processor_time(self.server)?;
+        Ok(Begun { server: self.server, at: Instant::now(), processor, profiler })
+    }
+}
+
+impl Begun {
+    pub(crate) async fn end(self) -> Fallible<Measured> {
+        let elapsed = self.at.elapsed();
+        let server = processor_time(self.server)?.saturating_sub(self.processor);
+        if let Some(profiler) = self.profiler {
+            profiler.stop().await?;
+        }
+        Ok(Measured { elapsed, server })
+    }
+}
+
+/// `perf`, recording.
+#[derive(Debug)]
+struct Profiler {
+    perf: Child,
+}
+
+impl Profiler {
+    /// Returns once `perf` records, so that what comes next is in the profile.
+    async fn start(server: u32, file: &Path) -> Fallible<Self> {
+        let mut command = Command::new("perf");
+        command.args(["record", "--freq", "997", "--call-graph", "dwarf,16384"]);
+        // It answers on its stdout, once it has begun, to the order that it finds on its stdin.
+        command.args(["--delay=-1", "--control", "fd:0,1"]);
+        command.arg("--pid").arg(server.to_string()).arg("--output").arg(file);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut perf = command.kill_on_drop(true).spawn().context("cannot start perf")?;
+        let mut orders = perf.stdin.take().expect("stdin is a pipe");
+        tokio::io::AsyncWriteExt::write_all(&mut orders, b"enable\n").await?;
+        let mut answer = [0; 5];
+        let answers = perf.stdout.as_mut().expect("stdout is a pipe");
+        answers.read_exact(&mut answer).await.context("perf does not record")?;
+        ensure!(answer.starts_with(b"ack"), "perf answers {:?}", answer.escape_ascii().to_string());
+        perf.stdin = Some(orders);
+        Ok(Self { perf })
+    }
+
+    async fn stop(mut self) -> Fallible<()> {
+        let id = self.perf.id().context("perf ended by itself")?;
+        let id = rustix::process::Pid::from_raw(id.try_into()?).context("perf has no id")?;
+        rustix::process::kill_process(id, rustix::process::Signal::INT)?;
+        self.perf.wait().await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_has_its_own_time_and_processor_time() {
+        let meter = Meter::new(std::process::id(), None);
+        let whole = meter.begin().await.unwrap();
+        let part = meter.begin().await.unwrap().end().await.unwrap();
+        let whole = whole.end().await.unwrap();
+        assert!(part.elapsed <= whole.elapsed, "{part:?} {whole:?}");
+        assert!(part.server <= whole.server, "{part:?} {whole:?}");
+    }
+}
