@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use clap::Args;
+use qbroker::exit::Exit;
 use qbroker_client::{Client, Consumer, Delivery, Error};
 
 use super::line::leased_item;
-use super::work::Worker;
+use super::work::{SETTLE_PATIENCE, Worker};
 use crate::cli::Outcome;
 use crate::cli::failure::{Failure, say};
 use crate::cli::globals::Globals;
@@ -18,9 +19,6 @@ use crate::cli::signals::Stops;
 
 /// How long the broker is asked to wait at a time for a queue to be empty.
 const EMPTY_WAIT: Duration = Duration::from_secs(20);
-
-/// How long after the second signal at most: commands have 10 s to heed SIGTERM.
-const STOP_AT_LAST: Duration = Duration::from_secs(15);
 
 /// Messages printed and acked together: one write, one settlement.
 const PRINTED_AT_ONCE: usize = 256;
@@ -64,15 +62,21 @@ impl ConsumeArgs {
     /// Consumes until it is told to stop.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
         let stops = Stops::listen()?;
-        let ended = stops.clone();
+        let told = stops.clone();
         let at_last = async {
-            ended.now.cancelled().await;
-            tokio::time::sleep(STOP_AT_LAST).await;
+            // Commands may run for long after the first signal; what is only printed may not.
+            match self.exec {
+                Some(_) => told.now.cancelled().await,
+                None => told.finish.cancelled().await,
+            }
+            tokio::time::sleep(SETTLE_PATIENCE).await;
         };
         tokio::select! {
             outcome = self.consume(globals, stops) => outcome,
-            // The broker does not answer any more; it will find the session lost.
-            () = at_last => Ok(ended.exit()),
+            () = at_last => {
+                let message = "the broker does not answer: what was done last may come again";
+                Err(Failure::new(Exit::TryLater, message))
+            }
         }
     }
 
@@ -89,17 +93,20 @@ impl ConsumeArgs {
                 let worker =
                     Worker::new(command, self.concurrency.get(), self.count, stops.clone());
                 let tally = worker.run(&consumer, empty).await;
-                if !globals.quiet {
-                    say(&tally.as_ref().map_or_else(Failure::to_string, ToString::to_string));
+                if let Ok(tally) = &tally
+                    && !globals.quiet
+                {
+                    say(&tally.to_string());
                 }
                 tally.map(|_| ())
             }
             None => self.print(&consumer, empty, &stops).await,
         };
         // Also where it failed: what was not handed out should not wait for the session's end.
-        let closed = consumer.close().await;
+        let closed = tokio::time::timeout(SETTLE_PATIENCE, consumer.close()).await;
         consumed?;
-        closed?;
+        // Everything was settled: a broker that is gone by now misses nothing.
+        closed.unwrap_or(Ok(()))?;
         Ok(stops.exit())
     }
 

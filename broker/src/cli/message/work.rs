@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qbroker::exit::Exit;
 use qbroker_client::{Consumer, Delivery, Error, Failure as Why, Settling};
@@ -16,6 +17,10 @@ use super::exec::{Job, Verdict, execute};
 use super::line::variables;
 use crate::cli::failure::Failure;
 use crate::cli::signals::Stops;
+
+/// How long to try, after the last command, to tell the broker how it ended: as long as it keeps the
+/// leases of a client that is away.
+pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Hands messages to a command.
 pub(super) struct Worker {
@@ -81,20 +86,28 @@ impl Worker {
     ) -> Result<Tally, Failure> {
         let mut outcome = self.take(consumer, empty).await;
         // What was delivered and not begun goes back now, not when the last command ends.
-        outcome = outcome.and(consumer.drain().await.map_err(Failure::from));
-        loop {
+        let drain = consumer.drain();
+        tokio::pin!(drain);
+        let mut drained = false;
+        while !drained || !self.tasks.is_empty() {
             if outcome.is_err() {
                 // Nothing that ends from here on could be settled, or nothing can be run at all.
                 self.stops.now.cancel();
             }
-            match self.tasks.join_next().await {
-                Some(ended) => {
-                    let ended = self.end(consumer, ended);
-                    outcome = outcome.and(ended);
+            let step = tokio::select! {
+                Some(ended) = self.tasks.join_next() => self.end(consumer, ended),
+                result = &mut drain, if !drained => {
+                    drained = true;
+                    result.map_err(Failure::from)
                 }
-                None => return outcome.map(|()| self.tally),
-            }
+                () = tokio::time::sleep(SETTLE_PATIENCE), if self.running == 0 => {
+                    let message = "the broker does not answer: what was done last may come again";
+                    return Err(Failure::new(Exit::TryLater, message));
+                }
+            };
+            outcome = outcome.and(step);
         }
+        outcome.map(|()| self.tally)
     }
 
     async fn take(
