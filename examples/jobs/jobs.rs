@@ -22,7 +22,7 @@ pub(crate) const SHELL_QUEUE: &str = "passages-shell";
 pub(crate) struct Job {
     pub(crate) message_id: String,
     pub(crate) queue: String,
-    /// Where the passage is from.
+    /// Where the passage is from, and how long it is.
     pub(crate) headers: BTreeMap<String, String>,
     /// The passage.
     pub(crate) payload: String,

@@ -46,7 +46,7 @@ struct Args {
     /// The folder whose text is worked on.
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/.."))]
     text: PathBuf,
-    /// An empty folder for jobs.jsonl, results.tsv and the broker's data; a temporary one if absent.
+    /// An empty folder for jobs.jsonl, results.tsv and the broker's data; else a temporary one.
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The broker's executable; by default the one that cargo builds, or the one beside this one.

@@ -17,8 +17,8 @@ const BATCHES_PENDING_MAX: usize = 40;
 
 /// Publishes every job and returns once all of them are on disk.
 ///
-/// The publisher rides through the kills by itself: where the broker's answer was lost, it asks what
-/// was stored and sends the rest. So nothing is stored twice, and nobody has to look for it.
+/// The publisher rides through the kills by itself: where the broker's answer was lost, it asks
+/// what was stored and sends the rest. So nothing is stored twice, and nobody has to look for it.
 ///
 /// # Errors
 ///

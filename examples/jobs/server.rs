@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -93,7 +93,7 @@ impl Server {
             let due = f64::from(done + 1) / f64::from(kills + 1);
             let progress = tokio::select! {
                 progress = tally.reached(|now| now.finished || due <= now.share()) => progress,
-                status = self.process.child.wait() => return Err(self.process.deserted(status?).await),
+                status = self.process.child.wait() => return self.process.deserted(status?).await,
             };
             if progress.finished {
                 return Ok(done);
@@ -111,7 +111,7 @@ impl Server {
         }
         tokio::select! {
             () = tally.finished() => Ok(kills),
-            status = self.process.child.wait() => Err(self.process.deserted(status?).await),
+            status = self.process.child.wait() => self.process.deserted(status?).await,
         }
     }
 
@@ -138,7 +138,7 @@ impl Server {
         kill_process(id.context("the broker ended by itself")?, Signal::TERM)?;
         let status = self.process.child.wait().await?;
         if !status.success() {
-            return Err(self.process.deserted(status).await);
+            return self.process.deserted(status).await;
         }
         Ok(())
     }
@@ -189,13 +189,13 @@ impl Process {
     }
 
     /// The error of a broker that ended although nobody asked it to.
-    async fn deserted(&mut self, status: ExitStatus) -> anyhow::Error {
+    async fn deserted<T>(&mut self, status: ExitStatus) -> Fallible<T> {
         // Its end closed the pipe.
         let heard = match self.log.take() {
             Some(log) => log.await.unwrap_or_default(),
             None => VecDeque::new(),
         };
-        anyhow!("the broker ended unasked or badly ({status}):\n{}", quote(&heard))
+        bail!("the broker ended unasked or badly ({status}):\n{}", quote(&heard))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The workers that are no Rust: processes of `qbroker message consume --exec` with a line of shell.
+//! The workers that are no Rust: processes of `qbroker message consume --exec`, with some shell.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,11 +15,19 @@ use crate::jobs::SHELL_QUEUE;
 use crate::tally::{Tally, Worker};
 
 /// Prints a result: the job's id and the words of the passage on stdin. It is one write of a short
-/// line, so that programs that run at once do not tear each other's lines. The locale is the one in
-/// which awk reads bytes.
+/// line, so that programs that run at once do not tear each other's lines.
+///
+/// A worker that is killed may not have handed over the whole payload, and to the program that it
+/// leaves behind the end of a part looks like any other: hence the comparison with the header.
+/// The locale is the one in which awk counts bytes, and the record separator occurs in no text.
 const COUNT_WORDS: &str = r#"
-words=$(LC_ALL=C awk '{ words += NF } END { print words + 0 }') &&
-printf '%s %s\n' "$QBROKER_MESSAGE_ID" "$words"
+counts=$(LC_ALL=C awk -v RS='\001' '{ print NF, length }')
+set -- $counts
+if [ "$2" != "$QBROKER_MESSAGE_HEADER_BYTES" ]; then
+    echo "$2 bytes of $QBROKER_MESSAGE_HEADER_BYTES" >&2
+    exit 1
+fi
+printf '%s %s\n' "$QBROKER_MESSAGE_ID" "$1"
 "#;
 
 /// Programs that each worker runs at once.

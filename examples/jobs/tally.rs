@@ -155,8 +155,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Writes a line per job, in the file's order: its id, a tab, its words; no line where it has no
-    /// result.
+    /// Writes a line per job that has a result, in the file's order: its id, a tab, its words.
     ///
     /// # Errors
     ///
@@ -198,7 +197,7 @@ impl fmt::Display for Tally {
 mod tests {
     use super::*;
 
-    fn tally(dir: &Path) -> Tally {
+    fn tally_of_two(dir: &Path) -> Tally {
         let path = dir.join("jobs.jsonl");
         let job = |id: &str, queue: &str, payload: &str| {
             format!(
@@ -217,7 +216,7 @@ mod tests {
     #[test]
     fn a_result_counts_once_and_a_different_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let tally = tally(dir.path());
+        let tally = tally_of_two(dir.path());
         tally.record("a", 2, Worker::Rust).unwrap();
         tally.record("a", 2, Worker::Rust).unwrap();
         assert_eq!(told(tally.record("a", 3, Worker::Rust)), "a has 2 words and, done again, 3");
@@ -231,10 +230,10 @@ mod tests {
     #[test]
     fn wrong_results_and_unknown_jobs_do_not_pass() {
         let dir = tempfile::tempdir().unwrap();
-        let tally = tally(dir.path());
+        let tally = tally_of_two(dir.path());
         tally.record("a", 7, Worker::Rust).unwrap();
         assert_eq!(told(tally.check()), "a has 2 words, not 7");
-        let tally = super::tests::tally(tempfile::tempdir().unwrap().path());
+        let tally = tally_of_two(dir.path());
         for (id, words) in [("a", 2), ("b", 1), ("c", 1)] {
             tally.record(id, words, Worker::Rust).unwrap();
         }
@@ -244,7 +243,7 @@ mod tests {
     #[test]
     fn progress_is_the_mean_of_its_three_parts() {
         let dir = tempfile::tempdir().unwrap();
-        let tally = tally(dir.path());
+        let tally = tally_of_two(dir.path());
         tally.published(2);
         assert!((tally.progress.borrow().share() - 1.0 / 3.0).abs() < 1e-9);
         tally.record("b", 1, Worker::Shell).unwrap();

@@ -96,8 +96,9 @@ impl Text {
     }
 
     fn job(&self, number: usize, first: usize, length: usize, shell: bool) -> Job {
-        let passage: Vec<_> = self.lines().skip(first).take(length).collect();
+        let passage = self.lines().skip(first).take(length).collect::<Vec<_>>().join("\n");
         let headers = [
+            ("bytes".to_owned(), passage.len().to_string()),
             ("file".to_owned(), self.name.clone()),
             ("first-line".to_owned(), (first + 1).to_string()),
             ("lines".to_owned(), length.to_string()),
@@ -106,7 +107,7 @@ impl Text {
             message_id: format!("passage-{:06}", number + 1),
             queue: if shell { SHELL_QUEUE } else { RUST_QUEUE }.to_owned(),
             headers: headers.into(),
-            payload: passage.join("\n"),
+            payload: passage,
         }
     }
 }
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!((jobs.in_queue(SHELL_QUEUE), jobs.in_queue(RUST_QUEUE)), (2, 3));
         let last = jobs.iter().last().unwrap();
         assert_eq!((last.message_id.as_str(), &*last.headers["file"]), ("passage-000005", "a.md"));
-        assert_eq!(last.headers["first-line"], "3");
+        assert_eq!((&*last.headers["first-line"], &*last.headers["bytes"]), ("3", "14"));
     }
 
     #[test]

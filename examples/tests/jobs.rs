@@ -1,5 +1,6 @@
-//! The example at its full size: 100,000 jobs, a broker that is killed seven times, and a look at the
-//! result with other eyes than its own.
+//! The example at its full size: 100,000 jobs, a broker that is killed seven times, and a look at
+//! the result with other eyes than its own.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::path::Path;
