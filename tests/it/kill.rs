@@ -14,12 +14,12 @@ use qbroker_tests::seed::{self, Rng};
 use qbroker_tests::server::Server;
 
 /// Mostly acks; some of everything else.
-fn judge(mut rng: Rng) -> impl FnMut() -> Verdict {
+fn judge(mut rng: Rng) -> impl FnMut() -> Option<Verdict> {
     move || match rng.below(20) {
-        0 | 1 => Verdict::Nack,
-        2 => Verdict::Release,
-        3 => Verdict::End(End::DeadLettered),
-        _ => Verdict::End(End::Acked),
+        0 | 1 => Some(Verdict::Nack),
+        2 => Some(Verdict::Release),
+        3 => Some(Verdict::End(End::DeadLettered)),
+        _ => Some(Verdict::End(End::Acked)),
     }
 }
 
@@ -63,7 +63,7 @@ async fn nothing_confirmed_is_lost_and_no_ack_comes_undone_by_sigkill_under_load
     load::create_queue(&client).await;
 
     let ledger = Arc::new(Ledger::default());
-    let mut load = Load::start(&front.url(), ledger.clone()).await;
+    let mut load = Load::new(&front.url(), ledger.clone());
     let mut chance = || Rng::new(rng.next_u64());
     load.add_stream_publisher("s", chance()).await;
     load.add_stream_publisher("t", chance()).await;
@@ -95,7 +95,7 @@ async fn nothing_confirmed_is_lost_and_no_ack_comes_undone_by_sigkill_under_load
 }
 
 /// The broker's own figures are those of its clients, to the message.
-async fn check_figures(client: &Client, totals: &Totals) {
+pub(crate) async fn check_figures(client: &Client, totals: &Totals) {
     let stats = client.get_queue(QUEUE).await.unwrap().stats;
     assert_eq!((stats.ready, stats.scheduled, stats.leased, stats.parked), (0, 0, 0, 0));
     assert_eq!(stats.published_total, totals.stored);
@@ -104,7 +104,9 @@ async fn check_figures(client: &Client, totals: &Totals) {
     assert_eq!(stats.dead_lettered_total, totals.dead.len() as u64);
     assert_eq!(stats.dead, totals.dead.len() as u64);
     assert_eq!(stats.expired_leases_total, 0);
-    assert_eq!(dead_letters(client).await, totals.dead);
+    if !totals.dead.is_empty() {
+        assert_eq!(dead_letters(client).await, totals.dead);
+    }
 }
 
 /// The names of all dead letters, each once, each with what its consumer said.

@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod kill;
+mod stop;
+mod tidy;

@@ -31,7 +31,8 @@ struct Account {
     /// Its place in the log, once anybody was told of it.
     sequence: Option<u64>,
     confirmed: bool,
-    deliveries: u32,
+    /// A consumer has it in hand.
+    running: bool,
     /// Failures that were handed in: as many as the next delivery must name.
     nacks: u32,
     /// How it ended, as handed in; and whether that was confirmed.
@@ -110,8 +111,10 @@ impl Ledger {
             state.broken.push(format!("delivered, and never published: {leased:?}"));
             return None;
         };
-        account.deliveries += 1;
         let (end, confirmed, nacks) = (account.end, account.end_confirmed, account.nacks);
+        if std::mem::replace(&mut account.running, true) {
+            state.broken.push(format!("{name} came again while it was being worked on"));
+        }
         if leased.message.payload != payload(&name) {
             state.broken.push(format!("{name} has another payload than it was published with"));
         }
@@ -136,6 +139,7 @@ impl Ledger {
     pub fn settling(&self, name: &str, verdict: Verdict) {
         let mut state = self.state.lock();
         let account = state.messages.get_mut(name).expect("it was offered");
+        account.running = false;
         match verdict {
             Verdict::End(end) => account.end = Some(end),
             Verdict::Nack => account.nacks += 1,
@@ -148,7 +152,9 @@ impl Ledger {
         let mut state = self.state.lock();
         match answer {
             // No lease of these tests may end: their consumers come back in time.
-            Err(error) => state.broken.push(format!("{name} was not settled ({verdict:?}): {error}")),
+            Err(error) => {
+                state.broken.push(format!("{name} was not settled ({verdict:?}): {error}"))
+            }
             Ok(()) => {
                 let account = state.messages.get_mut(name).expect("it was offered");
                 account.end_confirmed |= matches!(verdict, Verdict::End(_));

@@ -28,6 +28,7 @@ pub struct Load {
     unfinished: Arc<Semaphore>,
     /// What they are to do.
     phase: watch::Sender<Phase>,
+    long_jobs: LongJobs,
     publishers: JoinSet<()>,
     consumers: JoinSet<()>,
 }
@@ -69,12 +70,14 @@ pub async fn create_queue(client: &Client) {
 }
 
 impl Load {
-    /// Connects to `url`, which must stay the broker's over its restarts.
-    pub async fn start(url: &str, ledger: Arc<Ledger>) -> Self {
+    /// Work at `url`, which must stay the broker's over its restarts; nobody works yet.
+    pub fn new(url: &str, ledger: Arc<Ledger>) -> Self {
         let (phase, _) = watch::channel(Phase::Publishing);
         let unfinished = Arc::new(Semaphore::new(UNFINISHED_MAX));
+        let long_jobs = LongJobs::default();
         let (publishers, consumers) = (JoinSet::new(), JoinSet::new());
-        Self { ledger, url: url.to_owned(), unfinished, phase, publishers, consumers }
+        let url = url.to_owned();
+        Self { ledger, url, unfinished, phase, long_jobs, publishers, consumers }
     }
 
     /// Adds a publisher of batches on a stream: exact by its producer session.
@@ -89,19 +92,33 @@ impl Load {
         self.publishers.spawn(source.publish_with_ids(client));
     }
 
-    /// Adds a consumer whose verdicts are by `judge`.
+    /// Adds a consumer whose verdicts are by `judge`; `None` makes the delivery a long job, which runs
+    /// until it is told to end and is acked then.
     ///
     /// # Panics
     /// When the broker refuses it.
-    pub async fn add_consumer(&mut self, judge: impl FnMut() -> Verdict + Send + 'static) {
+    pub async fn add_consumer(&mut self, judge: impl FnMut() -> Option<Verdict> + Send + 'static) {
         let client = client(&self.url).await;
         let open = client.consumer([QUEUE]).window(64).session_grace(PATIENCE).open();
         let worker = Worker {
             ledger: self.ledger.clone(),
             unfinished: self.unfinished.clone(),
-            consumer: Arc::new(open.await.expect("the broker takes a consumer")),
+            long_jobs: self.long_jobs.clone(),
+            consumer: open.await.expect("the broker takes a consumer"),
         };
         self.consumers.spawn(worker.work(judge, self.phase.subscribe()));
+    }
+
+    /// Waits until at least so many long jobs are running.
+    pub async fn wait_for_long_jobs(&self, count: u64) {
+        let mut running = self.long_jobs.running.subscribe();
+        let enough = running.wait_for(|running| count <= *running);
+        drop(patiently("long jobs", enough).await.expect("the sender lives"));
+    }
+
+    /// Lets every long job end that is running now.
+    pub fn end_long_jobs(&self) {
+        self.long_jobs.ends.send_modify(|ends| *ends += 1);
     }
 
     /// Ends the publishers, waits until everything is worked off, and ends the consumers.
@@ -110,9 +127,11 @@ impl Load {
     /// When that takes too long, or a client's task failed.
     pub async fn finish(mut self) {
         self.phase.send_replace(Phase::Draining);
-        while let Some(ended) = patiently("the publishers' end", self.publishers.join_next()).await {
+        while let Some(ended) = patiently("the publishers' end", self.publishers.join_next()).await
+        {
             ended.expect("a publisher does not panic");
         }
+        self.long_jobs.ends.send_replace(NO_MORE);
         let all = u32::try_from(UNFINISHED_MAX).expect("it is small");
         let finished = patiently("the end of the work", self.unfinished.acquire_many(all)).await;
         drop(finished.expect("it is never closed"));
@@ -131,6 +150,26 @@ impl Load {
             unfinished: self.unfinished.clone(),
             phase: self.phase.subscribe(),
         }
+    }
+}
+
+/// Jobs that run until all of them are told to end.
+#[derive(Clone, Debug, Default)]
+struct LongJobs {
+    running: watch::Sender<u64>,
+    ends: watch::Sender<u64>,
+}
+
+/// As [`LongJobs::ends`]: jobs end at once.
+const NO_MORE: u64 = u64::MAX;
+
+impl LongJobs {
+    async fn run(&self) {
+        let mut end = self.ends.subscribe();
+        let begun = *end.borrow();
+        self.running.send_modify(|running| *running += 1);
+        drop(end.wait_for(|ends| begun < *ends || *ends == NO_MORE).await);
+        self.running.send_modify(|running| *running -= 1);
     }
 }
 
@@ -202,9 +241,9 @@ impl Source {
 
     async fn publish_with_ids(mut self, client: Client) {
         while let Some(names) = self.batch(5).await {
-            let messages = names.iter().map(|name| {
-                OutgoingMessage::new(ledger::payload(name)).message_id(name)
-            });
+            let messages = names
+                .iter()
+                .map(|name| OutgoingMessage::new(ledger::payload(name)).message_id(name));
             match client.publish(QUEUE, messages.collect()).await {
                 Err(error) => self.ledger.broken(format!("{names:?}: {error}")),
                 Ok(receipts) => {
@@ -221,13 +260,14 @@ impl Source {
 struct Worker {
     ledger: Arc<Ledger>,
     unfinished: Arc<Semaphore>,
-    consumer: Arc<Consumer>,
+    long_jobs: LongJobs,
+    consumer: Consumer,
 }
 
 impl Worker {
     async fn work(
         self,
-        mut judge: impl FnMut() -> Verdict + Send,
+        mut judge: impl FnMut() -> Option<Verdict> + Send,
         mut phase: watch::Receiver<Phase>,
     ) {
         let mut answers = JoinSet::new();
@@ -244,7 +284,7 @@ impl Worker {
                 Ok(deliveries) => {
                     for delivery in deliveries {
                         if let Some(name) = self.ledger.delivered(&delivery) {
-                            self.settle(delivery, name, judge(), &mut answers);
+                            answers.spawn(self.job(delivery, name, judge()));
                         }
                     }
                 }
@@ -257,27 +297,32 @@ impl Worker {
         }
     }
 
-    fn settle(
+    /// Works on one message and settles it.
+    fn job(
         &self,
         delivery: Delivery,
         name: String,
-        verdict: Verdict,
-        answers: &mut JoinSet<()>,
-    ) {
-        self.ledger.settling(&name, verdict);
-        let failure = || Failure::new("Judged", &name);
-        let settling = match verdict {
-            Verdict::End(End::Acked) => delivery.ack(),
-            Verdict::End(End::DeadLettered) => delivery.dead_letter(failure()),
-            Verdict::Nack => delivery.nack(failure()),
-            Verdict::Release => delivery.release(),
-        };
+        verdict: Option<Verdict>,
+    ) -> impl Future<Output = ()> + use<> {
         let (ledger, unfinished) = (self.ledger.clone(), self.unfinished.clone());
-        answers.spawn(async move {
+        let long_jobs = self.long_jobs.clone();
+        async move {
+            if verdict.is_none() {
+                long_jobs.run().await;
+            }
+            let verdict = verdict.unwrap_or(Verdict::End(End::Acked));
+            ledger.settling(&name, verdict);
+            let failure = || Failure::new("Judged", &name);
+            let settling = match verdict {
+                Verdict::End(End::Acked) => delivery.ack(),
+                Verdict::End(End::DeadLettered) => delivery.dead_letter(failure()),
+                Verdict::Nack => delivery.nack(failure()),
+                Verdict::Release => delivery.release(),
+            };
             ledger.settled(&name, verdict, settling.await);
             if matches!(verdict, Verdict::End(_)) {
                 unfinished.add_permits(1);
             }
-        });
+        }
     }
 }

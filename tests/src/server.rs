@@ -51,6 +51,15 @@ impl Ended {
         self.log.lines().find_map(|line| event(line, message))
     }
 
+    /// How many leases it said to keep over the restart.
+    ///
+    /// # Panics
+    /// When it did not stop in order.
+    pub fn leases_kept(&self) -> u64 {
+        let stopped = self.event("stopped").unwrap_or_else(|| panic!("no stop:\n{}", self.log));
+        stopped["leases_kept"].as_u64().expect("it is a number")
+    }
+
     /// The text of every ERROR.
     pub fn errors(&self) -> String {
         let error = |line: &str| {
@@ -61,9 +70,17 @@ impl Ended {
     }
 }
 
-/// Settings under which a small test shows everything: small segments, no reserve to speak of.
-const SETTINGS: [&str; 6] =
-    ["--segment-bytes", "1MiB", "--disk-reserve", "4MiB", "--log-format", "json"];
+/// Settings under which a small test shows everything: free ports, small segments, no reserve to
+/// speak of. A test's own flags come before them.
+const SETTINGS: [(&str, &str); 7] = [
+    ("--grpc-listen", "127.0.0.1:0"),
+    ("--http-listen", "127.0.0.1:0"),
+    ("--segment-bytes", "4MiB"),
+    ("--max-batch-bytes", "1MiB"),
+    ("--max-payload", "512KiB"),
+    ("--disk-reserve", "4MiB"),
+    ("--log-format", "json"),
+];
 
 impl Server {
     /// Starts a broker on `folder`, on free ports of loopback, and waits until it serves.
@@ -102,10 +119,9 @@ impl Server {
     /// When the process cannot be started.
     pub fn spawn(folder: &Folder, flags: &[&str]) -> Self {
         let mut command = program::command(&["serve", "--data-dir", folder.data_text()]);
-        command.args(SETTINGS);
-        for (flag, any) in [("--grpc-listen", "127.0.0.1:0"), ("--http-listen", "127.0.0.1:0")] {
+        for (flag, value) in SETTINGS {
             if !flags.contains(&flag) {
-                command.args([flag, any]);
+                command.args([flag, value]);
             }
         }
         command.args(flags).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -164,7 +180,12 @@ impl Server {
     /// When it had ended before.
     pub async fn kill(self) {
         let ended = self.signal(Signal::KILL).end().await;
-        assert_eq!(ended.signal, Some(9), "it was killed, and had not ended before:\n{}", ended.log);
+        assert_eq!(
+            ended.signal,
+            Some(9),
+            "it was killed, and had not ended before:\n{}",
+            ended.log
+        );
     }
 
     /// Ends the process with SIGTERM and waits until it is gone.

@@ -22,7 +22,6 @@ impl Running {
     /// Where the log cannot be closed. What was confirmed is on disk all the same.
     pub async fn stop(self) -> Result<(), ServeError> {
         let grace = self.settings.shutdown_grace;
-        info!(?grace, "stopping");
         // No lease ends and no session is lost from here on: the next start gives them their time.
         self.engine.freeze();
         self.health.enter(Phase::Stopping);
@@ -31,6 +30,8 @@ impl Running {
         }
         let deadline = Instant::now() + grace;
         self.stopping.send_replace(Some(Stopping { deadline }));
+        // Said once it is so: whoever reads it can count on it.
+        info!(?grace, "stopping");
         while 0 < self.engine.held_by_streams() && Instant::now() < deadline {
             tokio::time::sleep(LOOK).await;
         }
