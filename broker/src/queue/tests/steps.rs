@@ -77,9 +77,11 @@ fn a_session_begun_anew_leaves_its_name_at_once_and_its_leases_in_steps() {
     stage.turn(|core, now, out| core.open_consumer(&again, now, out)).answer.unwrap();
     assert_eq!(stage.core.lease_count(), 1_500);
     assert_eq!(stage.core.sessions.len(), 2, "the new session, and what is left of the old one");
-    stage.restart().answer.unwrap();
     assert!(stage.core.deadlines().is_over(stage.now), "nobody may come back for the rest");
     stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+    assert_eq!(stage.core.lease_count(), 500);
+    stage.restart().answer.unwrap();
+    assert!(stage.core.deadlines().is_over(stage.now), "nor after a restart");
     stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
     assert_eq!((stage.core.lease_count(), stage.core.sessions.len()), (0, 1));
     let queue = stage.core.queue("mail").unwrap().id();
