@@ -1,11 +1,12 @@
 //! The engine's part of the metrics.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use qbroker_storage::{SYNC_BUCKETS_US, Space};
+use qbroker_storage::SYNC_BUCKETS_US;
 
+use crate::config::Settings;
 use crate::engine::{Core, Engine};
 use crate::grpc::figures;
 use crate::metrics::{Figures, Histogram, LogFigures, QueueFigures};
@@ -15,11 +16,15 @@ use crate::queue::Queue;
 #[derive(Debug)]
 pub(super) struct EngineFigures {
     engine: Arc<Engine>,
+    folder: PathBuf,
+    reserve_bytes: u64,
 }
 
 impl EngineFigures {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(super) fn new(engine: Arc<Engine>, settings: &Settings) -> Self {
+        let folder = settings.data_dir.clone();
+        let reserve_bytes = settings.disk_reserve.bytes_of(disk_bytes(&folder).unwrap_or_default());
+        Self { engine, folder, reserve_bytes }
     }
 }
 
@@ -34,10 +39,6 @@ impl Figures for EngineFigures {
 
     fn log(&self) -> LogFigures {
         let stats = self.engine.log().stats();
-        let (free, reserve) = match self.engine.log().space() {
-            Space::Low { free, reserve } => (free, reserve),
-            Space::Ample => (0, 0),
-        };
         LogFigures {
             sync_seconds: Histogram {
                 bounds: SYNC_BUCKETS_US.iter().map(|us| seconds(*us)).collect(),
@@ -59,8 +60,8 @@ impl Figures for EngineFigures {
             segments: stats.segments,
             disk_bytes: stats.disk_bytes,
             live_records: stats.live_records,
-            disk_free_bytes: free,
-            disk_reserve_bytes: reserve,
+            disk_free_bytes: free_bytes(&self.folder).unwrap_or_default(),
+            disk_reserve_bytes: self.reserve_bytes,
             pending_bytes: self.engine.pending_bytes(),
         }
     }
@@ -95,7 +96,13 @@ fn queue_figures(core: &Core, queue: &Queue, wall_ms: u64) -> QueueFigures {
 
 /// Size of the file system that holds a folder, which may not exist yet.
 pub(super) fn disk_bytes(folder: &Path) -> std::io::Result<u64> {
-    let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = folder.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/"));
     let disk = rustix::fs::statvfs(existing)?;
     Ok(disk.f_blocks * disk.f_frsize)
+}
+
+/// What an ordinary user may still write on the file system that holds a folder.
+fn free_bytes(folder: &Path) -> std::io::Result<u64> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok(disk.f_bavail * disk.f_frsize)
 }

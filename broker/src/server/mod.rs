@@ -112,7 +112,7 @@ impl Running {
         let closing = CancellationToken::new();
         let counts = Arc::new(ConnectionCounts::default());
         let sources = Sources {
-            figures: Box::new(figures::EngineFigures::new(engine.clone())),
+            figures: Box::new(figures::EngineFigures::new(engine.clone(), &settings)),
             access: access.clone(),
             connections: counts.clone(),
             health: health.clone(),
@@ -155,7 +155,7 @@ impl Running {
             version = env!("CARGO_PKG_VERSION"),
             data_dir = %settings.data_dir.display(),
             grpc = %grpc_addr,
-            http = ?http_addr,
+            http = http_addr.map(|address| address.to_string()),
             tls = settings.tls_cert.is_some(),
             auth = access.summary(),
             "serving"
