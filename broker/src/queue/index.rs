@@ -4,6 +4,9 @@
 //! [`Missing`], the engine loads the page outside its lock and the core decides again. What
 //! a decision has looked up stays present until the decision is applied, so changes cannot miss.
 
+mod pages;
+mod ready;
+
 pub mod memory;
 #[cfg(test)]
 pub mod missing;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use hashbrown::HashMap;
 use qbroker_storage::Lsn;
-use rustc_hash::FxBuildHasher;
 
+use super::pages::Pages;
+use super::ready::ReadyOrder;
 use super::{Counts, Cursor, Index, Lookup, Message, Missing, State, StateSet};
 use crate::queue::ids::QueueId;
 use crate::queue::time::{Due, Now};
@@ -14,7 +14,7 @@ use crate::queue::time::{Due, Now};
 /// Messages by birth, and per queue the orders in which they are looked for.
 #[derive(Debug, Default)]
 pub struct MemoryIndex {
-    messages: HashMap<Lsn, Message, FxBuildHasher>,
+    messages: Pages,
     queues: BTreeMap<QueueId, Orders>,
     /// Scheduled messages of all queues by the boot clock.
     due_boot: BTreeSet<(u64, Lsn)>,
@@ -27,8 +27,7 @@ pub struct MemoryIndex {
 /// Invariant: every message of the queue is in exactly one of the first four.
 #[derive(Debug, Default)]
 struct Orders {
-    /// By urgency, then place, then birth.
-    ready: BTreeSet<(u8, Lsn, Lsn)>,
+    ready: ReadyOrder,
     scheduled: BTreeSet<(u64, Lsn)>,
     leased: BTreeSet<Lsn>,
     parked: BTreeSet<(Lsn, Lsn)>,
@@ -55,17 +54,17 @@ fn split_key(key: u64, birth: Lsn) -> (u8, Lsn, Lsn) {
 impl Orders {
     fn add(&mut self, birth: Lsn, message: &Message) {
         match message.state {
-            State::Ready => self.ready.insert((rank(message), message.place, birth)),
-            State::Scheduled(due) => self.scheduled.insert((due.wall_ms, birth)),
-            State::Leased => self.leased.insert(birth),
-            State::Parked => self.parked.insert((message.place, birth)),
-        };
+            State::Ready => self.ready.insert(rank(message), message.place, birth),
+            State::Scheduled(due) => drop(self.scheduled.insert((due.wall_ms, birth))),
+            State::Leased => drop(self.leased.insert(birth)),
+            State::Parked => drop(self.parked.insert((message.place, birth))),
+        }
         self.bytes += u64::from(message.size);
     }
 
     fn take(&mut self, birth: Lsn, message: &Message) {
         let was_there = match message.state {
-            State::Ready => self.ready.remove(&(rank(message), message.place, birth)),
+            State::Ready => self.ready.remove(rank(message), message.place, birth),
             State::Scheduled(due) => self.scheduled.remove(&(due.wall_ms, birth)),
             State::Leased => self.leased.remove(&birth),
             State::Parked => self.parked.remove(&(message.place, birth)),
@@ -81,13 +80,13 @@ impl Orders {
     }
 
     fn births_not_leased(&self) -> impl Iterator<Item = Lsn> {
-        let ready = self.ready.iter().map(|&(_, _, birth)| birth);
+        let ready = self.ready.iter().map(|(_, _, birth)| birth);
         let scheduled = self.scheduled.iter().map(|&(_, birth)| birth);
         ready.chain(scheduled).chain(self.parked.iter().map(|&(_, birth)| birth))
     }
 
     fn is_empty(&self) -> bool {
-        self.ready.is_empty()
+        self.ready.len() == 0
             && self.scheduled.is_empty()
             && self.leased.is_empty()
             && self.parked.is_empty()
@@ -121,6 +120,10 @@ impl MemoryIndex {
         }
     }
 
+    fn present(&self, birth: Lsn) -> &Message {
+        self.messages.get(birth).expect("what is applied was looked up")
+    }
+
     fn due_order(&mut self, due: Due) -> &mut BTreeSet<(u64, Lsn)> {
         if due.boot_ms.is_some() { &mut self.due_boot } else { &mut self.due_wall }
     }
@@ -128,12 +131,12 @@ impl MemoryIndex {
 
 impl Index for MemoryIndex {
     fn message(&self, birth: Lsn) -> Lookup<Option<Message>> {
-        Ok(self.messages.get(&birth).copied())
+        Ok(self.messages.get(birth).copied())
     }
 
     fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
         if let Some(orders) = self.queues.get(&queue) {
-            births.extend(orders.ready.iter().take(max).map(|&(_, _, birth)| birth));
+            births.extend(orders.ready.iter().take(max).map(|(_, _, birth)| birth));
         }
         Ok(())
     }
@@ -164,8 +167,8 @@ impl Index for MemoryIndex {
     }
 
     fn oldest_ready(&self, queue: QueueId) -> Lookup<Option<u64>> {
-        let first = self.queues.get(&queue).and_then(|orders| orders.ready.first());
-        Ok(first.map(|(_, _, birth)| self.messages[birth].since_ms))
+        let first = self.queues.get(&queue).and_then(|orders| orders.ready.iter().next());
+        Ok(first.map(|(_, _, birth)| self.present(birth).since_ms))
     }
 
     fn list(
@@ -188,15 +191,15 @@ impl Index for MemoryIndex {
         let rest = |section: StateSet| {
             states.contains(section) && after.is_none_or(|a| u32::from(a.section) <= section.0)
         };
-        let end = page.len() + max;
+        let end = page.len().saturating_add(max);
         let mut add = |section: StateSet, found: &mut dyn Iterator<Item = (u64, Lsn)>| {
             let room = end - page.len();
             page.extend(found.take(room).map(|(key, birth)| Cursor::new(section, key, birth)));
         };
         if rest(StateSet::READY) {
-            let from = from(StateSet::READY).map(|(key, birth)| split_key(key, birth));
-            let ready = orders.ready.range((from, Bound::Unbounded));
-            add(StateSet::READY, &mut ready.map(|&(rank, place, birth)| (key(rank, place), birth)));
+            let last = after.filter(|after| u32::from(after.section) == StateSet::READY.0);
+            let ready = orders.ready.after(last.map(|last| split_key(last.key, last.birth)));
+            add(StateSet::READY, &mut ready.map(|(rank, place, birth)| (key(rank, place), birth)));
         }
         if rest(StateSet::SCHEDULED) {
             let scheduled = orders.scheduled.range((from(StateSet::SCHEDULED), Bound::Unbounded));
@@ -233,7 +236,7 @@ impl Index for MemoryIndex {
         let orders = self.queues.entry(queue).or_default();
         orders.retention_ms = retention_ms;
         for birth in orders.births_not_leased() {
-            let since_ms = self.messages[&birth].since_ms;
+            let since_ms = self.messages.get(birth).expect("an order names what is there").since_ms;
             if let Some(before) = before {
                 self.expiries.remove(&(since_ms.saturating_add(before), birth));
             }
@@ -253,21 +256,21 @@ impl Index for MemoryIndex {
     }
 
     fn change(&mut self, birth: Lsn, message: Message) {
-        let before = *self.messages.get(&birth).expect("what is applied was looked up");
+        let before = *self.present(birth);
         self.take(birth, &before);
         self.add(birth, &message);
         self.messages.insert(birth, message);
     }
 
     fn remove(&mut self, birth: Lsn) -> Message {
-        let message = self.messages.remove(&birth).expect("what is applied was looked up");
+        let message = self.messages.remove(birth).expect("what is applied was looked up");
         self.take(birth, &message);
         message
     }
 
     fn forget_boot_clock(&mut self) {
         for (_, birth) in std::mem::take(&mut self.due_boot) {
-            let message = self.messages.get_mut(&birth).expect("a scheduled message is there");
+            let message = self.messages.get_mut(birth).expect("a scheduled message is there");
             if let State::Scheduled(due) = &mut message.state {
                 due.boot_ms = None;
                 self.due_wall.insert((due.wall_ms, birth));
@@ -276,11 +279,7 @@ impl Index for MemoryIndex {
     }
 
     fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
-        let mut births: Vec<_> = self.messages.keys().copied().collect();
-        births.sort_unstable();
-        for birth in births {
-            visit(birth, &self.messages[&birth]);
-        }
+        self.messages.for_each(visit);
     }
 
     fn load(&mut self, page: Missing) {

@@ -1,0 +1,76 @@
+//! Messages by birth, in pages of neighbours: births are dense, so a page is an array.
+
+use hashbrown::HashMap;
+use qbroker_storage::Lsn;
+use rustc_hash::FxBuildHasher;
+
+use super::Message;
+
+/// Births in a page. Larger pages waste more on the few messages that stay long.
+const PAGE: u64 = 128;
+
+/// Every message, found by arithmetic and one look into a small table.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    pages: HashMap<u64, Page, FxBuildHasher>,
+}
+
+/// Invariant: `live` slots are filled; a page without any is not kept.
+#[derive(Debug)]
+struct Page {
+    slots: Box<[Option<Message>]>,
+    live: usize,
+}
+
+fn split(birth: Lsn) -> (u64, usize) {
+    let slot = usize::try_from(birth.0 % PAGE).expect("below the size of a page");
+    (birth.0 / PAGE, slot)
+}
+
+impl Pages {
+    pub(super) fn get(&self, birth: Lsn) -> Option<&Message> {
+        let (page, slot) = split(birth);
+        self.pages.get(&page)?.slots[slot].as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, birth: Lsn) -> Option<&mut Message> {
+        let (page, slot) = split(birth);
+        self.pages.get_mut(&page)?.slots[slot].as_mut()
+    }
+
+    /// Puts a message in; returns what was there.
+    pub(super) fn insert(&mut self, birth: Lsn, message: Message) -> Option<Message> {
+        let (page, slot) = split(birth);
+        let page = self.pages.entry(page).or_insert_with(|| {
+            let slots = (0..PAGE).map(|_| None).collect();
+            Page { slots, live: 0 }
+        });
+        let before = page.slots[slot].replace(message);
+        page.live += usize::from(before.is_none());
+        before
+    }
+
+    pub(super) fn remove(&mut self, birth: Lsn) -> Option<Message> {
+        let (number, slot) = split(birth);
+        let page = self.pages.get_mut(&number)?;
+        let message = page.slots[slot].take()?;
+        page.live -= 1;
+        if page.live == 0 {
+            self.pages.remove(&number);
+        }
+        Some(message)
+    }
+
+    /// Every message, by birth.
+    pub(super) fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
+        let mut numbers: Vec<u64> = self.pages.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            for (birth, slot) in (number * PAGE..).zip(&self.pages[&number].slots) {
+                if let Some(message) = slot {
+                    visit(Lsn(birth), message);
+                }
+            }
+        }
+    }
+}
