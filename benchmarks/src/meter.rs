@@ -5,8 +5,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::process::processor_time;
 use crate::system::Fallible;
@@ -63,37 +63,43 @@ impl Begun {
     }
 }
 
-/// `perf`, recording.
+/// `perf`, recording: it takes orders on its stdin and answers each on its stdout.
 #[derive(Debug)]
 struct Profiler {
     perf: Child,
+    orders: ChildStdin,
+    answers: ChildStdout,
 }
 
 impl Profiler {
-    /// Returns once `perf` records, so that what comes next is in the profile.
+    /// Returns once `perf` records, so that all that comes next is in the profile.
     async fn start(server: u32, file: &Path) -> Fallible<Self> {
         let mut command = Command::new("perf");
         command.args(["record", "--freq", "997", "--call-graph", "dwarf,16384"]);
-        // It answers on its stdout, once it has begun, to the order that it finds on its stdin.
         command.args(["--delay=-1", "--control", "fd:0,1"]);
         command.arg("--pid").arg(server.to_string()).arg("--output").arg(file);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut perf = command.kill_on_drop(true).spawn().context("cannot start perf")?;
-        let mut orders = perf.stdin.take().expect("stdin is a pipe");
-        tokio::io::AsyncWriteExt::write_all(&mut orders, b"enable\n").await?;
-        let mut answer = [0; 5];
-        let answers = perf.stdout.as_mut().expect("stdout is a pipe");
-        answers.read_exact(&mut answer).await.context("perf does not record")?;
-        ensure!(answer.starts_with(b"ack"), "perf answers {:?}", answer.escape_ascii().to_string());
-        perf.stdin = Some(orders);
-        Ok(Self { perf })
+        let orders = perf.stdin.take().expect("stdin is a pipe");
+        let answers = perf.stdout.take().expect("stdout is a pipe");
+        let mut profiler = Self { perf, orders, answers };
+        profiler.order("enable\n").await?;
+        Ok(profiler)
     }
 
     async fn stop(mut self) -> Fallible<()> {
-        let id = self.perf.id().context("perf ended by itself")?;
-        let id = rustix::process::Pid::from_raw(id.try_into()?).context("perf has no id")?;
-        rustix::process::kill_process(id, rustix::process::Signal::INT)?;
-        self.perf.wait().await?;
+        self.order("stop\n").await?;
+        let status = self.perf.wait().await?;
+        ensure!(status.success(), "perf did not write its profile: {status}");
+        Ok(())
+    }
+
+    async fn order(&mut self, order: &str) -> Fallible<()> {
+        const ANSWER: &[u8; 5] = b"ack\n\0";
+        self.orders.write_all(order.as_bytes()).await?;
+        let mut answer = [0; ANSWER.len()];
+        self.answers.read_exact(&mut answer).await.context("perf does not record")?;
+        ensure!(&answer == ANSWER, "perf answers {:?}", answer.escape_ascii().to_string());
         Ok(())
     }
 }
