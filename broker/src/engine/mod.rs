@@ -19,7 +19,7 @@ use qbroker_storage::{AppendError, Log, Lsn, ReadError, Space, StoredRecord};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-pub use open::{Options, StartError};
+pub use open::{Options, StartError, recover};
 pub use outbox::Outbox;
 
 use crate::clock::Clock;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use qbroker_storage::disk::Disk;
-use qbroker_storage::{Log, Lsn, Observer, OpenError, Recovery, RecoveryReport, WriteError};
+use qbroker_storage::{
+    Log, Lsn, Observer, OpenError, Recovery, RecoveryReport, WriteError, Writer,
+};
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::info;
 
@@ -63,6 +65,29 @@ impl Engine {
         options: Options,
         on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
     ) -> Result<(Arc<Self>, RecoveryReport), StartError> {
+        let start = |recovery: Recovery, observer| Ok((recovery.start(observer)?, ()));
+        let (engine, report, ()) = Self::open_with(disk, options, on_failure, start)?;
+        engine.spawn_checkpoints().map_err(StartError::Thread)?;
+        Ok((engine, report))
+    }
+
+    /// [`Self::open`] without threads of its own, for tests that choose every moment: what was
+    /// appended is written by [`Writer::step`], and checkpoints by [`Self::checkpoint`] alone.
+    pub fn open_stepped(
+        disk: Arc<dyn Disk>,
+        options: Options,
+    ) -> Result<(Arc<Self>, Writer), StartError> {
+        let start = |recovery: Recovery, observer| recovery.start_stepped(observer);
+        let (engine, _, writer) = Self::open_with(disk, options, |_| {}, start)?;
+        Ok((engine, writer))
+    }
+
+    fn open_with<T>(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
+        start: impl FnOnce(Recovery, Arc<dyn Observer>) -> Result<(Log, T), OpenError>,
+    ) -> Result<(Arc<Self>, RecoveryReport, T), StartError> {
         let mut recovery = Log::recover(disk, options.log)?;
         let core = recover(&mut recovery, options.limits)?;
         let (epoch, last) = (recovery.epoch(), Lsn(core.next_lsn().0 - 1));
@@ -70,7 +95,7 @@ impl Engine {
         let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });
         let commits = Commits { durable: sender, on_failure: Box::new(on_failure) };
         let units = options.pending_bytes_max.div_ceil(BUDGET_UNIT);
-        let log = recovery.start(Arc::new(commits))?;
+        let (log, rest) = start(recovery, Arc::new(commits))?;
         let engine = Arc::new(Self {
             state: Mutex::new(State {
                 core,
@@ -92,8 +117,7 @@ impl Engine {
         engine
             .begin(u32::try_from(epoch).unwrap_or(u32::MAX))
             .map_err(|Stopped| StartError::Stopped)?;
-        engine.spawn_checkpoints().map_err(StartError::Thread)?;
-        Ok((engine, report))
+        Ok((engine, report, rest))
     }
 
     /// The start's own record: sessions and leases have their whole time from here on.
@@ -108,8 +132,8 @@ impl Engine {
     }
 }
 
-/// Brings the core to where the log ends.
-fn recover(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartError> {
+/// Brings the core to where the log ends: the queues as they were, before anything is added to them.
+pub fn recover(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartError> {
     let liveness = recovery.liveness().clone();
     let mut core = match recovery.checkpoint() {
         None => Core::new(MemoryIndex::default(), limits),

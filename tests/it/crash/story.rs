@@ -1,0 +1,346 @@
+//! A small history of a broker on the simulated disk, written down as it goes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use qbroker::clock::{Clock, ManualClock};
+use qbroker::engine::{self, ConsumerEvent, Core, Engine, Outbox, PullAnswer, Stopped};
+use qbroker::queue::body::{StoredFailure, StoredMessage};
+use qbroker::queue::ids::{ConsumerId, LeaseToken};
+use qbroker::queue::time::Now;
+use qbroker::queue::{
+    Delivery, Limits, NewDue, NewMessage, OnStream, OpenConsumer, OpenProducer, Outcome, Publish,
+    Pull, Settle, Settlement, StreamId, Window,
+};
+use qbroker_storage::disk::sim::SimDisk;
+use qbroker_storage::{Lsn, Writer};
+
+/// Why the history cannot go on: the power is off.
+#[derive(Debug)]
+pub(super) struct Off;
+
+impl From<Stopped> for Off {
+    fn from(_: Stopped) -> Self {
+        Self
+    }
+}
+
+impl From<qbroker_storage::WriteError> for Off {
+    fn from(_: qbroker_storage::WriteError) -> Self {
+        Self
+    }
+}
+
+/// Something that a client was told, or was about to be.
+#[derive(Clone, Debug)]
+pub(super) enum Fact {
+    /// A message is stored, with this name as its payload.
+    Stored { birth: Lsn, name: String },
+    /// A batch of the producer is stored; its first message.
+    Batch { batch: u64, first: Lsn },
+    /// A message was leased.
+    Leased(LeaseToken),
+    /// A lease was settled, and how the call says so again.
+    Settled { token: LeaseToken, call: Settle },
+    /// Failures that a message has had.
+    Failed { birth: Lsn, failures: u32 },
+}
+
+/// A broker whose history is written down as it goes.
+pub(super) struct Story {
+    pub(super) engine: Arc<Engine>,
+    writer: Writer,
+    pub(super) clock: ManualClock,
+    /// What anybody is told once the log is durable up to the LSN.
+    pub(super) facts: Vec<(Lsn, Fact)>,
+    /// The whole state after each turn, by the last LSN there was.
+    pub(super) states: BTreeMap<Lsn, Vec<Bytes>>,
+    pub(super) producer: u64,
+    batch: u64,
+    /// What the producer last said to know the outcomes of.
+    pub(super) claimed: u64,
+    calls: u64,
+}
+
+const SESSION: &str = "worker";
+
+pub(super) fn options(clock: &ManualClock) -> engine::Options {
+    engine::Options {
+        log: qbroker_storage::Options {
+            segment_bytes: 16 << 10,
+            spare_segments: 1,
+            tail_cache_bytes: 1 << 10,
+            frame_bytes_target: 4 << 10,
+            disk_reserve_bytes: 0,
+            ..qbroker_storage::Options::default()
+        },
+        limits: Limits::default(),
+        pending_bytes_max: 1 << 20,
+        clock: Clock::Manual(clock.clone()),
+    }
+}
+
+fn message(queue: &str, name: &str, due: Option<NewDue>) -> NewMessage {
+    // Large enough that a few dozen fill a segment.
+    let payload = Bytes::from(format!("{name} {}", "x".repeat(400)));
+    let stored = StoredMessage { payload, ..StoredMessage::default() };
+    NewMessage {
+        queue: queue.into(),
+        message_id: String::new(),
+        id_hash: None,
+        payload_bytes: stored.payload.len() as u64,
+        due,
+        body: stored.into_body(),
+    }
+}
+
+impl Story {
+    pub(super) fn begin(disk: &SimDisk) -> Result<Self, Off> {
+        let clock = ManualClock::default();
+        clock.set(Now { wall_ms: 1_700_000_000_000, boot_ms: 1_000 });
+        let opened = Engine::open_stepped(disk.shared(), options(&clock));
+        let (engine, writer) = opened.map_err(|_| Off)?;
+        let (facts, states) = (Vec::new(), BTreeMap::new());
+        let mut story = Self {
+            engine,
+            writer,
+            clock,
+            facts,
+            states,
+            producer: 0,
+            batch: 0,
+            claimed: 0,
+            calls: 0,
+        };
+        story.note_state();
+        let name = "producer".to_owned();
+        let open = OpenProducer { name, epoch: 0, confirmed_through: 0, stream: StreamId(1) };
+        let (_, opened) =
+            story.engine.turn(|core, now, out| core.open_producer(&open, now, out))?;
+        story.producer = opened.unwrap().epoch;
+        story.note_state();
+        Ok(story)
+    }
+
+    fn note_state(&mut self) {
+        let (lsn, state) = self.engine.look(Core::snapshot);
+        self.states.insert(lsn, state);
+    }
+
+    /// The last batch that the producer knows to be stored when the log is durable up to there.
+    fn confirmed(&self, durable: Lsn) -> u64 {
+        let told = self.facts.iter().rev().find_map(|(lsn, fact)| match fact {
+            Fact::Batch { batch, .. } if *lsn <= durable => Some(*batch),
+            _ => None,
+        });
+        told.unwrap_or_default()
+    }
+
+    /// Writes everything there is: whoever waits is told.
+    fn step(&mut self) -> Result<(), Off> {
+        while self.writer.step()? {}
+        Ok(())
+    }
+
+    /// Publishes the producer's next batch.
+    fn publish(&mut self, messages: Vec<(&str, String, Option<NewDue>)>) -> Result<(), Off> {
+        self.batch += 1;
+        self.claimed = self.confirmed(self.engine.log().durable_lsn());
+        let on = OnStream {
+            producer: self.producer,
+            stream: StreamId(1),
+            batch: self.batch,
+            confirmed_through: self.claimed,
+        };
+        let new = messages.iter().map(|(queue, name, due)| message(queue, name, *due)).collect();
+        let publish = Publish { messages: new };
+        let (lsn, stored) =
+            self.engine.turn(|core, now, out| core.publish_batch(&publish, on, now, out))?;
+        let first = stored.unwrap().first;
+        for (position, (_, name, _)) in messages.into_iter().enumerate() {
+            let birth = Lsn(first.0 + position as u64);
+            self.facts.push((lsn, Fact::Stored { birth, name }));
+        }
+        self.facts.push((lsn, Fact::Batch { batch: self.batch, first }));
+        self.note_state();
+        Ok(())
+    }
+
+    fn settle(
+        &mut self,
+        consumer: ConsumerId,
+        settlements: Vec<(LeaseToken, Outcome)>,
+    ) -> Result<(), Off> {
+        self.calls += 1;
+        let settlement = |(token, outcome)| Settlement { token, outcome };
+        let call = Settle {
+            consumer,
+            number: self.calls,
+            answered_through: 0,
+            settlements: settlements.into_iter().map(settlement).collect(),
+        };
+        let (lsn, refused) = self.engine.turn(|core, now, out| core.settle(&call, now, out))?;
+        assert_eq!(refused.unwrap(), [], "every lease of the history holds");
+        for Settlement { token, outcome } in &call.settlements {
+            self.facts.push((lsn, Fact::Settled { token: *token, call: call.clone() }));
+            if matches!(outcome, Outcome::Nack { .. }) {
+                let failures = 1 + self.failures(token.birth);
+                self.facts.push((lsn, Fact::Failed { birth: token.birth, failures }));
+            }
+        }
+        self.note_state();
+        Ok(())
+    }
+
+    fn failures(&self, birth: Lsn) -> u32 {
+        let last = self.facts.iter().rev().find_map(|(_, fact)| match fact {
+            Fact::Failed { birth: of, failures } if *of == birth => Some(*failures),
+            _ => None,
+        });
+        last.unwrap_or_default()
+    }
+
+    /// Opens a consumer; it is told only once that is durable.
+    fn consume(
+        &mut self,
+        previous: Option<ConsumerId>,
+        held: Vec<LeaseToken>,
+    ) -> Result<(ConsumerId, Arc<Outbox<ConsumerEvent>>), Off> {
+        let open = OpenConsumer {
+            queues: vec!["jobs".to_owned()],
+            window: Window { messages: 40, bytes: 1 << 20 },
+            lease_duration_ms: None,
+            session: SESSION.to_owned(),
+            session_grace_ms: 15_000,
+            manual_extend: false,
+            extension_ms_max: 0,
+            previous,
+            held,
+            reset_session: false,
+        };
+        let engine = self.engine.clone();
+        let mut opening = Box::pin(engine.open_consumer(&open));
+        let early = (&mut opening).now_or_never();
+        assert!(early.is_none_or(|told| told.is_err()), "it is told before it is durable");
+        self.note_state();
+        self.step()?;
+        let opened = opening.now_or_never().expect("everything is durable")?;
+        let (opened, outbox) = opened.unwrap();
+        assert_eq!((opened.resumed, opened.lost), (previous.is_some(), Vec::new()));
+        Ok((opened.consumer, outbox))
+    }
+
+    /// What the consumer is told by now: its new leases.
+    fn deliveries(&mut self, outbox: &Outbox<ConsumerEvent>) -> Result<Vec<LeaseToken>, Off> {
+        self.step()?;
+        let mut tokens = Vec::new();
+        while let Some(events) = outbox.next().now_or_never() {
+            for event in events? {
+                if let ConsumerEvent::Deliver(deliveries) = event {
+                    tokens.extend(deliveries.iter().map(|delivery: &Delivery| delivery.token));
+                }
+            }
+        }
+        let durable = self.engine.log().durable_lsn();
+        self.facts.extend(tokens.iter().map(|token| (durable, Fact::Leased(*token))));
+        Ok(tokens)
+    }
+
+    fn pull(&mut self, max: u32) -> Result<Vec<LeaseToken>, Off> {
+        let pull = Pull {
+            queues: vec!["mails".to_owned()],
+            messages_max: max,
+            lease_duration_ms: Some(60_000),
+            session: String::new(),
+        };
+        let (lsn, answer) = self.engine.pull(&pull)?;
+        let Ok(PullAnswer::Now(deliveries)) = answer else { panic!("there are mails: {answer:?}") };
+        self.note_state();
+        let tokens: Vec<_> = deliveries.iter().map(|delivery| delivery.token).collect();
+        self.facts.extend(tokens.iter().map(|token| (lsn, Fact::Leased(*token))));
+        Ok(tokens)
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Off> {
+        self.engine.checkpoint()?;
+        Ok(())
+    }
+}
+
+fn failure() -> StoredFailure {
+    let text = str::to_owned;
+    StoredFailure { kind: text("E"), message: text("no"), details: String::new() }
+}
+
+fn nack(delay_ms: u64) -> Outcome {
+    Outcome::Nack { delay_ms: Some(delay_ms), failure: failure(), chance: 0.0 }
+}
+
+/// Everything a broker does in its life, on two queues with tiny segments.
+pub(super) fn tell(story: &mut Story) -> Result<(), Off> {
+    let job = |number: u32| ("jobs", format!("job-{number}"), None);
+    story.publish((0..3).map(job).collect())?;
+    story.publish(vec![("mails", "mail-1".into(), None), ("jobs", "job-3".into(), None)])?;
+    let (consumer, outbox) = story.consume(None, Vec::new())?;
+    let held = story.deliveries(&outbox)?;
+    assert_eq!(held.len(), 4);
+    let letter = Outcome::DeadLetter { failure: failure() };
+    story.settle(consumer, vec![(held[0], Outcome::Ack), (held[1], nack(0)), (held[2], letter)])?;
+    story.publish(vec![("mails", "mail-2".into(), Some(NewDue::After(5_000)))])?;
+    let again = story.deliveries(&outbox)?;
+    assert_eq!(again.len(), 1, "the nacked one came again");
+    story.checkpoint()?;
+
+    // Rounds that fill segments and leave one message of each behind.
+    let mut number = 10;
+    let mut left = vec![held[3]];
+    for round in 0..7 {
+        for _ in 0..3 {
+            story.publish((number..number + 4).map(job).collect())?;
+            number += 4;
+            let tokens = story.deliveries(&outbox)?;
+            let (kept, done) = tokens.split_at(tokens.len().min(usize::from(left.len() < 4)));
+            left.extend(kept);
+            if !done.is_empty() {
+                story
+                    .settle(consumer, done.iter().map(|token| (*token, Outcome::Ack)).collect())?;
+            }
+        }
+        if round % 2 == 1 {
+            story.checkpoint()?;
+        }
+    }
+    story.writer.idle()?;
+
+    // Delays end, a pull takes what came due, one mail fails and one is handed back.
+    story.clock.advance(5_000);
+    story.engine.tick()?;
+    story.note_state();
+    let mails = story.pull(2)?;
+    assert_eq!(mails.len(), 2);
+    let back = Outcome::Release { delay_ms: 1_000 };
+    story.settle(ConsumerId::NONE, vec![(mails[0], nack(3_000)), (mails[1], back)])?;
+    story.step()?;
+
+    // The worker's connection breaks; it comes back and names what it holds.
+    story.engine.disconnect(consumer);
+    let mut held: Vec<_> = left.into_iter().chain(again).collect();
+    held.extend(story.deliveries(&outbox).unwrap_or_default());
+    let (consumer, outbox) = story.consume(Some(consumer), held.clone())?;
+    let more = story.deliveries(&outbox)?;
+    story.settle(consumer, held.iter().map(|token| (*token, Outcome::Ack)).collect())?;
+    story.checkpoint()?;
+    let rest = story.deliveries(&outbox)?;
+    let all = more.into_iter().chain(rest);
+    story.settle(consumer, all.map(|token| (token, Outcome::Ack)).collect())?;
+    // Nothing lives in the segments of before: two checkpoints later they go, and come again.
+    for round in 0..4 {
+        let jobs = (number + round..number + round + 1).map(job);
+        story.publish(jobs.collect())?;
+        story.step()?;
+        story.checkpoint()?;
+    }
+    story.step()
+}
