@@ -10,8 +10,11 @@ use tracing::{debug, error};
 
 use super::Engine;
 
-/// Log to be replayed at most, but for what is written while a checkpoint is.
+/// Log to be replayed at most, while the state is small.
 const LOG_BYTES: u64 = 128 << 20;
+/// A checkpoint of a large state is worth so many times its size of log: writing them stays a small
+/// part of all that is written.
+const LOG_PER_STATE: u64 = 8;
 /// Activity is absorbed after this time, however little it was.
 const QUIET: Duration = Duration::from_secs(60);
 /// How often it is asked whether a checkpoint is due.
@@ -44,8 +47,9 @@ impl Engine {
     /// Writes a checkpoint of the state as it is. Blocks until it is in place.
     pub fn checkpoint(&self) -> Result<(), qbroker_storage::WriteError> {
         let began = Instant::now();
-        let (lsn, state) = self.look(super::Core::snapshot);
+        let (lsn, snapshot) = self.look(super::Core::snapshot);
         let held = began.elapsed();
+        let state = snapshot.encode();
         let bytes: usize = state.iter().map(bytes::Bytes::len).sum();
         self.log.write_checkpoint(lsn, state)?;
         debug!(%lsn, bytes, ?held, took = ?began.elapsed(), "checkpoint written");
@@ -60,7 +64,8 @@ impl Engine {
             let mut last = Instant::now();
             while !engine.checkpoints.wait() {
                 let bytes = engine.log.bytes_since_checkpoint();
-                let due = LOG_BYTES <= bytes || (0 < bytes && QUIET <= last.elapsed());
+                let enough = LOG_BYTES.max(LOG_PER_STATE * engine.log.stats().checkpoint_bytes);
+                let due = enough <= bytes || (0 < bytes && QUIET <= last.elapsed());
                 if !due {
                     continue;
                 }

@@ -77,8 +77,8 @@ pub enum ConsumerEvent {
 #[derive(Debug)]
 pub enum PublishEvent {
     Opened(ProducerOpened),
-    /// A batch has its outcome; its bytes no longer count.
-    Outcome(BatchOutcome, OwnedSemaphorePermit),
+    /// Batches have their outcomes; their bytes no longer count.
+    Outcomes(Vec<BatchOutcome>, OwnedSemaphorePermit),
     /// The core ends the stream.
     Refused(Refused),
     /// Nothing more comes in.

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-use futures_util::stream;
+use futures_util::{FutureExt as _, stream};
 use qbroker_proto::v1::{
-    PublishBatch, PublishOpen, PublishOpened, PublishStreamRequest, PublishStreamResponse,
+    PublishOpen, PublishOpened, PublishStreamRequest, PublishStreamResponse,
     publish_stream_request, publish_stream_response,
 };
 use tokio_stream::Stream;
@@ -14,9 +14,15 @@ use tonic::{Status, Streaming};
 use super::Context;
 use super::convert::{bounds, incoming, outgoing};
 use super::fault::Fault;
-use crate::engine::{Outbox, PublishEvent};
+use crate::engine::{Core, Outbox, PublishEvent};
 use crate::queue::record::BatchRefused;
-use crate::queue::{BatchOutcome, OnStream, OpenProducer, Publish, StreamId};
+use crate::queue::time::Now;
+use crate::queue::{self, BatchOutcome, OnStream, OpenProducer, Output, Publish, Stop, StreamId};
+
+/// Batches that share a turn at most, so that nobody else waits long for the lock.
+const GROUP_BATCHES: usize = 128;
+/// Bytes after which a turn takes no further batch.
+const GROUP_BYTES: usize = 1 << 20;
 
 /// Serves one stream: a task takes batches, the returned stream tells what became of them.
 pub(super) fn serve(
@@ -75,14 +81,74 @@ impl Reader {
                 _ = self.context.stopping() => return Err(Fault::ShuttingDown),
             };
             let Ok(Some(request)) = request else { return Ok(()) };
-            match request.kind {
-                Some(publish_stream_request::Kind::Batch(batch)) => self.publish(batch).await?,
-                Some(publish_stream_request::Kind::Open(_)) => {
-                    return Err(out_of_turn("the stream is open already"));
-                }
-                None => return Err(out_of_turn("a batch is needed")),
+            let (group, last) = self.gather(request, inbound);
+            self.publish(&group).await?;
+            if let Some(last) = last {
+                return last;
             }
         }
+    }
+
+    /// A request and those that have arrived behind it: they share a turn and its cost. Where the
+    /// stream ends with them, says how.
+    fn gather(
+        &mut self,
+        first: PublishStreamRequest,
+        inbound: &mut Streaming<PublishStreamRequest>,
+    ) -> (Vec<Taken>, Option<Result<(), Fault>>) {
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        loop {
+            match next.map(|request| self.take(request)) {
+                None => return (group, Some(Ok(()))),
+                Some(Err(fault)) => return (group, Some(Err(fault))),
+                Some(Ok(taken)) => {
+                    bytes += taken.bytes();
+                    group.push(taken);
+                }
+            }
+            if GROUP_BYTES <= bytes || GROUP_BATCHES <= group.len() {
+                return (group, None);
+            }
+            match inbound.message().now_or_never() {
+                None => return (group, None),
+                Some(arrived) => next = arrived.ok().flatten(),
+            }
+        }
+    }
+
+    /// Checks the form of a batch. Where only its messages are malformed, it is taken all the same:
+    /// it uses its number up like any other refusal.
+    fn take(&mut self, request: PublishStreamRequest) -> Result<Taken, Fault> {
+        let out_of_turn = |why| Fault::invalid("kind", why);
+        let batch = match request.kind {
+            Some(publish_stream_request::Kind::Batch(batch)) => batch,
+            Some(publish_stream_request::Kind::Open(_)) => {
+                return Err(out_of_turn("the stream is open already"));
+            }
+            None => return Err(out_of_turn("a batch is needed")),
+        };
+        let number = u64::try_from(batch.batch_id)
+            .ok()
+            .filter(|number| *number != 0)
+            .ok_or_else(|| Fault::invalid("batch_id", "it begins at 1"))?;
+        let request = batch.request.unwrap_or_default();
+        if request.allow_partial {
+            return Err(Fault::invalid("allow_partial", "a batch of a stream is all or nothing"));
+        }
+        if self.producer.is_none() {
+            self.follow(number)?;
+        }
+        let Context { limits, hasher, .. } = &self.context;
+        let messages = incoming::messages(request, *limits, *hasher);
+        let producer = self.producer.unwrap_or_default();
+        let content = messages
+            .map(|messages| Publish { messages })
+            .map_err(|(index, fault)| refusal(producer, number, index, &fault));
+        let confirmed_through = u64::try_from(batch.confirmed_through_batch_id).unwrap_or_default();
+        let on = OnStream { producer, stream: self.id, batch: number, confirmed_through };
+        Ok(Taken { on, content })
     }
 
     fn open(&mut self, open: PublishOpen) -> Result<(), Fault> {
@@ -100,7 +166,7 @@ impl Reader {
         };
         if open.name.is_empty() {
             let (lsn, ()) = self.context.engine.look(|_| ());
-            let opened = crate::queue::ProducerOpened { epoch: 0, through: 0, missed: Vec::new() };
+            let opened = queue::ProducerOpened { epoch: 0, through: 0, missed: Vec::new() };
             self.outbox.push(lsn, PublishEvent::Opened(opened));
             return Ok(());
         }
@@ -112,82 +178,71 @@ impl Reader {
         Ok(())
     }
 
-    async fn publish(&mut self, batch: PublishBatch) -> Result<(), Fault> {
-        let number = u64::try_from(batch.batch_id)
-            .ok()
-            .filter(|number| *number != 0)
-            .ok_or_else(|| Fault::invalid("batch_id", "it begins at 1"))?;
-        let confirmed_through = u64::try_from(batch.confirmed_through_batch_id).unwrap_or_default();
-        let request = batch.request.unwrap_or_default();
-        if request.allow_partial {
-            return Err(Fault::invalid("allow_partial", "a batch of a stream is all or nothing"));
+    /// Stores batches, in order, in one turn. A refusal here ends the stream.
+    async fn publish(&self, group: &[Taken]) -> Result<(), Fault> {
+        if group.is_empty() {
+            return Ok(());
         }
-        let Context { engine, limits, hasher, .. } = &self.context;
-        let messages = incoming::messages(request, *limits, *hasher);
-        let size = messages.iter().flatten().map(|message| message.body.len()).sum();
-        let permit = engine.reserve(size).await;
-        let (lsn, outcome) = match messages {
-            // What is malformed uses its number up like any other refusal.
-            Err((index, fault)) => self.refuse(number, confirmed_through, index, &fault)?,
-            Ok(messages) => self.store(number, confirmed_through, Publish { messages })?,
-        };
-        self.outbox.push(lsn, PublishEvent::Outcome(outcome, permit));
-        Ok(())
-    }
-
-    fn on_stream(&self, epoch: u64, batch: u64, confirmed_through: u64) -> OnStream {
-        OnStream { producer: epoch, stream: self.id, batch, confirmed_through }
-    }
-
-    fn store(
-        &mut self,
-        batch: u64,
-        confirmed_through: u64,
-        publish: Publish,
-    ) -> Result<(qbroker_storage::Lsn, BatchOutcome), Fault> {
-        let engine = self.context.engine.clone();
-        let Some(epoch) = self.producer else {
-            self.follow(batch)?;
-            let (lsn, receipts) = engine.turn(|core, now, out| core.publish(&publish, now, out))?;
-            let outcome = match receipts {
-                Ok(receipts) => BatchOutcome::stored(batch, &receipts),
-                Err(refused) => BatchOutcome::refused(refusal(0, batch, 0, &refused.into())),
-            };
-            return Ok((lsn, outcome));
-        };
-        let on = self.on_stream(epoch, batch, confirmed_through);
-        let (lsn, outcome) =
-            engine.turn(|core, now, out| core.publish_batch(&publish, on, now, out))?;
-        Ok((lsn, outcome?))
-    }
-
-    fn refuse(
-        &mut self,
-        batch: u64,
-        confirmed_through: u64,
-        index: usize,
-        fault: &Fault,
-    ) -> Result<(qbroker_storage::Lsn, BatchOutcome), Fault> {
-        let refused = refusal(self.producer.unwrap_or_default(), batch, index, fault);
-        let engine = self.context.engine.clone();
-        let Some(epoch) = self.producer else {
-            self.follow(batch)?;
-            return Ok((engine.look(|_| ()).0, BatchOutcome::refused(refused)));
-        };
-        let on = self.on_stream(epoch, batch, confirmed_through);
-        let (lsn, outcome) = engine.turn(|core, _, _| core.refuse_batch(on, refused.clone()))?;
-        Ok((lsn, outcome?))
+        let engine = &self.context.engine;
+        let permit = engine.reserve(group.iter().map(Taken::bytes).sum()).await;
+        let has_producer = self.producer.is_some();
+        // Outside of the command: it is given again where a page is missing, and goes on from there.
+        let mut outcomes = Vec::with_capacity(group.len());
+        let (lsn, done) = engine.turn(|core, now, out| {
+            while let Some(taken) = group.get(outcomes.len()) {
+                outcomes.push(taken.store(has_producer, core, now, out)?);
+            }
+            Ok(())
+        })?;
+        if !outcomes.is_empty() {
+            self.outbox.push(lsn, PublishEvent::Outcomes(outcomes, permit));
+        }
+        Ok(done?)
     }
 
     /// Counts the batches of a stream without a producer.
     fn follow(&mut self, batch: u64) -> Result<(), Fault> {
         let expected = self.last_batch + 1;
         if batch != expected {
-            let refused = crate::queue::refused::Refused::BatchOutOfOrder { expected, got: batch };
+            let refused = queue::refused::Refused::BatchOutOfOrder { expected, got: batch };
             return Err(refused.into());
         }
         self.last_batch = batch;
         Ok(())
+    }
+}
+
+/// A batch whose form is known.
+struct Taken {
+    on: OnStream,
+    content: Result<Publish, BatchRefused>,
+}
+
+impl Taken {
+    fn bytes(&self) -> usize {
+        let messages = self.content.iter().flat_map(|publish| &publish.messages);
+        messages.map(|message| message.body.len()).sum()
+    }
+
+    fn store(
+        &self,
+        has_producer: bool,
+        core: &mut Core,
+        now: Now,
+        out: &mut Output,
+    ) -> queue::Turn<BatchOutcome> {
+        match &self.content {
+            Err(refused) if has_producer => core.refuse_batch(self.on, refused.clone()),
+            Err(refused) => Ok(BatchOutcome::refused(refused.clone())),
+            Ok(publish) if has_producer => core.publish_batch(publish, self.on, now, out),
+            Ok(publish) => match core.publish(publish, now, out) {
+                Ok(receipts) => Ok(BatchOutcome::stored(self.on.batch, &receipts)),
+                Err(Stop::Refused(refused)) => {
+                    Ok(BatchOutcome::refused(refusal(0, self.on.batch, 0, &refused.into())))
+                }
+                Err(missing) => Err(missing),
+            },
+        }
     }
 }
 
@@ -236,19 +291,19 @@ impl Writer {
                 let fault = self.end.get().cloned();
                 self.finish(fault)
             }
-            Some(PublishEvent::Outcome(..)) => unreachable!("outcomes were confirmed just now"),
+            Some(PublishEvent::Outcomes(..)) => unreachable!("outcomes were confirmed just now"),
         }
     }
 
     /// One answer for all outcomes that are there.
     fn confirm(&mut self) -> Option<qbroker_proto::v1::BatchesConfirmed> {
-        let is_outcome = |event: &PublishEvent| matches!(event, PublishEvent::Outcome(..));
+        let is_outcome = |event: &PublishEvent| matches!(event, PublishEvent::Outcomes(..));
         let count = self.waiting.iter().position(|event| !is_outcome(event));
         let events = self.waiting.drain(..count.unwrap_or(self.waiting.len()));
         let outcomes: Vec<_> = events
-            .filter_map(|event| match event {
-                PublishEvent::Outcome(outcome, _) => Some(outcome),
-                _ => None,
+            .flat_map(|event| match event {
+                PublishEvent::Outcomes(outcomes, _) => outcomes,
+                _ => Vec::new(),
             })
             .collect();
         let through = outcomes.last()?.batch;
@@ -265,7 +320,7 @@ fn response(kind: publish_stream_response::Kind) -> PublishStreamResponse {
     PublishStreamResponse { kind: Some(kind) }
 }
 
-fn publish_opened(opened: crate::queue::ProducerOpened) -> PublishOpened {
+fn publish_opened(opened: queue::ProducerOpened) -> PublishOpened {
     PublishOpened {
         epoch: i64::try_from(opened.epoch).unwrap_or(i64::MAX),
         missed: Some(outgoing::confirmed(opened.through, opened.missed)),

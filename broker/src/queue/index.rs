@@ -136,6 +136,12 @@ impl Cursor {
     }
 }
 
+/// The messages of one moment.
+pub trait Frozen: Send {
+    /// Visits every message, by birth.
+    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message));
+}
+
 /// Finds messages for the core. Changes come from `apply` alone and keep every order consistent.
 pub trait Index: Send {
     /// The message born at `birth`, unless it is finished.
@@ -189,8 +195,9 @@ pub trait Index: Send {
     /// Turns relative due times into absolute ones: the machine was rebooted.
     fn forget_boot_clock(&mut self);
 
-    /// Every message, by birth; for checkpoints.
-    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message));
+    /// Every message as it is now, to be looked at later without the index; for checkpoints. Cheap:
+    /// the engine's lock is held.
+    fn frozen(&self) -> Box<dyn Frozen>;
 
     /// Brings a missing page into memory. Called without any lookup under way.
     fn load(&mut self, page: Missing);

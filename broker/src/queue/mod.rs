@@ -55,7 +55,7 @@ pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt};
 pub use pull::{Pull, PullId, Pulled};
 pub use settle::{Outcome, Settle, Settlement};
-pub use snapshot::SnapshotError;
+pub use snapshot::{Snapshot, SnapshotError};
 pub use tick::Deadlines;
 
 use index::{Index, Missing};

@@ -8,7 +8,7 @@ use prost::{Message as _, Oneof};
 use qbroker_storage::Lsn;
 
 use super::ids::{ConsumerId, QueueId, SessionId};
-use super::index::{Index, Message, State};
+use super::index::{Frozen, Index, Message, State};
 use super::lease::Lease;
 use super::producer::BatchOutcome;
 use super::record::{BatchRefused, BatchStored, Call, QueueDefinition, SessionOpened, StoredDue};
@@ -213,9 +213,30 @@ impl Pieces {
     }
 }
 
+/// The state of one moment, not yet encoded.
+#[allow(missing_debug_implementations, reason = "it may hold millions of messages")]
+pub struct Snapshot {
+    pieces: Pieces,
+    messages: Box<dyn Frozen>,
+}
+
+impl Snapshot {
+    /// The bytes that [`Core::restore`] reads.
+    pub fn encode(self) -> Vec<Bytes> {
+        let Self { mut pieces, messages } = self;
+        messages.for_each(&mut |birth, message| {
+            pieces.add(Item::Message(message_item(birth, message)));
+        });
+        pieces.finish()
+    }
+}
+
 impl<I: Index> Core<I> {
     /// The state after the last applied record.
-    pub fn snapshot(&self) -> Vec<Bytes> {
+    ///
+    /// What grows with the backlog is only pinned here, so that the engine's lock is let go at
+    /// once; [`Snapshot::encode`] does the work.
+    pub fn snapshot(&self) -> Snapshot {
         let mut pieces = Pieces::default();
         pieces.add(Item::Header(HeaderItem {
             epoch: self.epoch,
@@ -232,14 +253,11 @@ impl<I: Index> Core<I> {
                 session.known_as.iter().map(|(stream, name)| (stream.0, name.0)).unzip();
             pieces.add(Item::Session(SessionItem { id: id.0, opened, streams, known_as }));
         }
-        self.index.for_each(&mut |birth, message| {
-            pieces.add(Item::Message(message_item(birth, message)))
-        });
         for (birth, lease) in self.leases.sorted() {
             pieces.add(Item::Lease(lease_item(birth, &lease)));
         }
         self.snapshot_memories(&mut pieces);
-        pieces.finish()
+        Snapshot { pieces, messages: self.index.frozen() }
     }
 
     fn snapshot_memories(&self, pieces: &mut Pieces) {

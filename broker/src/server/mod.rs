@@ -219,6 +219,9 @@ async fn open_engine(
     })
     .await;
     let (engine, report) = opened.map_err(ServeError::Recovery)??;
+    for warning in &report.warnings {
+        warn!(warning, "something in the data folder is damaged, though nothing is lost");
+    }
     info!(%report, "recovered");
     Ok(engine)
 }

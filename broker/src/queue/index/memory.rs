@@ -7,7 +7,7 @@ use qbroker_storage::Lsn;
 
 use super::pages::Pages;
 use super::ready::ReadyOrder;
-use super::{Counts, Cursor, Index, Lookup, Message, Missing, State, StateSet};
+use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, State, StateSet};
 use crate::queue::ids::QueueId;
 use crate::queue::time::{Due, Now};
 
@@ -278,8 +278,8 @@ impl Index for MemoryIndex {
         }
     }
 
-    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
-        self.messages.for_each(visit);
+    fn frozen(&self) -> Box<dyn Frozen> {
+        Box::new(self.messages.clone())
     }
 
     fn load(&mut self, page: Missing) {

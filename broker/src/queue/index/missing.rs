@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use qbroker_storage::Lsn;
 
 use super::memory::MemoryIndex;
-use super::{Counts, Cursor, Index, Lookup, Message, Missing, StateSet};
+use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, StateSet};
 use crate::queue::ids::QueueId;
 use crate::queue::time::Now;
 
@@ -149,8 +149,8 @@ impl Index for MissingIndex {
         self.inside.forget_boot_clock();
     }
 
-    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
-        self.inside.for_each(visit);
+    fn frozen(&self) -> Box<dyn Frozen> {
+        self.inside.frozen()
     }
 
     fn load(&mut self, page: Missing) {

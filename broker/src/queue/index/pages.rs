@@ -1,22 +1,25 @@
 //! Messages by birth, in pages of neighbours: births are dense, so a page is an array.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
-use super::Message;
+use super::{Frozen, Message};
 
 /// Births in a page. Larger pages waste more on the few messages that stay long.
 const PAGE: u64 = 128;
 
-/// Every message, found by arithmetic and one look into a small table.
-#[derive(Debug, Default)]
+/// Every message, found by arithmetic and one look into a small table. A clone shares its pages; a
+/// page is copied when it is changed while somebody else has it.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pages {
-    pages: HashMap<u64, Page, FxBuildHasher>,
+    pages: HashMap<u64, Arc<Page>, FxBuildHasher>,
 }
 
 /// Invariant: `live` slots are filled; a page without any is not kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Page {
     slots: Box<[Option<Message>]>,
     live: usize,
@@ -35,7 +38,7 @@ impl Pages {
 
     pub(super) fn get_mut(&mut self, birth: Lsn) -> Option<&mut Message> {
         let (page, slot) = split(birth);
-        self.pages.get_mut(&page)?.slots[slot].as_mut()
+        Arc::make_mut(self.pages.get_mut(&page)?).slots[slot].as_mut()
     }
 
     /// Puts a message in; returns what was there.
@@ -43,8 +46,9 @@ impl Pages {
         let (page, slot) = split(birth);
         let page = self.pages.entry(page).or_insert_with(|| {
             let slots = (0..PAGE).map(|_| None).collect();
-            Page { slots, live: 0 }
+            Arc::new(Page { slots, live: 0 })
         });
+        let page = Arc::make_mut(page);
         let before = page.slots[slot].replace(message);
         page.live += usize::from(before.is_none());
         before
@@ -52,7 +56,7 @@ impl Pages {
 
     pub(super) fn remove(&mut self, birth: Lsn) -> Option<Message> {
         let (number, slot) = split(birth);
-        let page = self.pages.get_mut(&number)?;
+        let page = Arc::make_mut(self.pages.get_mut(&number)?);
         let message = page.slots[slot].take()?;
         page.live -= 1;
         if page.live == 0 {
@@ -60,9 +64,10 @@ impl Pages {
         }
         Some(message)
     }
+}
 
-    /// Every message, by birth.
-    pub(super) fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
+impl Frozen for Pages {
+    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
         let mut numbers: Vec<u64> = self.pages.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {

@@ -19,7 +19,7 @@ pub(super) fn check_invariants<I: Index>(core: &Core<I>) {
 /// Counts are what a recount gives, and every lease is of a leased message and the other way round.
 fn check_counts<I: Index>(core: &Core<I>) {
     let mut counts = BTreeMap::<QueueId, Counts>::new();
-    core.index.for_each(&mut |birth, message| {
+    core.index.frozen().for_each(&mut |birth, message| {
         assert!(core.catalog.get(message.queue).is_some(), "{birth} is in no queue");
         let of_queue = counts.entry(message.queue).or_default();
         match message.state {

@@ -252,7 +252,7 @@ impl<I: StageIndex> Play<I> {
     /// The core and the model hold the same messages, in the same states.
     fn compare(&self) {
         let mut messages = BTreeMap::new();
-        self.stage.core.index().for_each(&mut |birth, message| {
+        self.stage.core.index().frozen().for_each(&mut |birth, message| {
             messages.insert(birth.0, *message);
         });
         let births: Vec<_> = messages.keys().copied().collect();

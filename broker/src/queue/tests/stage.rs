@@ -221,7 +221,7 @@ pub(super) fn deliveries_of(effect: &Effect) -> &[Delivery] {
 }
 
 fn joined<I: Index>(core: &Core<I>) -> Bytes {
-    core.snapshot().concat().into()
+    core.snapshot().encode().concat().into()
 }
 
 fn sorted(lsns: &[Lsn]) -> Vec<Lsn> {
