@@ -33,7 +33,7 @@ pub struct Pull {
 #[derive(Debug, PartialEq)]
 pub enum Pulled {
     Now(Vec<Delivery>),
-    /// The answer is an [`Effect::AnswerPull`].
+    /// The answer is an [`Effect::AnswerPull`](super::Effect::AnswerPull).
     Waiting(PullId),
 }
 
