@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod crash;
+mod disk;
 mod kill;
+mod start;
 mod stop;
 mod tidy;

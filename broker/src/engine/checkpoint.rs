@@ -5,8 +5,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use qbroker_storage::Lsn;
-use tracing::{debug, error};
+use qbroker_storage::{Lsn, Space, WriteError};
+use tracing::{debug, error, warn};
 
 use super::Engine;
 
@@ -15,10 +15,14 @@ const LOG_BYTES: u64 = 128 << 20;
 /// A checkpoint of a large state is worth so many times its size of log: writing them stays a small
 /// part of all that is written.
 const LOG_PER_STATE: u64 = 8;
+/// As [`LOG_BYTES`] while the disk is at its reserve: what is worked off gives its room back sooner.
+const LOG_BYTES_LOW: u64 = 4 << 20;
 /// Activity is absorbed after this time, however little it was.
 const QUIET: Duration = Duration::from_secs(60);
 /// How often it is asked whether a checkpoint is due.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long nothing is tried after a disk that was too full for a checkpoint.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Tells the checkpoint thread to stop.
 #[derive(Debug, Default)]
@@ -45,7 +49,7 @@ impl Signal {
 
 impl Engine {
     /// Writes a checkpoint of the state as it is. Blocks until it is in place.
-    pub fn checkpoint(&self) -> Result<(), qbroker_storage::WriteError> {
+    pub fn checkpoint(&self) -> Result<(), WriteError> {
         let began = Instant::now();
         let (lsn, snapshot) = self.look(super::Core::snapshot);
         let held = began.elapsed();
@@ -61,30 +65,52 @@ impl Engine {
         let engine = self.clone();
         let thread = std::thread::Builder::new().name("checkpoint".to_owned());
         thread.spawn(move || {
-            let mut last = Instant::now();
+            let (mut last, mut full) = (Instant::now(), None::<Instant>);
             while !engine.checkpoints.wait() {
-                let bytes = engine.log.bytes_since_checkpoint();
-                let enough = LOG_BYTES.max(LOG_PER_STATE * engine.log.stats().checkpoint_bytes);
-                let due = enough <= bytes || (0 < bytes && QUIET <= last.elapsed());
-                if !due {
+                let waits = full.is_some_and(|full| full.elapsed() < RETRY);
+                if waits || !engine.is_checkpoint_due(last) {
                     continue;
                 }
-                last = Instant::now();
-                if let Err(error) = engine.checkpoint() {
-                    error!(%error, "a checkpoint could not be written");
-                    return;
+                match engine.checkpoint() {
+                    Ok(()) => (last, full) = (Instant::now(), None),
+                    Err(error) if is_full(&error) => {
+                        warn!(%error, "no room for a checkpoint; it is tried again");
+                        full = Some(Instant::now());
+                    }
+                    Err(error) => {
+                        error!(%error, "a checkpoint could not be written");
+                        return;
+                    }
                 }
             }
         })
     }
 
-    /// Ends the checkpoint thread, absorbs the log and closes it. Nothing is taken afterwards.
-    pub fn close(&self) -> Result<(), qbroker_storage::WriteError> {
+    /// Whether there is enough log to be absorbed, or any since long.
+    fn is_checkpoint_due(&self, last: Instant) -> bool {
+        let bytes = self.log.bytes_since_checkpoint();
+        let enough = match self.log.space() {
+            Space::Ample => LOG_BYTES.max(LOG_PER_STATE * self.log.stats().checkpoint_bytes),
+            Space::Low { .. } => LOG_BYTES_LOW,
+        };
+        enough <= bytes || (0 < bytes && QUIET <= last.elapsed())
+    }
+
+    /// Ends the checkpoint thread, absorbs the log and closes it. Nothing is taken afterwards. Where
+    /// the disk has no room for the checkpoint, the next start reads more of the log.
+    pub fn close(&self) -> Result<(), WriteError> {
         self.checkpoints.stop();
         let lsn = self.look(|_| ()).0;
         if lsn != Lsn(0) && 0 < self.log.bytes_since_checkpoint() {
-            self.checkpoint()?;
+            match self.checkpoint() {
+                Err(error) if is_full(&error) => warn!(%error, "no room for a checkpoint"),
+                other => other?,
+            }
         }
         self.log.close()
     }
+}
+
+fn is_full(error: &WriteError) -> bool {
+    matches!(error, WriteError::Disk(error) if error.is_full())
 }

@@ -126,6 +126,7 @@ impl Story {
 
     fn note_state(&mut self) {
         let (lsn, state) = self.engine.look(Core::snapshot);
+        let state = state.encode();
         self.states.insert(lsn, state);
     }
 
@@ -263,7 +264,7 @@ impl Story {
         Ok(tokens)
     }
 
-    fn checkpoint(&mut self) -> Result<(), Off> {
+    fn checkpoint(&self) -> Result<(), Off> {
         self.engine.checkpoint()?;
         Ok(())
     }
