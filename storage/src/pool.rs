@@ -63,7 +63,7 @@ struct Pace {
 
 /// Filling is worth it while a segment lasts this many times as long as filling one takes:
 /// below, the zeros take more of the disk and of the processors from the frames than they give back.
-const FILL_WORTH: u64 = 8;
+const FILL_WORTH: u64 = 3;
 
 impl Pace {
     fn taken(&mut self, now_ms: u64) {
@@ -357,11 +357,11 @@ mod tests {
         let mut pace = Pace { fill_ms: 100, ..Pace::default() };
         pace.taken(1000);
         assert!(!pace.is_outrun(1000), "the first says nothing of a pace");
-        pace.taken(1799);
-        assert!(pace.is_outrun(1799));
-        assert!(pace.is_outrun(2598));
-        assert!(!pace.is_outrun(2599), "the burst is over");
-        pace.taken(2599);
-        assert!(!pace.is_outrun(2599), "a segment lasts eight times as long as filling one");
+        pace.taken(1299);
+        assert!(pace.is_outrun(1299));
+        assert!(pace.is_outrun(1598));
+        assert!(!pace.is_outrun(1599), "the burst is over");
+        pace.taken(1599);
+        assert!(!pace.is_outrun(1599), "a segment lasts three times as long as filling one");
     }
 }
