@@ -3,6 +3,7 @@
 
 mod crash;
 mod disk;
+mod grpc;
 mod kill;
 mod start;
 mod stop;

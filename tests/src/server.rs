@@ -104,9 +104,7 @@ impl Server {
             Some(serving) => {
                 let address = |name: &str| serving[name].as_str().unwrap_or_default().to_owned();
                 server.grpc = address("grpc").parse().expect("the log names the address");
-                let http = address("http");
-                let http = http.strip_prefix("Some(").and_then(|http| http.strip_suffix(')'));
-                server.http = http.unwrap_or("0.0.0.0:0").parse().expect("it is an address");
+                server.http = address("http").parse().unwrap_or(server.http);
                 Ok(server)
             }
             None => Err(server.end().await),

@@ -320,8 +320,10 @@ impl Admin {
             _ => return Err(Fault::invalid("order_by", "\"name\" is the order there is")),
         }
         let active = QueueState::Active as i32;
-        if request.states.contains(&(QueueState::Unspecified as i32)) {
-            return Err(Fault::invalid("states", "a state must be named"));
+        for state in &request.states {
+            if matches!(QueueState::try_from(*state), Ok(QueueState::Unspecified) | Err(_)) {
+                return Err(unknown_state(*state));
+            }
         }
         let wanted = request.states.is_empty() || request.states.contains(&active);
         let states = format!("{:?}", request.states);
@@ -352,15 +354,13 @@ impl Admin {
     async fn purge(&self, request: PurgeQueueRequest) -> Result<PurgeQueueResponse, Fault> {
         bounds::later(request.include_dead_letters, "include_dead_letters", "purge_dead_letters")?;
         let mut states = StateSet(0);
-        for state in request.states() {
-            states = states.with(match state {
-                MessageState::Ready => StateSet::READY,
-                MessageState::Scheduled => StateSet::SCHEDULED,
-                MessageState::Leased => StateSet::LEASED,
-                MessageState::Parked => StateSet::PARKED,
-                MessageState::Unspecified => {
-                    return Err(Fault::invalid("states", "a state must be named"));
-                }
+        for state in &request.states {
+            states = states.with(match MessageState::try_from(*state) {
+                Ok(MessageState::Ready) => StateSet::READY,
+                Ok(MessageState::Scheduled) => StateSet::SCHEDULED,
+                Ok(MessageState::Leased) => StateSet::LEASED,
+                Ok(MessageState::Parked) => StateSet::PARKED,
+                Ok(MessageState::Unspecified) | Err(_) => return Err(unknown_state(*state)),
             });
         }
         if request.states.is_empty() {
@@ -459,6 +459,10 @@ impl Admin {
         }
         Ok(messages)
     }
+}
+
+fn unknown_state(state: i32) -> Fault {
+    Fault::invalid("states", format!("{state} is no state"))
 }
 
 fn check_filter(filter: Option<MessageFilter>) -> Result<(), Fault> {

@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 use super::Context;
 use super::convert::incoming;
 use super::convert::time::to_duration;
+use super::convert::token::Seal;
 use super::fault::Fault;
 use super::leases::{to_batch, to_failures};
 use crate::engine::{ConsumerEvent, Engine, Outbox};
@@ -33,9 +34,10 @@ pub(super) async fn serve(
 ) -> Result<impl Stream<Item = Result<ConsumeResponse, Status>> + Send, Fault> {
     context.check_running()?;
     let out_of_turn = || Fault::invalid("kind", "the first message of the stream must be open");
-    let first = inbound.message().await.ok().flatten().and_then(|request| request.kind);
+    let first = inbound.message().await.map_err(|status| Fault::unreadable(&status))?;
+    let first = first.and_then(|request| request.kind);
     let Some(consume_request::Kind::Open(open)) = first else { return Err(out_of_turn()) };
-    let open = incoming::open_consumer(open, fresh_session)?;
+    let open = incoming::open_consumer(open, context.seal, fresh_session)?;
     let (opened, outbox) = context.engine.open_consumer(&open).await??;
     let id = opened.consumer;
     let end = Arc::new(OnceLock::new());
@@ -44,7 +46,7 @@ pub(super) async fn serve(
         Reader { context: context.clone(), connection: connection.clone(), outbox: outbox.clone() };
     tokio::spawn(reader.run(inbound, end.clone()));
     let mut responses = VecDeque::new();
-    responses.push_back(consume_opened(&open, opened));
+    responses.push_back(consume_opened(&open, opened, context.seal));
     let writer = Writer {
         context,
         outbox,
@@ -119,9 +121,14 @@ impl Reader {
                 }
                 // The connection broke, or the call was canceled, which looks like an end that was
                 // meant: what it holds waits for the session's grace.
-                Ok(None) | Err(_) => {
+                Ok(None) => {
                     self.context.engine.disconnect(self.connection.id);
                     return Ok(());
+                }
+                // Or something arrived that is no request.
+                Err(status) => {
+                    self.context.engine.disconnect(self.connection.id);
+                    return Err(Fault::unreadable(&status));
                 }
             }
         }
@@ -160,7 +167,7 @@ impl Reader {
         if call <= 0 {
             return Err(Fault::invalid("call_id", "on a stream it begins at 1"));
         }
-        let understood = incoming::settle(request, self.connection.id)?;
+        let understood = incoming::settle(request, self.connection.id, self.context.seal)?;
         let settle = understood.command;
         let engine = &self.context.engine;
         let (lsn, failures) = engine.turn(|core, now, out| core.settle(&settle, now, out))?;
@@ -171,7 +178,7 @@ impl Reader {
 
     fn extend(&self, request: ExtendLeasesRequest) -> Result<(), Fault> {
         let call = request.call_id;
-        let understood = incoming::extend(request)?;
+        let understood = incoming::extend(request, self.context.seal)?;
         let extend = understood.command;
         let engine = &self.context.engine;
         let (lsn, failures) = engine.turn(|core, now, out| core.extend(&extend, now, out))?;
@@ -245,19 +252,19 @@ impl Writer {
                 ConsumerEvent::Settled { call, failures, invalid } => {
                     let settled = settled.get_or_insert_default();
                     settled.call_id = call;
-                    settled.failures.extend(to_failures(failures, invalid));
+                    settled.failures.extend(to_failures(failures, invalid, self.context.seal));
                 }
                 ConsumerEvent::Extended { call, duration_ms, failures, invalid } => {
                     let extended = ExtendLeasesResponse {
                         call_id: call,
                         lease_duration: duration_ms.map(to_duration),
-                        failures: to_failures(failures, invalid),
+                        failures: to_failures(failures, invalid, self.context.seal),
                     };
                     self.responses.push_back(response(consume_response::Kind::Extended(extended)));
                 }
                 ConsumerEvent::LeasesLost(leases, why) => {
                     self.deliveries.retain(|delivery| !leases.contains(&delivery.token));
-                    self.responses.push_back(leases_lost(&leases, why));
+                    self.responses.push_back(leases_lost(&leases, why, self.context.seal));
                 }
                 ConsumerEvent::Drained => {
                     // What was granted before stands before it.
@@ -297,7 +304,7 @@ impl Writer {
         let room = self.deliveries.iter().take(BATCH_MESSAGES);
         let count = room.take_while(|delivery| fits(delivery)).count();
         let deliveries: Vec<Delivery> = self.deliveries.drain(..count).collect();
-        let batch = to_batch(&self.context.engine, &deliveries)?;
+        let batch = to_batch(&self.context, &deliveries)?;
         self.context.engine.let_go(&deliveries);
         Ok(response(consume_response::Kind::Deliveries(batch)))
     }
@@ -313,27 +320,27 @@ fn response(kind: consume_response::Kind) -> ConsumeResponse {
     ConsumeResponse { kind: Some(kind) }
 }
 
-fn consume_opened(open: &OpenConsumer, opened: Opened) -> ConsumeResponse {
+fn consume_opened(open: &OpenConsumer, opened: Opened, seal: Seal) -> ConsumeResponse {
     response(consume_response::Kind::Opened(ConsumeOpened {
         consumer_id: opened.consumer.to_string(),
         session_id: open.session.clone(),
         lease_duration: open.lease_duration_ms.map(to_duration),
         resumed: opened.resumed,
-        lost_lease_tokens: tokens(&opened.lost),
+        lost_lease_tokens: tokens(&opened.lost, seal),
     }))
 }
 
-fn leases_lost(leases: &[LeaseToken], why: Lost) -> ConsumeResponse {
+fn leases_lost(leases: &[LeaseToken], why: Lost, seal: Seal) -> ConsumeResponse {
     let reason = match why {
         Lost::Expired => LeaseLostReason::Expired,
         Lost::Purged => LeaseLostReason::QueuePurged,
         Lost::Deleted => LeaseLostReason::QueueDeleted,
         Lost::SessionReset => LeaseLostReason::SessionReset,
     };
-    let lease_tokens = tokens(leases);
+    let lease_tokens = tokens(leases, seal);
     response(consume_response::Kind::LeasesLost(LeasesLost { lease_tokens, reason: reason.into() }))
 }
 
-fn tokens(tokens: &[LeaseToken]) -> Vec<bytes::Bytes> {
-    tokens.iter().map(|token| bytes::Bytes::copy_from_slice(&token.to_bytes())).collect()
+fn tokens(tokens: &[LeaseToken], seal: Seal) -> Vec<bytes::Bytes> {
+    tokens.iter().map(|token| seal.close(*token)).collect()
 }

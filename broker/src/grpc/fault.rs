@@ -12,13 +12,12 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::engine::Stopped;
-use crate::queue::ids::LeaseToken;
 use crate::queue::refused::Refused;
 
 /// `ErrorInfo.domain` of every error.
 const DOMAIN: &str = "qbroker";
 /// The trailer with the reason alone, for clients that cannot read the details.
-const REASON_TRAILER: &str = "qbroker-reason";
+pub(super) const REASON_TRAILER: &str = "qbroker-reason";
 /// When a full disk or a full table is worth another try.
 const RETRY_FULL: Duration = Duration::from_secs(5);
 /// When a broker that stops may be back.
@@ -31,6 +30,8 @@ pub(crate) enum Fault {
     Refused(#[from] Refused),
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
+    #[error("the request cannot be read: {0}")]
+    Unreadable(String),
     #[error("{field} needs the feature \"{feature}\", which this version does not have")]
     Unsupported { field: &'static str, feature: &'static str },
     #[error("the batch has {size} {unit}; at most {limit} are allowed, so split it")]
@@ -68,11 +69,16 @@ impl Fault {
         Self::Invalid { field, why: why.into() }
     }
 
+    /// What was sent is not of the form that the protocol says.
+    pub(crate) fn unreadable(status: &Status) -> Self {
+        Self::Unreadable(status.message().to_owned())
+    }
+
     /// The stable reason; `types.proto` lists them.
     fn reason(&self) -> &'static str {
         match self {
             Self::Refused(refused) => refused.reason(),
-            Self::Invalid { .. } => "INVALID_ARGUMENT",
+            Self::Invalid { .. } | Self::Unreadable(_) => "INVALID_ARGUMENT",
             Self::Unsupported { .. } => "FEATURE_UNSUPPORTED",
             Self::BatchTooLarge { .. } => "BATCH_TOO_LARGE",
             Self::FieldTooLarge { .. } => "MESSAGE_TOO_LARGE",
@@ -88,6 +94,7 @@ impl Fault {
         match self {
             Self::Refused(refused) => refused_code(refused),
             Self::Invalid { .. }
+            | Self::Unreadable(_)
             | Self::BatchTooLarge { .. }
             | Self::FieldTooLarge { .. }
             | Self::Empty(_)
@@ -173,11 +180,6 @@ pub(crate) fn settle_failure(token: Bytes, fault: &Fault) -> SettleFailure {
     SettleFailure { lease_token: token, error: Some(fault.to_item()) }
 }
 
-/// [`settle_failure`] for a token that was understood.
-pub(crate) fn refused_settlement(token: LeaseToken, refused: Refused) -> SettleFailure {
-    settle_failure(Bytes::copy_from_slice(&token.to_bytes()), &Fault::Refused(refused))
-}
-
 fn refused_code(refused: &Refused) -> Code {
     match refused {
         Refused::QueueNotFound(_) => Code::NotFound,
@@ -210,7 +212,7 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
         | Refused::QueueNotEmpty { name, .. }
         | Refused::DeadLetterQueue { name, .. }
         | Refused::EtagMismatch { name, .. } => vec![("queue", name.clone())],
-        Refused::Policy { field, .. } => vec![("field", (*field).to_owned())],
+        Refused::Policy { field, .. } => vec![("field", format!("policy.{field}"))],
         Refused::MessageTooLarge { index, bytes, max, queue } => vec![
             ("field", "payload".to_owned()),
             ("index", index.to_string()),
@@ -218,10 +220,9 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
             ("limit", max.to_string()),
             ("queue", queue.clone()),
         ],
-        Refused::Limit { what, max } => {
-            vec![("what", (*what).to_owned()), ("limit", max.to_string())]
-        }
-        Refused::LeasesFull(max) => vec![("limit", max.to_string())],
+        // The key under which GetServerInfo tells the limit.
+        Refused::Limit { what, .. } => vec![("limit", format!("max_{what}"))],
+        Refused::LeasesFull(_) => vec![("limit", "max_leases".to_owned())],
         Refused::BatchOutOfOrder { expected, got } => {
             vec![("expected", expected.to_string()), ("got", got.to_string())]
         }

@@ -13,8 +13,9 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::time::to_duration;
+use super::convert::token::Seal;
 use super::convert::{incoming, outgoing};
-use super::fault::{Fault, refused_settlement, settle_failure};
+use super::fault::{Fault, settle_failure};
 use super::records::{self, Parts};
 use super::{Context, consume};
 use crate::engine::{Engine, PullAnswer};
@@ -56,13 +57,14 @@ impl ConsumerService for Consumer {
         let understood = incoming::settle(
             SettleRequest { answered_through_call_id: 0, ..request },
             ConsumerId::NONE,
+            self.context.seal,
         );
         let understood = understood.map_err(|fault| fault.to_status())?;
         let settle = understood.command;
         let failures =
             self.context.engine.call(|core, now, out| core.settle(&settle, now, out)).await;
         let failures = flat(failures).map_err(|fault| fault.to_status())?;
-        let failures = to_failures(failures, understood.invalid);
+        let failures = to_failures(failures, understood.invalid, self.context.seal);
         Ok(Response::new(SettleResponse { call_id, failures }))
     }
 
@@ -72,12 +74,13 @@ impl ConsumerService for Consumer {
     ) -> Result<Response<ExtendLeasesResponse>, Status> {
         let request = request.into_inner();
         let call_id = request.call_id;
-        let understood = incoming::extend(request).map_err(|fault| fault.to_status())?;
+        let understood =
+            incoming::extend(request, self.context.seal).map_err(|fault| fault.to_status())?;
         let extend = understood.command;
         let failures =
             self.context.engine.call(|core, now, out| core.extend(&extend, now, out)).await;
         let failures = flat(failures).map_err(|fault| fault.to_status())?;
-        let failures = to_failures(failures, understood.invalid);
+        let failures = to_failures(failures, understood.invalid, self.context.seal);
         let lease_duration = extend.duration_ms.map(to_duration);
         Ok(Response::new(ExtendLeasesResponse { call_id, lease_duration, failures }))
     }
@@ -92,8 +95,11 @@ fn flat<T>(answer: Result<Result<T, Refused>, crate::engine::Stopped>) -> Result
 pub(super) fn to_failures(
     refused: Vec<(LeaseToken, Refused)>,
     invalid: Vec<Bytes>,
+    seal: Seal,
 ) -> Vec<SettleFailure> {
-    let refused = refused.into_iter().map(|(token, refused)| refused_settlement(token, refused));
+    let refused = refused
+        .into_iter()
+        .map(|(token, refused)| settle_failure(seal.close(token), &refused.into()));
     let invalid =
         invalid.into_iter().map(|token| settle_failure(token.clone(), &Fault::TokenInvalid(token)));
     refused.chain(invalid).collect()
@@ -129,7 +135,7 @@ impl Consumer {
             }
         };
         engine.durable(lsn).await?;
-        let batch = to_batch(engine, &deliveries.deliveries)?;
+        let batch = to_batch(&self.context, &deliveries.deliveries)?;
         engine.let_go(&deliveries.deliveries);
         deliveries.hand_over();
         Ok(batch)
@@ -177,7 +183,8 @@ impl Drop for Granted<'_> {
 
 /// Deliveries with their messages. A message that was deleted meanwhile is left out: its lease has
 /// ended too.
-pub(super) fn to_batch(engine: &Engine, deliveries: &[Delivery]) -> Result<DeliveryBatch, Fault> {
+pub(super) fn to_batch(context: &Context, deliveries: &[Delivery]) -> Result<DeliveryBatch, Fault> {
+    let engine = &context.engine;
     let parts: Vec<Parts> = deliveries
         .iter()
         .map(|delivery| Parts {
@@ -189,7 +196,7 @@ pub(super) fn to_batch(engine: &Engine, deliveries: &[Delivery]) -> Result<Deliv
     let lease_duration = deliveries.first().map(|delivery| to_duration(delivery.duration_ms));
     let mut batch = DeliveryBatch { deliveries: Vec::with_capacity(parts.len()), lease_duration };
     for (delivery, stored) in deliveries.iter().zip(records::read(engine, &parts)) {
-        match stored.and_then(|stored| outgoing::delivery(delivery, stored)) {
+        match stored.and_then(|stored| outgoing::delivery(delivery, stored, context.seal)) {
             Ok(delivery) => batch.deliveries.push(delivery),
             Err(fault) if engine.is_held(delivery.token) => return Err(fault),
             Err(_) => {}

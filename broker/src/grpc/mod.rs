@@ -4,6 +4,7 @@ mod admin;
 mod auth;
 mod consume;
 mod convert;
+mod explain;
 mod fault;
 mod leases;
 mod listing;
@@ -30,6 +31,7 @@ use crate::config::Settings;
 use crate::engine::Engine;
 use convert::bounds::REQUEST_BYTES_MAX;
 use convert::incoming::{BatchLimits, IdHasher};
+use convert::token::Seal;
 use fault::Fault;
 
 /// What every service needs.
@@ -39,6 +41,7 @@ pub struct Context {
     limits: BatchLimits,
     streams_max: u32,
     hasher: IdHasher,
+    seal: Seal,
     stopping: watch::Receiver<Option<Stopping>>,
     closing: CancellationToken,
 }
@@ -62,8 +65,10 @@ impl Context {
             messages_max: settings.batch_messages_max as usize,
             bytes_max: settings.batch_bytes_max,
         };
-        let hasher = IdHasher { key: engine.log().log_id() };
-        Self { engine, limits, streams_max: settings.streams_max, hasher, stopping, closing }
+        let log_id = engine.log().log_id();
+        let (hasher, seal) = (IdHasher { key: log_id }, Seal::new(log_id));
+        let streams_max = settings.streams_max;
+        Self { engine, limits, streams_max, hasher, seal, stopping, closing }
     }
 
     /// Refuses new work while the broker stops.
@@ -98,9 +103,11 @@ pub fn routes(
         .register_encoded_file_descriptor_set(qbroker_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Ok(Routes::new(InterceptedService::new(publisher, auth.clone()))
+    let services = Routes::new(InterceptedService::new(publisher, auth.clone()))
         .add_service(InterceptedService::new(consumer, auth.clone()))
         .add_service(InterceptedService::new(admin, auth.clone()))
         .add_service(InterceptedService::new(reflection, auth))
-        .add_service(health))
+        .add_service(health);
+    let explain = axum::middleware::from_fn(explain::explain);
+    Ok(services.into_axum_router().layer(explain).into())
 }

@@ -63,8 +63,8 @@ impl Publisher {
         drop(permit);
         let receipts = receipts
             .map_err(Fault::from)
-            .and_then(|receipts| receipts.map_err(Fault::from))
-            .map_err(|fault| fault.to_status())?;
+            .map_err(|fault| fault.to_status())?
+            .map_err(|refused| to_status(refused, &publish.messages))?;
         let results = publish.messages.iter().zip(receipts);
         Ok(results.map(|(message, receipt)| stored(message, receipt)).collect())
     }
@@ -110,6 +110,27 @@ impl Publisher {
             .map_err(|refused| Fault::from(refused).to_status())?;
         Ok(publishes.into_iter().zip(results).map(outcome).collect())
     }
+}
+
+/// Names the message that caused a refusal, where one did.
+fn to_status(refused: Refused, messages: &[NewMessage]) -> Status {
+    let index = match &refused {
+        Refused::QueueNotFound(name) => messages.iter().position(|m| *m.queue == **name),
+        // Of a long name the refusal tells the beginning.
+        Refused::QueueName { name, .. } => {
+            messages.iter().position(|m| m.queue.starts_with(name.as_str()))
+        }
+        Refused::DuplicateInBatch { id } => messages
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| m.message_id == *id)
+            .nth(1)
+            .map(|(at, _)| at),
+        Refused::MessageTooLarge { index, .. } => Some(*index),
+        _ => None,
+    };
+    let fault = Fault::from(refused);
+    index.map_or_else(|| fault.to_status(), |index| fault.to_status_at(index))
 }
 
 fn bytes(messages: &[NewMessage]) -> usize {

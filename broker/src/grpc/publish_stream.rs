@@ -69,8 +69,7 @@ impl Reader {
     async fn read(&mut self, inbound: &mut Streaming<PublishStreamRequest>) -> Result<(), Fault> {
         let out_of_turn = |why| Fault::invalid("kind", why);
         self.context.check_running()?;
-        // A connection that breaks has nobody to be told why.
-        let Ok(Some(first)) = inbound.message().await else { return Ok(()) };
+        let Some(first) = read(inbound.message().await)? else { return Ok(()) };
         match first.kind {
             Some(publish_stream_request::Kind::Open(open)) => self.open(open)?,
             _ => return Err(out_of_turn("the first message of the stream must be open")),
@@ -80,7 +79,7 @@ impl Reader {
                 request = inbound.message() => request,
                 _ = self.context.stopping() => return Err(Fault::ShuttingDown),
             };
-            let Ok(Some(request)) = request else { return Ok(()) };
+            let Some(request) = read(request)? else { return Ok(()) };
             let (group, last) = self.gather(request, inbound);
             self.publish(&group).await?;
             if let Some(last) = last {
@@ -98,12 +97,12 @@ impl Reader {
     ) -> (Vec<Taken>, Option<Result<(), Fault>>) {
         let mut group = Vec::new();
         let mut bytes = 0;
-        let mut next = Some(first);
+        let mut next = Ok(Some(first));
         loop {
-            match next.map(|request| self.take(request)) {
-                None => return (group, Some(Ok(()))),
-                Some(Err(fault)) => return (group, Some(Err(fault))),
-                Some(Ok(taken)) => {
+            match next.and_then(|next| next.map(|request| self.take(request)).transpose()) {
+                Ok(None) => return (group, Some(Ok(()))),
+                Err(fault) => return (group, Some(Err(fault))),
+                Ok(Some(taken)) => {
                     bytes += taken.bytes();
                     group.push(taken);
                 }
@@ -113,7 +112,7 @@ impl Reader {
             }
             match inbound.message().now_or_never() {
                 None => return (group, None),
-                Some(arrived) => next = arrived.ok().flatten(),
+                Some(arrived) => next = read(arrived),
             }
         }
     }
@@ -314,6 +313,13 @@ impl Writer {
         self.ended = true;
         fault.map(|fault| Err(fault.to_status()))
     }
+}
+
+/// A request, or the end of the stream. Where the connection broke, nobody is there to read why.
+fn read(
+    arrived: Result<Option<PublishStreamRequest>, Status>,
+) -> Result<Option<PublishStreamRequest>, Fault> {
+    arrived.map_err(|status| Fault::unreadable(&status))
 }
 
 fn response(kind: publish_stream_response::Kind) -> PublishStreamResponse {

@@ -12,6 +12,7 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use super::bounds;
 use super::time::{DURATION_MS_MAX, duration_ms, timestamp_ms};
+use super::token::Seal;
 use crate::grpc::fault::Fault;
 use crate::queue::body::{StoredFailure, StoredMessage};
 use crate::queue::ids::{ConsumerId, LeaseToken};
@@ -137,6 +138,7 @@ pub(in crate::grpc) struct Understood<T> {
 pub(in crate::grpc) fn settle(
     request: SettleRequest,
     consumer: ConsumerId,
+    seal: Seal,
 ) -> Result<Understood<Settle>, Fault> {
     let count = request.settlements.len();
     bounds::batch("settlements", count, bounds::SETTLEMENTS_MAX, "settlements")?;
@@ -148,7 +150,7 @@ pub(in crate::grpc) fn settle(
     for settlement in request.settlements {
         bounds::later(!settlement.effects.is_empty(), "effects", "effects")?;
         let outcome = outcome(settlement.outcome)?;
-        match LeaseToken::from_bytes(&settlement.lease_token) {
+        match seal.open(&settlement.lease_token) {
             Some(token) => settlements.push(Settlement { token, outcome }),
             None => invalid.push(settlement.lease_token),
         }
@@ -191,23 +193,26 @@ fn failure(failure: Option<v1::Failure>) -> StoredFailure {
     StoredFailure { kind: r#type, message, details }
 }
 
-pub(in crate::grpc) fn extend(request: ExtendLeasesRequest) -> Result<Understood<Extend>, Fault> {
+pub(in crate::grpc) fn extend(
+    request: ExtendLeasesRequest,
+    seal: Seal,
+) -> Result<Understood<Extend>, Fault> {
     let count = request.lease_tokens.len();
     if request.session_id.is_empty() {
         bounds::batch("lease_tokens", count, bounds::SETTLEMENTS_MAX, "lease tokens")?;
     }
     bounds::id("session_id", &request.session_id)?;
-    let (tokens, invalid) = tokens(request.lease_tokens);
+    let (tokens, invalid) = tokens(request.lease_tokens, seal);
     let session = Some(request.session_id).filter(|session| !session.is_empty());
     let duration_ms = lease_ms(request.lease_duration)?;
     Ok(Understood { command: Extend { tokens, session, duration_ms }, invalid })
 }
 
-fn tokens(tokens: Vec<Bytes>) -> (Vec<LeaseToken>, Vec<Bytes>) {
+fn tokens(tokens: Vec<Bytes>, seal: Seal) -> (Vec<LeaseToken>, Vec<Bytes>) {
     let mut understood = Vec::with_capacity(tokens.len());
     let mut invalid = Vec::new();
     for bytes in tokens {
-        match LeaseToken::from_bytes(&bytes) {
+        match seal.open(&bytes) {
             Some(token) => understood.push(token),
             None => invalid.push(bytes),
         }
@@ -221,6 +226,7 @@ fn lease_ms(duration: Option<prost_types::Duration>) -> Result<Option<u64>, Faul
 
 pub(in crate::grpc) fn open_consumer(
     open: ConsumeOpen,
+    seal: Seal,
     fresh_session: impl FnOnce() -> String,
 ) -> Result<OpenConsumer, Fault> {
     bounds::later(open.reports_started, "reports_started", "reports_started")?;
@@ -231,7 +237,7 @@ pub(in crate::grpc) fn open_consumer(
         let (limit, unit) = (bounds::HELD_MAX, "held lease tokens");
         return Err(Fault::BatchTooLarge { size: count, limit, unit });
     }
-    let (held, invalid) = tokens(open.held_lease_tokens);
+    let (held, invalid) = tokens(open.held_lease_tokens, seal);
     if let Some(invalid) = invalid.into_iter().next() {
         return Err(Fault::TokenInvalid(invalid));
     }

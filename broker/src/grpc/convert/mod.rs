@@ -5,3 +5,4 @@ pub(super) mod incoming;
 pub(super) mod outgoing;
 pub(super) mod policy;
 pub(super) mod time;
+pub(super) mod token;

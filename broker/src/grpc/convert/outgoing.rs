@@ -1,10 +1,11 @@
 //! What clients get: deliveries, listed messages, receipts.
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use qbroker_proto::v1::{self, DeadLetterInfo, Failure, PublishReceipt};
 use qbroker_storage::{Lsn, StoredRecord};
 
 use super::time::to_timestamp;
+use super::token::Seal;
 use crate::grpc::fault::Fault;
 use crate::queue::body::{StoredDeadLetter, StoredFailure, StoredMessage};
 use crate::queue::record::{DeadLettered, Published, Record};
@@ -68,11 +69,12 @@ pub(in crate::grpc) fn confirmed(
 pub(in crate::grpc) fn delivery(
     delivery: &Delivery,
     stored: Stored,
+    seal: Seal,
 ) -> Result<v1::Delivery, Fault> {
     let last_failure = stored.last_failure.as_ref().map(failure).transpose()?;
     let message = message(delivery.queue.to_string(), stored)?;
     Ok(v1::Delivery {
-        lease_token: Bytes::copy_from_slice(&delivery.token.to_bytes()),
+        lease_token: seal.close(delivery.token),
         message: Some(message),
         attempt: (1 + delivery.failures + delivery.crashes).cast_signed(),
         failures: delivery.failures.cast_signed(),

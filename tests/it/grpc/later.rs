@@ -1,0 +1,267 @@
+//! What comes later is refused by its feature's name, never ignored: every field and every rpc that
+//! the protocol marks so, as its files say it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use qbroker_proto::v1::*;
+use qbroker_tests::wire::{Refusal, Wire};
+use settlement::Outcome;
+use tonic::Code;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic_prost::ProstCodec;
+
+use super::{Broker, message, publish, refusal, seconds, selectors};
+
+/// Of an answer, where it stays unset; and a field of which only a part comes later, which has its
+/// own mark.
+const ELSEWHERE: [&str; 2] = ["MessageInfo.attempts", "ListMessagesRequest.filter"];
+
+/// What the files of the protocol mark as LATER, with its feature.
+#[derive(Debug, Default)]
+struct Marked {
+    fields: BTreeMap<String, String>,
+    rpcs: BTreeMap<String, String>,
+}
+
+fn feature_in(comment: &str) -> Option<String> {
+    let (_, rest) = comment.split_once("(feature \"")?;
+    Some(rest.split('"').next()?.to_owned())
+}
+
+/// Reads the marks from the comments above fields and rpcs, and at the head of a whole file.
+fn marked() -> Marked {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/qbroker/v1");
+    let mut marked = Marked::default();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let head: Vec<&str> = text.lines().take_while(|line| line.starts_with("//")).collect();
+        let head = head.join(" ");
+        let whole_file = head.starts_with("// LATER").then(|| feature_in(&head)).flatten();
+        let (mut owner, mut comment) = (String::new(), String::new());
+        for line in text.lines().map(str::trim) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let Some(words) = line.strip_prefix("//") {
+                comment.push_str(words);
+                continue;
+            }
+            let feature = if comment.contains("LATER") { feature_in(&comment) } else { None };
+            match words[..] {
+                ["message" | "service" | "enum", name, ..] => name.clone_into(&mut owner),
+                ["rpc", rpc, ..] => {
+                    let name = rpc.split('(').next().unwrap_or_default();
+                    if let Some(feature) = feature.or_else(|| whole_file.clone()) {
+                        marked.rpcs.insert(format!("{owner}/{name}"), feature);
+                    }
+                }
+                [.., name, "=", number] if number.ends_with(';') => {
+                    if let Some(feature) = feature {
+                        marked.fields.insert(format!("{owner}.{name}"), feature);
+                    }
+                }
+                _ => {}
+            }
+            comment.clear();
+        }
+    }
+    assert!(20 < marked.fields.len() && 20 < marked.rpcs.len(), "{marked:?}");
+    marked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rpc_that_comes_later_says_so() {
+    let broker = Broker::start(&[]).await;
+    for (rpc, feature) in marked().rpcs {
+        let mut grpc = tonic::client::Grpc::new(broker.wire.channel());
+        grpc.ready().await.unwrap();
+        let path = PathAndQuery::try_from(format!("/qbroker.v1.{rpc}")).unwrap();
+        let codec = ProstCodec::<(), ()>::default();
+        let refused = refusal(grpc.unary(tonic::Request::new(()), path, codec).await);
+        assert_eq!(refused.is(), (Code::Unimplemented, "FEATURE_UNSUPPORTED"), "{rpc}");
+        assert_eq!(refused.metadata["feature"], feature, "{rpc}");
+    }
+}
+
+/// Checks refusals and remembers which fields they were of.
+#[derive(Default)]
+struct Seen {
+    features: BTreeMap<String, String>,
+}
+
+impl Seen {
+    fn check(&mut self, field: &str, refused: &Refusal) {
+        let is = refused.is();
+        assert_eq!(
+            is,
+            (Code::Unimplemented, "FEATURE_UNSUPPORTED"),
+            "{field}: {}",
+            refused.message
+        );
+        let before = self.features.insert(field.to_owned(), refused.metadata["feature"].clone());
+        assert_eq!(before, None, "{field} is checked once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_field_that_comes_later_is_refused() {
+    let broker = Broker::start(&[]).await;
+    let mut seen = Seen::default();
+    check_messages(&broker, &mut seen).await;
+    check_selectors(&broker.wire, &mut seen).await;
+    check_consumers(&broker.wire, &mut seen).await;
+    check_settlements(&broker, &mut seen).await;
+    check_policies(&broker.wire, &mut seen).await;
+    check_calls(&broker.wire, &mut seen).await;
+    let mut expected = marked().fields;
+    expected.retain(|field, _| !ELSEWHERE.contains(&field.as_str()));
+    let names = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<BTreeSet<_>>();
+    let (told, checked) = (names(&expected), names(&seen.features));
+    let unchecked: Vec<_> = told.difference(&checked).collect();
+    let unmarked: Vec<_> = checked.difference(&told).collect();
+    assert_eq!((unchecked, unmarked), (vec![], vec![]), "every marked field, and no other");
+    assert_eq!(seen.features, expected, "under the name that its file gives");
+}
+
+async fn check_messages(broker: &Broker, seen: &mut Seen) {
+    type Set = fn(&mut OutgoingMessage);
+    let fields: [(&str, Set); 6] = [
+        ("priority", |m| m.priority = 1),
+        ("ttl", |m| m.ttl = Some(seconds(1))),
+        ("ordering_key", |m| m.ordering_key = "k".to_owned()),
+        ("unique_key", |m| m.unique_key = "k".to_owned()),
+        ("fairness_key", |m| m.fairness_key = "k".to_owned()),
+        ("max_attempts", |m| m.max_attempts = Some(1)),
+    ];
+    for (field, set) in fields {
+        let mut message = message("m");
+        set(&mut message);
+        let refused = broker.publish(publish("q", vec![message])).await.expect_err(field);
+        seen.check(&format!("OutgoingMessage.{field}"), &refused);
+    }
+}
+
+async fn check_selectors(wire: &Wire, seen: &mut Seen) {
+    type Set = fn(&mut QueueSelector);
+    let fields: [(&str, Set); 3] = [
+        ("rank", |s| s.rank = 1),
+        ("weight", |s| s.weight = Some(2)),
+        ("max_outstanding_messages", |s| s.max_outstanding_messages = Some(1)),
+    ];
+    for (field, set) in fields {
+        let mut queues = selectors(&["q"]);
+        set(&mut queues[0]);
+        let refused =
+            refusal(wire.consumer().pull(PullRequest { queues, ..Default::default() }).await);
+        seen.check(&format!("QueueSelector.{field}"), &refused);
+    }
+    let pull = PullRequest {
+        queues: selectors(&["q"]),
+        request_id: "r".to_owned(),
+        ..PullRequest::default()
+    };
+    seen.check("PullRequest.request_id", &refusal(wire.consumer().pull(pull).await));
+}
+
+async fn check_consumers(wire: &Wire, seen: &mut Seen) {
+    let open = |reports_started| ConsumeRequest {
+        kind: Some(consume_request::Kind::Open(ConsumeOpen {
+            queues: selectors(&["q"]),
+            reports_started,
+            ..ConsumeOpen::default()
+        })),
+    };
+    let later = |kind| vec![open(false), ConsumeRequest { kind: Some(kind) }];
+    let started = consume_request::Kind::Started(Started::default());
+    let subscribe = consume_request::Kind::Subscribe(Subscribe::default());
+    for (field, requests) in [
+        ("ConsumeOpen.reports_started", vec![open(true)]),
+        ("ConsumeRequest.started", later(started)),
+        ("ConsumeRequest.subscribe", later(subscribe)),
+    ] {
+        let answered = wire.consumer().consume(tokio_stream::iter(requests)).await;
+        let failed = match answered {
+            Err(status) => status,
+            Ok(answers) => {
+                let mut answers = answers.into_inner();
+                loop {
+                    match answers.message().await {
+                        Ok(Some(_)) => {}
+                        Ok(None) => panic!("{field} was ignored"),
+                        Err(status) => break status,
+                    }
+                }
+            }
+        };
+        seen.check(field, &Refusal::of(&failed));
+    }
+}
+
+async fn check_settlements(broker: &Broker, seen: &mut Seen) {
+    let token = broker.lease().await;
+    let patch = || Some(MessagePatch::default());
+    let settlements = [
+        ("Settlement.effects", Outcome::Ack(Ack {}), vec![Effect::default()]),
+        ("Nack.patch", Outcome::Nack(Nack { patch: patch(), ..Nack::default() }), vec![]),
+        (
+            "DeadLetter.patch",
+            Outcome::DeadLetter(DeadLetter { patch: patch(), failure: None }),
+            vec![],
+        ),
+    ];
+    for (field, outcome, effects) in settlements {
+        let settlement = Settlement { lease_token: token.clone(), outcome: Some(outcome), effects };
+        seen.check(field, &broker.settle(vec![settlement]).await.expect_err(field));
+    }
+    assert_eq!(broker.stats("work").await.leased, 1, "nothing was settled by halves");
+}
+
+async fn check_policies(wire: &Wire, seen: &mut Seen) {
+    type Set = fn(&mut QueuePolicy);
+    let fields: [(&str, Set); 11] = [
+        ("message_ttl", |p| p.message_ttl = Some(seconds(1))),
+        ("max_messages", |p| p.max_messages = Some(1)),
+        ("max_bytes", |p| p.max_bytes = Some(1)),
+        ("overflow", |p| p.overflow = OverflowPolicy::DropOldest.into()),
+        ("priority_levels", |p| p.priority_levels = Some(2)),
+        ("max_leased", |p| p.max_leased = Some(1)),
+        ("max_leased_per_fairness_key", |p| p.max_leased_per_fairness_key = Some(1)),
+        ("fairness_weights", |p| {
+            p.fairness_weights.insert("k".to_owned(), 1);
+        }),
+        ("max_delivery_rate", |p| p.max_delivery_rate = Some(1.0)),
+        ("outcome_retention", |p| p.outcome_retention = Some(seconds(1))),
+        ("retention_bytes", |p| p.retention_bytes = Some(1)),
+    ];
+    for (field, set) in fields {
+        let mut policy = QueuePolicy::default();
+        set(&mut policy);
+        let queue = Queue { name: "p".to_owned(), policy: Some(policy), ..Queue::default() };
+        let create = CreateQueueRequest { queue: Some(queue), ..CreateQueueRequest::default() };
+        seen.check(
+            &format!("QueuePolicy.{field}"),
+            &refusal(wire.admin().create_queue(create).await),
+        );
+    }
+}
+
+async fn check_calls(wire: &Wire, seen: &mut Seen) {
+    let queue = Queue { name: "c".to_owned(), ..Queue::default() };
+    let create = CreateQueueRequest {
+        queue: Some(queue),
+        request_id: "r".to_owned(),
+        allow_existing: false,
+    };
+    seen.check("CreateQueueRequest.request_id", &refusal(wire.admin().create_queue(create).await));
+    let order_by = "ready desc".to_owned();
+    let list = ListQueuesRequest { order_by, ..ListQueuesRequest::default() };
+    seen.check("ListQueuesRequest.order_by", &refusal(wire.admin().list_queues(list).await));
+    let name = "work".to_owned();
+    let purge =
+        PurgeQueueRequest { name: name.clone(), include_dead_letters: true, ..Default::default() };
+    let purge = wire.admin().purge_queue(purge).await;
+    seen.check("PurgeQueueRequest.include_dead_letters", &refusal(purge));
+    let filter = MessageFilter { terms: vec![FilterTerm::default()], all: false };
+    let list =
+        ListMessagesRequest { queue: name, filter: Some(filter), ..ListMessagesRequest::default() };
+    seen.check("MessageFilter.terms", &refusal(wire.admin().list_messages(list).await));
+}
