@@ -78,7 +78,7 @@ async fn a_stopping_broker_takes_settlements_and_nothing_new_and_ends_with_the_l
     assert!(server.wait_for("stopping").await.is_some());
     let refused = client.publish("work", vec![OutgoingMessage::new("late")]).await.unwrap_err();
     assert_eq!(refused.reason(), Some(&Reason::ShuttingDown), "{refused}");
-    tokio::time::timeout(Duration::from_secs(8), job.ack()).await.unwrap().unwrap();
+    patiently("the answer to the ack", job.ack()).await.unwrap();
     let ended = server.end().await;
     assert_eq!((ended.code, ended.leases_kept()), (Some(0), 0), "{}", ended.log);
 

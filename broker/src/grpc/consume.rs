@@ -56,6 +56,7 @@ pub(super) async fn serve(
         _connection: connection,
         told_stopping: false,
         ended: false,
+        fault: None,
     };
     Ok(stream::unfold(writer, |mut writer| async {
         let response = writer.next().await?;
@@ -200,7 +201,10 @@ struct Writer {
     deliveries: VecDeque<Delivery>,
     _connection: Arc<Connection>,
     told_stopping: bool,
+    /// Nothing comes in any more; what is lined up is still told.
     ended: bool,
+    /// How the stream then ends, where it does not end well.
+    fault: Option<Fault>,
 }
 
 impl Writer {
@@ -211,13 +215,13 @@ impl Writer {
                 return Some(Ok(response));
             }
             if !self.deliveries.is_empty() {
-                return match self.deliver() {
-                    Ok(response) => Some(Ok(response)),
-                    Err(fault) => self.finish(Some(fault)),
-                };
+                match self.deliver() {
+                    Ok(response) => return Some(Ok(response)),
+                    Err(fault) => self.end_with(Some(fault)),
+                }
             }
             if self.ended {
-                return None;
+                return self.fault.take().map(|fault| Err(fault.to_status()));
             }
             let events = tokio::select! {
                 events = self.outbox.next() => events,
@@ -229,22 +233,14 @@ impl Writer {
                 }
             };
             match events {
-                Ok(events) => {
-                    if let Some(last) = self.sort(events) {
-                        return last;
-                    }
-                }
-                Err(stopped) => return self.finish(Some(stopped.into())),
+                Ok(events) => self.sort(events),
+                Err(stopped) => self.end_with(Some(stopped.into())),
             }
         }
     }
 
-    /// Lines up what came: settlements in one answer, deliveries for reading. Where the stream
-    /// ends, returns how.
-    fn sort(
-        &mut self,
-        events: VecDeque<ConsumerEvent>,
-    ) -> Option<Option<Result<ConsumeResponse, Status>>> {
+    /// Lines up what came: settlements in one answer, deliveries for reading.
+    fn sort(&mut self, events: VecDeque<ConsumerEvent>) {
         let mut settled: Option<SettleResponse> = None;
         for event in events {
             match event {
@@ -271,25 +267,21 @@ impl Writer {
                     while !self.deliveries.is_empty() {
                         match self.deliver() {
                             Ok(response) => self.responses.push_back(response),
-                            Err(fault) => return Some(self.finish(Some(fault))),
+                            Err(fault) => self.end_with(Some(fault)),
                         }
                     }
                     self.responses.push_back(response(consume_response::Kind::Drained(Drained {})));
                 }
-                ConsumerEvent::Replaced => return Some(self.finish(Some(Fault::ConsumerReplaced))),
-                ConsumerEvent::End => {
-                    self.deliveries.clear();
-                    if let Some(fault) = self.end.get().cloned() {
-                        return Some(self.finish(Some(fault)));
-                    }
-                    self.ended = true;
-                }
+                ConsumerEvent::Replaced => self.end_with(Some(Fault::ConsumerReplaced)),
+                ConsumerEvent::End => self.end_with(self.end.get().cloned()),
+            }
+            if self.ended {
+                break;
             }
         }
         if let Some(settled) = settled {
             self.responses.push_front(response(consume_response::Kind::Settled(settled)));
         }
-        None
     }
 
     /// Reads the next messages and lets them go.
@@ -309,10 +301,11 @@ impl Writer {
         Ok(response(consume_response::Kind::Deliveries(batch)))
     }
 
-    fn finish(&mut self, fault: Option<Fault>) -> Option<Result<ConsumeResponse, Status>> {
+    /// Nothing more is delivered; the answers that stand before the end are told all the same.
+    fn end_with(&mut self, fault: Option<Fault>) {
         self.ended = true;
+        self.fault = fault;
         self.deliveries.clear();
-        fault.map(|fault| Err(fault.to_status()))
     }
 }
 

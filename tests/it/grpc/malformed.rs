@@ -62,7 +62,7 @@ impl Raw {
         Told { http, headers }
     }
 
-    async fn grpc(&mut self, path: &str, body: Bytes) -> Told {
+    async fn grpc(&self, path: &str, body: Bytes) -> Told {
         self.call(Method::POST, path, "application/grpc", body).await
     }
 }
@@ -93,7 +93,7 @@ const INVALID_ARGUMENT: &str = "3";
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_message_are_an_invalid_argument() {
     let broker = Broker::start(&[]).await;
-    let mut raw = Raw::connect(broker.server.grpc()).await;
+    let raw = Raw::connect(broker.server.grpc()).await;
     let garbage = [0xff; 40];
     // Field 1 as a length beyond the end, and as a number where a text belongs.
     let bodies = [
@@ -128,7 +128,7 @@ async fn bytes_that_are_no_message_are_an_invalid_argument() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_are_no_calls_of_the_protocol_are_turned_away() {
     let broker = Broker::start(&[]).await;
-    let mut raw = Raw::connect(broker.server.grpc()).await;
+    let raw = Raw::connect(broker.server.grpc()).await;
     let empty = || frame(0, 0, &[]);
     for path in ["/qbroker.v1.PublisherService/Nonsense", "/other.Service/Call", "/", "/x"] {
         let told = raw.grpc(path, empty()).await;

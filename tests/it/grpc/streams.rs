@@ -337,7 +337,11 @@ async fn settlements_on_a_stream_are_answered_in_their_order_and_out_of_turn_one
     }
     assert_eq!(failures.len(), 1);
     assert_eq!(failures[0].error.as_ref().unwrap().reason, "TOKEN_INVALID");
+    // What was taken before the end is answered before it, however close they are.
+    stream.say(settle(3, vec![ack(&token)]));
     stream.say(settle(0, vec![ack(&token)]));
+    let answer = stream.hear().await.unwrap().and_then(|answer| answer.kind);
+    assert!(matches!(answer, Some(Consumed::Settled(settled)) if settled.call_id == 3));
     assert_eq!(stream.failure().await.metadata["field"], "call_id");
 }
 
