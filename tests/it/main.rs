@@ -8,3 +8,4 @@ mod kill;
 mod start;
 mod stop;
 mod tidy;
+mod time;

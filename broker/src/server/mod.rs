@@ -25,7 +25,7 @@ use crate::accept::{ConnectionCounts, accept};
 use crate::auth::Access;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, Stopped};
 use crate::exit::Exit;
 use crate::grpc::{self, Context, Stopping};
 use crate::metrics::{Registry, Sources};
@@ -176,6 +176,14 @@ impl Running {
     /// Where gRPC listens.
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
+    }
+
+    /// Does what is due by now. For a clock that is moved by hand: the timer does not see it move.
+    ///
+    /// # Errors
+    /// Where the log has stopped.
+    pub fn tick(&self) -> Result<(), Stopped> {
+        self.engine.tick().map(drop)
     }
 
     /// Where HTTP listens, if it does.
