@@ -1,8 +1,8 @@
 //! The HTTP listener: is it alive, is it ready, and its figures.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -32,12 +32,14 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// Recovering; listens to probes only.
+    /// Recovering; answers probes only.
     Starting,
     /// Serving.
     Ready,
     /// Finishing what runs; takes nothing new.
     Stopping,
+    /// Serves nothing, and waits for somebody to look at the data folder.
+    Damaged,
 }
 
 /// What the probes answer from, shared with whoever knows better.
@@ -68,7 +70,8 @@ impl Health {
         match self.shared.phase.load(Ordering::Acquire) {
             0 => Phase::Starting,
             1 => Phase::Ready,
-            _ => Phase::Stopping,
+            2 => Phase::Stopping,
+            _ => Phase::Damaged,
         }
     }
 
@@ -79,18 +82,31 @@ impl Health {
     }
 }
 
-/// What the HTTP listener needs.
-#[derive(Clone, Debug)]
+/// Answers over HTTP: the probes from the first moment on, the figures once there are any.
+#[derive(Clone, Debug, Default)]
 pub struct Web {
-    /// For `/readyz`.
-    pub health: Health,
-    /// For `/metrics`.
-    pub metrics: Arc<Registry>,
-    /// Guards `/metrics`; the probes say nothing worth guarding.
+    health: Health,
+    scrape: Arc<OnceLock<Scrape>>,
+}
+
+/// What `/metrics` shows, and who guards it; the probes say nothing worth guarding.
+#[derive(Debug)]
+pub struct Scrape {
+    pub metrics: Registry,
     pub authenticator: Authenticator,
 }
 
 impl Web {
+    /// Where the broker's standing is told.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Lets the figures be scraped from now on. Only the first call counts.
+    pub fn open_to(&self, scrape: Scrape) {
+        self.scrape.get_or_init(|| scrape);
+    }
+
     /// Answers on `listener` until `shutdown` resolves; connections end with it.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let router = self.router();
@@ -117,6 +133,18 @@ impl Web {
             .route("/metrics", get(metrics))
             .with_state(self)
     }
+
+    /// What keeps the broker from serving, if anything does.
+    fn hindrance(&self) -> Option<&'static str> {
+        match self.health.phase() {
+            Phase::Ready => None,
+            Phase::Starting => Some("starting\n"),
+            Phase::Stopping => Some("stopping\n"),
+            Phase::Damaged => {
+                Some("serving nothing: the data is damaged, look with: qbroker data verify\n")
+            }
+        }
+    }
 }
 
 async fn answer(connection: Connection, router: Router) {
@@ -134,26 +162,29 @@ async fn livez() -> &'static str {
 }
 
 async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
-    match (web.health.phase(), web.health.disk_low()) {
-        (Phase::Starting, _) => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        (Phase::Stopping, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-        (Phase::Ready, false) => (StatusCode::OK, "ready\n"),
-        (Phase::Ready, true) => {
+    match web.hindrance() {
+        Some(hindrance) => (StatusCode::SERVICE_UNAVAILABLE, hindrance),
+        None if web.health.disk_low() => {
             (StatusCode::OK, "ready, but the disk is low: publishes are refused\n")
         }
+        None => (StatusCode::OK, "ready\n"),
     }
 }
 
 async fn metrics(State(web): State<Web>, headers: HeaderMap) -> Response {
+    let Some(scrape) = web.scrape.get() else {
+        let hindrance = web.hindrance().unwrap_or("starting\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, hindrance).into_response();
+    };
     // A value that is no text is as good as a wrong one.
     let authorization =
         headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or(""));
-    if let Err(error) = web.authenticator.check(authorization) {
+    if let Err(error) = scrape.authenticator.check(authorization) {
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
         return (StatusCode::UNAUTHORIZED, challenge, format!("{error}\n")).into_response();
     }
     let content_type = [(header::CONTENT_TYPE, Registry::CONTENT_TYPE)];
-    (content_type, web.metrics.render()).into_response()
+    (content_type, scrape.metrics.render()).into_response()
 }
 
 #[cfg(test)]
@@ -171,21 +202,26 @@ mod tests {
     async fn start(
         listens_as: &str,
     ) -> (SocketAddr, Health, oneshot::Sender<()>, tempfile::TempDir) {
+        let (address, web, stop) = listen().await;
         let folder = tempfile::tempdir().unwrap();
-        let address: SocketAddr = listens_as.parse().unwrap();
+        let listens_as: SocketAddr = listens_as.parse().unwrap();
         let data_dir = folder.path().to_owned();
-        let settings = Settings { data_dir, http_listen: Some(address), ..Settings::default() };
-        let authenticator = Access::open(&settings).unwrap().authenticator(address);
-        let health = Health::default();
-        let metrics = Arc::new(crate::metrics::tests::registry());
-        let web = Web { health: health.clone(), metrics, authenticator };
+        let settings = Settings { data_dir, http_listen: Some(listens_as), ..Settings::default() };
+        let authenticator = Access::open(&settings).unwrap().authenticator(listens_as);
+        web.open_to(Scrape { metrics: crate::metrics::tests::registry(), authenticator });
+        (address, web.health().clone(), stop, folder)
+    }
+
+    /// As it is while the log is recovered.
+    async fn listen() -> (SocketAddr, Web, oneshot::Sender<()>) {
+        let web = Web::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let bound = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        tokio::spawn(web.serve(listener, async {
+        tokio::spawn(web.clone().serve(listener, async {
             stopped.await.ok();
         }));
-        (bound, health, stop, folder)
+        (address, web, stop)
     }
 
     async fn ask(address: SocketAddr, path: &str) -> String {
@@ -215,6 +251,23 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.0 503") && answer.ends_with("stopping\n"), "{answer}");
         assert!(ask(address, "/livez").await.starts_with("HTTP/1.0 200"));
         assert!(ask(address, "/nothing").await.starts_with("HTTP/1.0 404"));
+    }
+
+    #[tokio::test]
+    async fn before_it_serves_a_broker_says_why_not() {
+        let (address, web, _stop) = listen().await;
+        for path in ["/readyz", "/metrics"] {
+            let answer = ask(address, path).await;
+            assert!(answer.starts_with("HTTP/1.0 503"), "{path}: {answer}");
+            assert!(answer.ends_with("starting\n"), "{path}: {answer}");
+        }
+        web.health().enter(Phase::Damaged);
+        for path in ["/readyz", "/metrics"] {
+            let answer = ask(address, path).await;
+            assert!(answer.starts_with("HTTP/1.0 503"), "{path}: {answer}");
+            assert!(answer.contains("qbroker data verify"), "{path}: {answer}");
+        }
+        assert!(ask(address, "/livez").await.starts_with("HTTP/1.0 200"));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! `qbroker serve`: the broker itself, from its settings to its exit code.
 
 use clap::Args;
-use qbroker::config::{ServeFlags, Settings, WhenDamaged};
+use qbroker::config::{ServeFlags, Settings};
 use qbroker::exit::Exit;
 use qbroker::server;
 use tracing::{error, warn};
@@ -51,27 +51,20 @@ pub(super) fn keep_files_private() {
 async fn run(settings: Settings) -> Outcome {
     let stops = Stops::listen()
         .map_err(|error| Failure::new(Exit::Unavailable, format!("no signals: {error}")))?;
-    let when_damaged = settings.when_damaged;
     let finish = stops.finish.clone().cancelled_owned();
     tokio::select! {
         served = server::run(settings, finish) => match served {
             Ok(()) => Ok(Exit::Ok),
-            Err(failed) => Ok(end(&failed, when_damaged, &stops).await),
+            // Told where its other words are.
+            Err(failed) => {
+                let exit = failed.exit();
+                error!(exit_code = exit.code(), "{failed}");
+                Ok(exit)
+            }
         },
         () = stops.now.cancelled() => {
             warn!("stopped at once: the next start finds everything that was confirmed");
             Ok(stops.exit())
         }
     }
-}
-
-/// Tells why the broker ended, where its other words are, and how the process ends.
-async fn end(failed: &server::ServeError, when_damaged: WhenDamaged, stops: &Stops) -> Exit {
-    let exit = failed.exit();
-    error!(exit_code = exit.code(), "{failed}");
-    if exit == Exit::Damaged && when_damaged == WhenDamaged::Wait {
-        warn!("when-damaged=wait: serving nothing until stopped, so that nobody starts this again");
-        stops.finish.cancelled().await;
-    }
-    exit
 }

@@ -2,6 +2,7 @@
 
 mod error;
 mod figures;
+mod front;
 mod stop;
 
 use std::future::Future;
@@ -11,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use qbroker_storage::WriteError;
 use qbroker_storage::disk::RealDisk;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -20,19 +20,19 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 pub use error::ServeError;
+use front::Front;
 
 use crate::accept::{ConnectionCounts, accept};
 use crate::auth::Access;
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{Settings, WhenDamaged};
 use crate::engine::{self, Engine, Stopped};
 use crate::exit::Exit;
 use crate::grpc::{self, Context, Stopping};
 use crate::metrics::{Registry, Sources};
 use crate::queue::Limits;
 use crate::supervisor;
-use crate::tls::Tls;
-use crate::web::{Health, Phase, Web};
+use crate::web::{Health, Phase, Scrape};
 
 /// Wide enough that one batch never waits for the window on a fast network.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -53,10 +53,29 @@ pub async fn run(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let running = Running::start(settings, Clock::System, die).await?;
-    supervisor::ready("serving");
     tokio::pin!(shutdown);
-    shutdown.as_mut().await;
+    let front = Front::open(&settings).await?;
+    // Recovery may be cut short at any moment, as by a crash.
+    let recovered = tokio::select! {
+        recovered = recover(settings.clone(), Clock::System, die) => recovered,
+        () = &mut shutdown => {
+            info!("stopped before it served");
+            return Ok(());
+        }
+    };
+    if let Err(failed) = &recovered
+        && failed.exit() == Exit::Damaged
+        && settings.when_damaged == WhenDamaged::Wait
+    {
+        error!("{failed}");
+        warn!("when-damaged=wait: serving nothing until stopped, so that nobody starts this again");
+        front.web.health().enter(Phase::Damaged);
+        shutdown.await;
+        return recovered.map(drop);
+    }
+    let running = Running::serve(front, recovered?, settings).await?;
+    supervisor::ready("serving");
+    shutdown.await;
     supervisor::stopping();
     running.stop().await
 }
@@ -94,22 +113,20 @@ impl Running {
         clock: Clock,
         on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
     ) -> Result<Self, ServeError> {
-        let began = Instant::now();
-        // Ports first: whoever mistyped one learns it before a long recovery.
-        let grpc_listener = bind(settings.grpc_listen).await?;
-        let http_listener = match settings.http_listen {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
-        let grpc_addr = grpc_listener.local_addr().map_err(ServeError::Listener)?;
-        let http_addr = http_listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        let tls = Tls::open(&settings)?;
-        let engine = open_engine(settings.clone(), clock, on_failure).await?;
-        let recovery = began.elapsed();
-        let access = Access::open(&settings)?;
+        let front = Front::open(&settings).await?;
+        let recovered = recover(settings.clone(), clock, on_failure).await?;
+        Self::serve(front, recovered, settings).await
+    }
 
-        let health = Health::default();
-        let closing = CancellationToken::new();
+    async fn serve(
+        front: Front,
+        recovered: Recovered,
+        settings: Settings,
+    ) -> Result<Self, ServeError> {
+        let Front { grpc: listener, grpc_addr, http_addr, tls, web, closing } = front;
+        let Recovered { engine, took } = recovered;
+        let access = Access::open(&settings)?;
+        let health = web.health().clone();
         let counts = Arc::new(ConnectionCounts::default());
         let sources = Sources {
             figures: Box::new(figures::EngineFigures::new(engine.clone(), &settings)),
@@ -117,19 +134,18 @@ impl Running {
             connections: counts.clone(),
             health: health.clone(),
             started: SystemTime::now(),
-            recovery,
+            recovery: took,
         };
-        if let Some(listener) = http_listener {
-            let metrics = Arc::new(Registry::new(sources));
-            let authenticator = access.authenticator(http_addr.unwrap_or(settings.grpc_listen));
-            let web = Web { health: health.clone(), metrics, authenticator };
-            tokio::spawn(web.serve(listener, closing.clone().cancelled_owned()));
+        if let Some(address) = http_addr {
+            let authenticator = access.authenticator(address);
+            web.open_to(Scrape { metrics: Registry::new(sources), authenticator });
         }
         let (stopping, stopping_seen) = watch::channel(None);
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let context = Context::new(engine.clone(), &settings, stopping_seen, closing.clone());
+        let context =
+            Context::new(engine.clone(), &settings, stopping_seen, closing.token().clone());
         let routes = grpc::routes(&context, &access.authenticator(grpc_addr), health_service)?;
-        let incoming = accept(grpc_listener, tls.clone(), settings.connections_max, counts);
+        let incoming = accept(listener, tls.clone(), settings.connections_max, counts);
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -139,14 +155,14 @@ impl Running {
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_routes(routes);
-        let closed = closing.clone().cancelled_owned();
+        let closed = closing.token().clone().cancelled_owned();
         let grpc = tokio::spawn(server.serve_with_incoming_shutdown(incoming, closed));
 
         tokio::spawn(engine.clone().run_timer());
-        tokio::spawn(watch_disk(engine.clone(), health.clone(), closing.clone()));
+        tokio::spawn(watch_disk(engine.clone(), health.clone(), closing.token().clone()));
         let reload =
             supervisor::reload_on_hangup(access.clone(), tls).map_err(ServeError::Signal)?;
-        tokio::spawn(closing.clone().run_until_cancelled_owned(reload));
+        tokio::spawn(closing.token().clone().run_until_cancelled_owned(reload));
         reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
         reporter.set_service_status("live", tonic_health::ServingStatus::Serving).await;
         reporter.set_service_status("ready", tonic_health::ServingStatus::Serving).await;
@@ -160,6 +176,7 @@ impl Running {
             auth = access.summary(),
             "serving"
         );
+        let closing = closing.disarm();
         Ok(Self {
             settings,
             engine,
@@ -192,17 +209,20 @@ impl Running {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|source| ServeError::Bind { address, source })
+/// What recovery brought back.
+struct Recovered {
+    engine: Arc<Engine>,
+    took: Duration,
 }
 
 /// Recovers on a thread of its own: it reads for as long as there is log.
-async fn open_engine(
+async fn recover(
     settings: Settings,
     clock: Clock,
     on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
-) -> Result<Arc<Engine>, ServeError> {
+) -> Result<Recovered, ServeError> {
+    let began = Instant::now();
+    info!(data_dir = %settings.data_dir.display(), "recovering");
     let opened: Result<Result<_, ServeError>, _> = tokio::task::spawn_blocking(move || {
         let folder = &settings.data_dir;
         let unusable = |source| ServeError::DataDir { path: folder.clone(), source };
@@ -231,7 +251,7 @@ async fn open_engine(
         warn!(warning, "something in the data folder is damaged, though nothing is lost");
     }
     info!(%report, "recovered");
-    Ok(engine)
+    Ok(Recovered { engine, took: began.elapsed() })
 }
 
 /// Tells probes and people when publishes are refused for want of space, and when no longer.
