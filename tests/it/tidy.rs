@@ -242,6 +242,32 @@ fn every_source_says_what_it_is_for() {
 }
 
 #[test]
+fn the_image_is_built_with_the_compiler_that_the_manifest_names() {
+    let manifest = read("Cargo.toml");
+    let version = manifest.lines().find_map(|line| line.strip_prefix("rust-version = "));
+    let version = version.expect("the workspace names one").trim_matches('"');
+    let from = format!("FROM docker.io/library/rust:{version}-bookworm AS build");
+    assert!(read("Dockerfile").lines().any(|line| line == from), "the Dockerfile lacks: {from}");
+}
+
+#[test]
+fn the_image_the_composition_and_the_unit_set_what_is_a_setting() {
+    let reference = read("docs/reference/configuration.md");
+    for path in ["Dockerfile", "compose.yaml", "deploy/qbroker.service"] {
+        let text = read(path);
+        let words = text.split(|letter: char| !letter.is_ascii_uppercase() && letter != '_');
+        // The client's token is in the composition, too, and the unit speaks of all settings at once.
+        let ours = |word: &&str| word.starts_with("QBROKER_") && !word.ends_with('_');
+        let names: BTreeSet<_> =
+            words.filter(ours).filter(|&word| word != "QBROKER_TOKEN").collect();
+        assert!(!names.is_empty(), "{path} sets something");
+        for name in names {
+            assert!(reference.contains(&format!("`{name}`")), "{path}: there is no setting {name}");
+        }
+    }
+}
+
+#[test]
 fn no_large_file_is_in_the_repository() {
     for path in files() {
         let bytes = std::fs::metadata(root().join(&path)).expect("it was listed").len();
