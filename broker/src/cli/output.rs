@@ -44,9 +44,9 @@ impl Output {
         self.format.unwrap_or_else(usual)
     }
 
-    /// Whether somebody asked for columns, where JSON lines are usual.
-    pub(super) fn wants_columns(self) -> bool {
-        matches!(self.format, Some(Format::Table | Format::Plain))
+    /// Whether somebody chose the format, where JSON lines are usual.
+    pub(super) fn is_chosen(self) -> bool {
+        self.format.is_some()
     }
 
     /// Whether what is printed are columns.

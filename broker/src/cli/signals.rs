@@ -48,10 +48,11 @@ impl Stops {
 
     /// How a process ends that runs until it is stopped: well, unless it was stopped at once.
     pub(super) fn exit(&self) -> Exit {
-        match (self.now.is_cancelled(), self.interrupted.load(Ordering::Relaxed)) {
-            (false, _) => Exit::Ok,
-            (true, true) => Exit::Interrupted,
-            (true, false) => Exit::Terminated,
-        }
+        if self.now.is_cancelled() { self.cut_short() } else { Exit::Ok }
+    }
+
+    /// How a process ends that a signal kept from doing all it was to do.
+    pub(super) fn cut_short(&self) -> Exit {
+        if self.interrupted.load(Ordering::Relaxed) { Exit::Interrupted } else { Exit::Terminated }
     }
 }

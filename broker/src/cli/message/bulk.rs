@@ -37,13 +37,13 @@ pub(super) async fn publish(globals: &Globals, args: &PublishArgs, path: &Path) 
     let outcome = tokio::select! {
         outcome = bulk.run(args, source.as_mut(), &stops) => outcome,
         () = stops.now.cancelled() => {
-            Err(Failure::new(Exit::Interrupted, "stopped at once: the rest may be stored or not"))
+            Err(Failure::new(stops.cut_short(), "stopped at once: the rest may be stored or not"))
         }
     };
     bulk.bar.finish_and_clear();
     bulk.tell(globals)?;
     outcome?;
-    Ok(if stops.finish.is_cancelled() { Exit::Interrupted } else { bulk.exit() })
+    Ok(if stops.finish.is_cancelled() { stops.cut_short() } else { bulk.exit() })
 }
 
 type Source = Box<dyn AsyncBufRead + Unpin + Send>;
@@ -111,7 +111,18 @@ impl Bulk {
         stops: &Stops,
     ) -> Result<(), Failure> {
         let mut line = Vec::new();
-        while !stops.finish.is_cancelled() && read_line(source, &mut line).await? {
+        let finish = stops.finish.cancelled();
+        tokio::pin!(finish);
+        loop {
+            let more = tokio::select! {
+                biased;
+                // The next line may be long in coming; one that has only begun is not published.
+                () = &mut finish => false,
+                more = read_line(source, &mut line) => more?,
+            };
+            if !more {
+                break;
+            }
             self.lines += 1;
             self.offer(args, &line).await?;
             while PENDING_MAX <= self.pending.len() {

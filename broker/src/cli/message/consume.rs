@@ -10,7 +10,7 @@ use qbroker::exit::Exit;
 use qbroker_client::{Client, Consumer, Delivery, Error};
 
 use super::line::leased_item;
-use super::work::{SETTLE_PATIENCE, Worker};
+use super::work::{LEAVE_PATIENCE, SETTLE_PATIENCE, Worker};
 use crate::cli::Outcome;
 use crate::cli::failure::{Failure, say};
 use crate::cli::globals::Globals;
@@ -92,18 +92,12 @@ impl ConsumeArgs {
             Some(command) => {
                 let worker =
                     Worker::new(command, self.concurrency.get(), self.count, stops.clone());
-                let tally = worker.run(&consumer, empty).await;
-                if let Ok(tally) = &tally
-                    && !globals.quiet
-                {
-                    say(&tally.to_string());
-                }
-                tally.map(|_| ())
+                worker.run(&consumer, empty, globals.quiet).await
             }
             None => self.print(&consumer, empty, &stops).await,
         };
         // Also where it failed: what was not handed out should not wait for the session's end.
-        let closed = tokio::time::timeout(SETTLE_PATIENCE, consumer.close()).await;
+        let closed = tokio::time::timeout(LEAVE_PATIENCE, consumer.close()).await;
         consumed?;
         // Everything was settled: a broker that is gone by now misses nothing.
         closed.unwrap_or(Ok(()))?;
@@ -169,7 +163,8 @@ impl ConsumeArgs {
 async fn print_and_ack(consumer: &Consumer, batch: Vec<Delivery>) -> Result<(), Failure> {
     let text: String = batch.iter().map(|delivery| line(&leased_item(delivery))).collect();
     if let Err(error) = write_out(&text) {
-        consumer.settle_all(batch, &qbroker_client::Outcome::Release { delay: None }).await;
+        // Closing waits for the answer, as long as there is hope for one.
+        drop(consumer.settle_all(batch, &qbroker_client::Outcome::Release { delay: None }));
         return Err(error.into());
     }
     for (_, error) in consumer.ack_all(batch).await {

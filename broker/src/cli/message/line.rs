@@ -82,6 +82,9 @@ fn failure(failure: &Failure) -> Value {
     json!({ "type": failure.kind, "message": failure.message, "details": failure.details })
 }
 
+/// How the ids begin that the broker gives; no application may choose such a one.
+const BROKER_ID_START: &str = "q.";
+
 /// What a line of `publish --envelope` may say; other keys, such as those of a message that was
 /// consumed, are ignored.
 #[derive(Debug, Deserialize)]
@@ -120,9 +123,11 @@ pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
         (None, None) => return Err("neither payload nor payload_base64".to_owned()),
         (Some(_), Some(_)) => return Err("both payload and payload_base64".to_owned()),
     };
+    // What had no id of its own has none now: the broker gives it another.
+    let own_id = Some(envelope.message_id).filter(|id| !id.starts_with(BROKER_ID_START));
     let mut message = OutgoingMessage::new(payload)
         .queue(envelope.queue)
-        .message_id(envelope.message_id)
+        .message_id(own_id.unwrap_or_default())
         .message_type(envelope.message_type)
         .correlation_id(envelope.correlation_id)
         .content_type(envelope.content_type);
@@ -232,6 +237,15 @@ mod tests {
         assert!(error("{\"payload_base64\": \"?\"}").starts_with("payload_base64: "));
         assert!(error("{\"payload\": 1, \"delay\": \"soon\"}").contains("expected number"));
         assert!(error("[").contains("EOF"));
+    }
+
+    #[test]
+    fn an_id_that_the_broker_gave_is_not_the_messages_own() {
+        let parse = |line: &str| parse_envelope(line).unwrap();
+        let own = parse("{\"payload\": \"p\", \"message_id\": \"q7\"}");
+        assert_eq!(own, OutgoingMessage::new("p").message_id("q7"));
+        let given = parse("{\"payload\": \"p\", \"message_id\": \"q.7\"}");
+        assert_eq!(given, OutgoingMessage::new("p"));
     }
 
     #[test]

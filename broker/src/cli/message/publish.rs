@@ -27,8 +27,8 @@ pub(in crate::cli) struct PublishArgs {
     /// Publish each line of FILE ("-": stdin), which must be JSON, as one message.
     #[arg(long, value_name = "FILE")]
     jsonl: Option<PathBuf>,
-    /// Lines are objects as `message consume` prints them: payload (or payload_base64), message_id,
-    /// message_type, correlation_id, content_type, headers, delay, queue.
+    /// Lines are objects as `message consume` prints them: payload (or payload_base64), message_id
+    /// (but for the broker's own), message_type, correlation_id, content_type, headers, delay, queue.
     #[arg(long, requires = "jsonl")]
     envelope: bool,
 

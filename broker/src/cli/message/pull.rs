@@ -72,15 +72,18 @@ impl Then {
 }
 
 fn print(globals: &Globals, leased: &[Leased]) -> Result<(), Failure> {
-    let items = leased.iter().map(leased_item);
-    if globals.output().wants_columns() {
-        let items = items.zip(leased).map(|(mut item, leased): (Item, _)| {
+    let (output, items) = (globals.output(), leased.iter().map(leased_item));
+    if !output.is_chosen() {
+        return Ok(write_out(&items.map(|item| line(&item)).collect::<String>())?);
+    }
+    let items = items.zip(leased).map(|(mut item, leased): (Item, _)| match output.has_columns() {
+        true => {
             item.insert("state".to_owned(), json!("leased"));
             shown(item, &leased.message)
-        });
-        return Ok(globals.output().list(&COLUMNS, items.collect())?);
-    }
-    Ok(write_out(&items.map(|item| line(&item)).collect::<String>())?)
+        }
+        false => item,
+    });
+    Ok(output.list(&COLUMNS, items.collect())?)
 }
 
 async fn settle(

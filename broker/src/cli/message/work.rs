@@ -15,12 +15,16 @@ use tracing::warn;
 
 use super::exec::{Job, Verdict, execute};
 use super::line::variables;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, say};
 use crate::cli::signals::Stops;
 
 /// How long to try, after the last command, to tell the broker how it ended: as long as it keeps the
 /// leases of a client that is away.
 pub(super) const SETTLE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long to try to take leave of a broker that has the outcome of all that was done: it only
+/// hands back sooner what was not begun. Less than what Docker gives a container to stop, 10 s.
+pub(super) const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hands messages to a command.
 pub(super) struct Worker {
@@ -37,7 +41,7 @@ pub(super) struct Worker {
 
 /// What became of the messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+struct Tally {
     done: u64,
     failed: u64,
     released: u64,
@@ -75,7 +79,7 @@ impl Worker {
     }
 
     /// Works until it is told to stop, has had enough, or `empty` says that there is no more; then
-    /// finishes what runs.
+    /// finishes what runs, until the broker has the outcome of it all.
     ///
     /// # Errors
     /// Where the consumer ends, or the command cannot be started.
@@ -83,13 +87,20 @@ impl Worker {
         mut self,
         consumer: &Consumer,
         empty: Pin<Box<dyn Future<Output = Result<(), Error>> + '_>>,
-    ) -> Result<Tally, Failure> {
+        quiet: bool,
+    ) -> Result<(), Failure> {
         let mut outcome = self.take(consumer, empty).await;
+        if !quiet && self.stops.finish.is_cancelled() && 0 < self.running {
+            say(&format!(
+                "finishing what runs ({}); a second signal ends it at once",
+                self.running
+            ));
+        }
         // What was delivered and not begun goes back now, not when the last command ends.
         let drain = consumer.drain();
         tokio::pin!(drain);
         let mut drained = false;
-        while !drained || !self.tasks.is_empty() {
+        while !self.tasks.is_empty() {
             if outcome.is_err() {
                 // Nothing that ends from here on could be settled, or nothing can be run at all.
                 self.stops.now.cancel();
@@ -107,7 +118,11 @@ impl Worker {
             };
             outcome = outcome.and(step);
         }
-        outcome.map(|()| self.tally)
+        outcome?;
+        if !quiet {
+            say(&self.tally.to_string());
+        }
+        Ok(())
     }
 
     async fn take(
