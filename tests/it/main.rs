@@ -1,10 +1,12 @@
 //! What qbroker promises, a file per promise.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod cli;
 mod crash;
 mod disk;
 mod grpc;
 mod kill;
+mod pki;
 mod start;
 mod stop;
 mod tidy;

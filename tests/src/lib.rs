@@ -9,6 +9,7 @@ pub mod program;
 pub mod folder;
 pub mod mount;
 pub mod server;
+pub mod shell;
 pub mod embedded;
 pub mod front;
 pub mod wire;

@@ -62,10 +62,19 @@ pub struct Ran {
 /// # Panics
 /// When it cannot be started, or was ended by a signal.
 pub fn run(arguments: &[&str]) -> Ran {
-    let Output { status, stdout, stderr } = command(arguments).output().expect("it starts");
-    Ran {
-        code: status.code().expect("it ends by itself"),
-        out: String::from_utf8(stdout).expect("it writes UTF-8"),
-        err: String::from_utf8(stderr).expect("it writes UTF-8"),
+    Ran::of(command(arguments).output().expect("it starts"))
+}
+
+impl Ran {
+    /// What a finished process left.
+    ///
+    /// # Panics
+    /// When it was ended by a signal, or wrote something else than text.
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("it ends by itself"),
+            out: String::from_utf8(output.stdout).expect("it writes UTF-8"),
+            err: String::from_utf8(output.stderr).expect("it writes UTF-8"),
+        }
     }
 }

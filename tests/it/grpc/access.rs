@@ -10,7 +10,6 @@ use qbroker_tests::folder::Folder;
 use qbroker_tests::program;
 use qbroker_tests::server::Server;
 use qbroker_tests::wire::{Refusal, Wire};
-use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustix::process::Signal;
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
@@ -22,6 +21,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::{Broker, answer};
+use crate::pki::Pki;
 
 /// Asks for the server's info with this authorization.
 async fn ask(wire: &Wire, authorization: Option<&str>) -> Result<(), Refusal> {
@@ -124,30 +124,11 @@ async fn whoever_asks_nobody_for_a_token_is_warned_of_it() {
     assert!(!folder.data().join("bootstrap-token").exists());
 }
 
-/// An authority, and a certificate for this host by it.
-struct Pki {
-    ca: String,
-    cert: String,
-    key: String,
-}
-
-fn pki() -> Pki {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_cert = ca.self_signed(&ca_key).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let params = CertificateParams::new(names).unwrap();
-    let cert = params.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).unwrap();
-    Pki { ca: ca_cert.pem(), cert: cert.pem(), key: key.serialize_pem() }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn with_tls_only_those_get_in_who_speak_it_and_they_know_whom_they_speak_to() {
     let folder = Folder::new();
     let (cert, key) = (folder.beside("cert.pem"), folder.beside("key.pem"));
-    let first = pki();
+    let first = Pki::new();
     std::fs::write(&cert, &first.cert).unwrap();
     std::fs::write(&key, &first.key).unwrap();
     let flags = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
@@ -156,7 +137,7 @@ async fn with_tls_only_those_get_in_who_speak_it_and_they_know_whom_they_speak_t
     let connect = |ca: &str| Client::builder(url.as_str()).ca_certificate(ca).connect();
     let client = connect(&first.ca).await.unwrap();
     client.publish("q", vec![OutgoingMessage::new("m")]).await.unwrap();
-    let stranger = pki();
+    let stranger = Pki::new();
     let refused = connect(&stranger.ca).await.unwrap_err();
     assert!(matches!(refused, Error::Disconnected(_)), "{refused}");
     let plain = Client::builder(server.url()).request_timeout(Duration::from_millis(300));

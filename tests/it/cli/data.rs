@@ -1,0 +1,39 @@
+//! A folder that nobody uses: looked at, and left as it is where it is well. What is damaged or in
+//! use is in `start.rs`.
+
+use qbroker_tests::program::Ran;
+use qbroker_tests::server::Server;
+use qbroker_tests::shell::Shell;
+use serde_json::json;
+
+use super::Stage;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_folder_is_verified_and_nothing_is_repaired() {
+    let stage = Stage::new().await;
+    stage.publish("work", &["one", "two"]).await;
+    let Stage { server, folder, .. } = stage;
+    server.stop().await;
+    let shell = Shell::default().with_variable("QBROKER_DATA_DIR", folder.data_text());
+    let verified = shell.json(&["data", "verify"]).await;
+    assert_eq!(
+        (&verified["folder"], &verified["damages"]),
+        (&json!(folder.data_text()), &json!([]))
+    );
+    assert_eq!(verified["torn"], false);
+    assert!(verified["records"].as_u64().is_some_and(|records| 3 <= records), "{verified}");
+    let lsn = verified["last_lsn"].to_string();
+    let table = shell.out(&["data", "verify", "-o", "table"]).await;
+    assert!(table.lines().any(|line| line.ends_with(&lsn)), "{table}");
+    // Nothing to do is nothing to agree to.
+    let repaired = shell.json(&["data", "repair"]).await;
+    assert_eq!((&repaired["actions"], &repaired["lost_records"]), (&json!([]), &json!(0)));
+    assert_eq!(repaired["applied"], false);
+
+    let server = Server::start(&folder, &[]).await;
+    let Ran { code, out, err } = shell.run(&["data", "verify"]).await;
+    assert_eq!((code, out.as_str()), (69, ""), "{err}");
+    assert!(err.contains("in use by process"), "{err}");
+    let stage = Stage { shell: Shell::at(&server.url()), server, folder };
+    assert_eq!(stage.held("work").await, [2, 0, 0]);
+}
