@@ -11,3 +11,4 @@ mod start;
 mod stop;
 mod tidy;
 mod time;
+mod unreadable;

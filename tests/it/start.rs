@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use qbroker_client::{Client, MessageQuery, Outcome, OutgoingMessage, Reason};
+use qbroker_client::{Client, MessageQuery, Outcome, OutgoingMessage};
 use qbroker_tests::folder::Folder;
 use qbroker_tests::program;
 use qbroker_tests::server::{Ended, Server};
@@ -20,12 +20,12 @@ async fn refused(folder: &Folder, flags: &[&str]) -> Ended {
     }
 }
 
-async fn client(server: &Server) -> Client {
+pub(crate) async fn client(server: &Server) -> Client {
     Client::connect(server.url()).await.unwrap()
 }
 
 /// Publishes each payload with a call, and so a frame, of its own.
-async fn publish(client: &Client, payloads: &[&str]) {
+pub(crate) async fn publish(client: &Client, payloads: &[&str]) {
     for payload in payloads {
         let message = OutgoingMessage::new((*payload).to_owned());
         client.publish("work", vec![message]).await.unwrap();
@@ -71,7 +71,7 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Where `needle` first is in the log, as file and offset.
-fn find_in_log(folder: &Folder, needle: &str) -> (PathBuf, usize) {
+pub(crate) fn find_in_log(folder: &Folder, needle: &str) -> (PathBuf, usize) {
     let place = |path: PathBuf| {
         let bytes = std::fs::read(&path).unwrap();
         let at = bytes.windows(needle.len()).position(|window| window == needle.as_bytes());
@@ -81,7 +81,7 @@ fn find_in_log(folder: &Folder, needle: &str) -> (PathBuf, usize) {
     found.unwrap_or_else(|| panic!("{needle:?} is nowhere in the log"))
 }
 
-fn flip(path: &Path, at: usize) {
+pub(crate) fn flip(path: &Path, at: usize) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[at] ^= 0x20;
     std::fs::write(path, bytes).unwrap();
@@ -96,7 +96,7 @@ fn damage_frame_of(folder: &Folder, payload: &str) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-fn data(folder: &Folder, arguments: &[&str]) -> program::Ran {
+pub(crate) fn data(folder: &Folder, arguments: &[&str]) -> program::Ran {
     let folder = ["--data-dir", folder.data_text()];
     program::run(&[&["data"], arguments, &folder].concat())
 }
@@ -242,25 +242,6 @@ async fn damaged_confirmed_data_is_refused_verified_repaired_and_served_again() 
     publish(&second, &["message-six"]).await;
     server.kill().await;
     check_payloads(&folder, &["message-four", "message-five", "message-six"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_payload_is_told_to_who_wants_it_and_never_delivered() {
-    let folder = Folder::new();
-    let server = Server::start(&folder, &[]).await;
-    publish(&client(&server).await, &["message-one", "message-two"]).await;
-    // Two stops later a start is from a checkpoint in a newer segment, and reads no message.
-    server.stop().await;
-    Server::start(&folder, &[]).await.stop().await;
-    let (path, at) = find_in_log(&folder, "message-one");
-    flip(&path, at + 3);
-    let server = Server::start(&folder, &[]).await;
-    let client = client(&server).await;
-    let refused = client.pull(["work"], 2, Duration::ZERO, None).await.unwrap_err();
-    assert_eq!(refused.reason(), Some(&Reason::DataDamaged), "{refused}");
-    assert!(refused.to_string().contains("`qbroker data verify`"), "{refused}");
-    server.stop().await;
-    assert_eq!(data(&folder, &["verify"]).code, 74);
 }
 
 /// A folder with two checkpoints, and messages before, between and after them.

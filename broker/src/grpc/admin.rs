@@ -431,17 +431,12 @@ impl Admin {
             _ => String::new(),
         };
         let listed: Vec<Listed> = listed.into_iter().map(|(_, listed)| listed).collect();
-        let messages = self.read(&request.queue, &listed, shown)?;
+        let messages = self.read(&request.queue, &listed, shown);
         Ok(ListMessagesResponse { messages, next_page_token })
     }
 
-    /// Reads what is listed; what was finished meanwhile is left out.
-    fn read(
-        &self,
-        queue: &str,
-        listed: &[Listed],
-        shown: usize,
-    ) -> Result<Vec<MessageInfo>, Fault> {
+    /// Reads what is listed; what was finished meanwhile is left out, what cannot be read says so.
+    fn read(&self, queue: &str, listed: &[Listed], shown: usize) -> Vec<MessageInfo> {
         let part = |(birth, held, _): &Listed| Parts {
             birth: *birth,
             last_failure: held.last_failure,
@@ -453,11 +448,15 @@ impl Admin {
             let is_there = || self.engine().look(|core| core.index().message(listed.0)).1;
             match stored.and_then(|stored| outgoing::message(queue.to_owned(), stored)) {
                 Ok(message) => messages.push(message_info(listed, message, shown)),
-                Err(fault) if matches!(is_there(), Ok(Some(_))) => return Err(fault),
+                Err(fault) if matches!(is_there(), Ok(Some(_))) => {
+                    let message = unreadable(queue, listed.0);
+                    let error = Some(fault.to_item());
+                    messages.push(MessageInfo { error, ..message_info(listed, message, shown) });
+                }
                 Err(_) => {}
             }
         }
-        Ok(messages)
+        messages
     }
 }
 
@@ -499,6 +498,12 @@ fn page(
 
 fn missing(page: queue::index::Missing) -> Fault {
     Fault::Damaged(format!("page {} of the index is missing", page.0))
+}
+
+/// What is known of a message without its records.
+fn unreadable(queue: &str, birth: Lsn) -> Message {
+    let (queue, sequence) = (queue.to_owned(), outgoing::sequence(birth));
+    Message { queue, sequence, ..Message::default() }
 }
 
 fn message_info((birth, held, lease): &Listed, mut message: Message, shown: usize) -> MessageInfo {

@@ -216,7 +216,8 @@ impl Writer {
             }
             if !self.deliveries.is_empty() {
                 match self.deliver() {
-                    Ok(response) => return Some(Ok(response)),
+                    Ok(Some(response)) => return Some(Ok(response)),
+                    Ok(None) => continue,
                     Err(fault) => self.end_with(Some(fault)),
                 }
             }
@@ -266,7 +267,7 @@ impl Writer {
                     // What was granted before stands before it.
                     while !self.deliveries.is_empty() {
                         match self.deliver() {
-                            Ok(response) => self.responses.push_back(response),
+                            Ok(response) => self.responses.extend(response),
                             Err(fault) => self.end_with(Some(fault)),
                         }
                     }
@@ -284,8 +285,8 @@ impl Writer {
         }
     }
 
-    /// Reads the next messages and lets them go.
-    fn deliver(&mut self) -> Result<ConsumeResponse, Fault> {
+    /// Reads the next messages and lets them go; `None` where none of them is left to be sent.
+    fn deliver(&mut self) -> Result<Option<ConsumeResponse>, Fault> {
         let duration_ms = self.deliveries.front().map(|delivery| delivery.duration_ms);
         let mut bytes = 0;
         let mut fits = |delivery: &Delivery| {
@@ -298,7 +299,8 @@ impl Writer {
         let deliveries: Vec<Delivery> = self.deliveries.drain(..count).collect();
         let batch = to_batch(&self.context, &deliveries)?;
         self.context.engine.let_go(&deliveries);
-        Ok(response(consume_response::Kind::Deliveries(batch)))
+        let is_left = !batch.deliveries.is_empty();
+        Ok(is_left.then(|| response(consume_response::Kind::Deliveries(batch))))
     }
 
     /// Nothing more is delivered; the answers that stand before the end are told all the same.

@@ -11,6 +11,7 @@ use qbroker_proto::v1::{
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::error;
 
 use super::convert::time::to_duration;
 use super::convert::token::Seal;
@@ -21,7 +22,7 @@ use super::{Context, consume};
 use crate::engine::{Engine, PullAnswer};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::refused::Refused;
-use crate::queue::{Delivery, PullId};
+use crate::queue::{Delivery, Pull, PullId};
 
 /// `ConsumerService`.
 #[derive(Clone, Debug)]
@@ -113,15 +114,31 @@ impl Consumer {
     async fn pull_batch(&self, request: PullRequest) -> Result<DeliveryBatch, Fault> {
         self.context.check_running()?;
         let (pull, wait) = incoming::pull(request)?;
-        let engine = &self.context.engine;
-        let (lsn, answer) = engine.pull(&pull)?;
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            let granted = self.take(&pull, until).await?;
+            let batch = to_batch(&self.context, &granted.deliveries)?;
+            self.context.engine.let_go(&granted.deliveries);
+            let nothing_is_left = batch.deliveries.is_empty() && !granted.deliveries.is_empty();
+            granted.hand_over();
+            // What could not be read must not look like the queue's end.
+            if !nothing_is_left {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// Leases what there is, or what comes until then; empty where nothing came.
+    async fn take(&self, pull: &Pull, until: tokio::time::Instant) -> Result<Granted<'_>, Fault> {
+        let engine = &*self.context.engine;
+        let (lsn, answer) = engine.pull(pull)?;
         let (lsn, deliveries) = match answer? {
             PullAnswer::Now(deliveries) => (lsn, Granted::new(engine, deliveries)),
             PullAnswer::Waiting(id, answer) => {
                 let mut waiting = Waiting { engine, id, answer: Some(answer) };
                 let answer = waiting.answer.as_mut().expect("it waits");
                 let answer = tokio::select! {
-                    answer = tokio::time::timeout(wait, answer) => answer,
+                    answer = tokio::time::timeout_at(until, answer) => answer,
                     _ = self.context.stopping() => return Err(Fault::ShuttingDown),
                 };
                 match answer {
@@ -135,10 +152,7 @@ impl Consumer {
             }
         };
         engine.durable(lsn).await?;
-        let batch = to_batch(&self.context, &deliveries.deliveries)?;
-        engine.let_go(&deliveries.deliveries);
-        deliveries.hand_over();
-        Ok(batch)
+        Ok(deliveries)
     }
 }
 
@@ -182,7 +196,7 @@ impl Drop for Granted<'_> {
 }
 
 /// Deliveries with their messages. A message that was deleted meanwhile is left out: its lease has
-/// ended too.
+/// ended too. One that cannot be read is parked, and told in the log, so that it is in nobody's way.
 pub(super) fn to_batch(context: &Context, deliveries: &[Delivery]) -> Result<DeliveryBatch, Fault> {
     let engine = &context.engine;
     let parts: Vec<Parts> = deliveries
@@ -195,12 +209,30 @@ pub(super) fn to_batch(context: &Context, deliveries: &[Delivery]) -> Result<Del
         .collect();
     let lease_duration = deliveries.first().map(|delivery| to_duration(delivery.duration_ms));
     let mut batch = DeliveryBatch { deliveries: Vec::with_capacity(parts.len()), lease_duration };
+    let mut unreadable = Vec::new();
     for (delivery, stored) in deliveries.iter().zip(records::read(engine, &parts)) {
         match stored.and_then(|stored| outgoing::delivery(delivery, stored, context.seal)) {
             Ok(delivery) => batch.deliveries.push(delivery),
-            Err(fault) if engine.is_held(delivery.token) => return Err(fault),
-            Err(_) => {}
+            Err(fault) => unreadable.push((delivery, fault)),
         }
     }
+    if !unreadable.is_empty() {
+        park(engine, &unreadable)?;
+    }
     Ok(batch)
+}
+
+/// Takes what cannot be read out of delivery, where its lease still holds.
+fn park(engine: &Engine, unreadable: &[(&Delivery, Fault)]) -> Result<(), Fault> {
+    let tokens = || unreadable.iter().map(|(delivery, _)| delivery.token);
+    let (_, parked) = engine.turn(|core, _, out| core.park_unreadable(tokens(), out))?;
+    let parked = parked?;
+    for (delivery, fault) in unreadable {
+        let LeaseToken { birth: lsn, .. } = delivery.token;
+        if parked.contains(&delivery.token) {
+            let queue = &*delivery.queue;
+            error!(queue, %lsn, problem = %fault, "a message is not delivered: it is parked");
+        }
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@ use qbroker_storage::Lsn;
 use super::Core;
 use super::ids::{QueueId, SessionId};
 use super::index::{Index, Message, State};
-use super::record::{Nacked, Published, Record, Started, StoredDue};
+use super::record::{Nacked, Parked, Published, Record, Started, StoredDue};
 use super::settled::Kind;
 
 impl<I: Index> Core<I> {
@@ -49,7 +49,7 @@ impl<I: Index> Core<I> {
                     self.finish(Lsn(birth));
                 }
             }
-            Record::Parked(parked) => self.apply_parked(&parked.births),
+            Record::Parked(parked) => self.apply_parked(parked),
         }
     }
 
@@ -106,13 +106,15 @@ impl<I: Index> Core<I> {
         }
     }
 
-    fn apply_parked(&mut self, births: &[u64]) {
-        for &birth in births {
+    fn apply_parked(&mut self, parked: &Parked) {
+        for &birth in &parked.births {
             self.end_lease(Lsn(birth));
-            let message = self.present(Lsn(birth));
-            self.catalog.totals(message.queue).expired_leases += 1;
-            let crashes = message.crashes + 1;
-            self.index.change(Lsn(birth), Message { state: State::Parked, crashes, ..message });
+            let mut message = self.present(Lsn(birth));
+            if !parked.unreadable {
+                message.crashes += 1;
+                self.catalog.totals(message.queue).expired_leases += 1;
+            }
+            self.index.change(Lsn(birth), Message { state: State::Parked, ..message });
         }
     }
 

@@ -148,7 +148,8 @@ impl<I: Index> Core<I> {
 /// A dead letter that fails for good stays where it is.
 fn park(draft: &mut Draft, birth: Lsn, message: &Message, letter: Letter) {
     let Some(call) = letter.call else {
-        draft.fact(Record::Parked(Parked { births: vec![birth.0] }));
+        let births = vec![birth.0];
+        draft.fact(Record::Parked(Parked { births, unreadable: false }));
         return;
     };
     let nacked = Nacked {

@@ -25,7 +25,8 @@ pub enum State {
     Scheduled(Due),
     /// Somebody holds it.
     Leased,
-    /// Failed for good in a dead-letter queue; stays until somebody acts or its retention ends.
+    /// Failed for good in a dead-letter queue, or cannot be read; stays until somebody acts or its
+    /// retention ends.
     Parked,
 }
 

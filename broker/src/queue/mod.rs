@@ -33,6 +33,8 @@ mod producer;
 mod session;
 
 mod dead_letter;
+mod unreadable;
+
 mod dedup;
 mod settled;
 mod tick;

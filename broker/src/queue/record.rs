@@ -484,11 +484,15 @@ pub struct Expired {
     pub births: Vec<u64>,
 }
 
-/// Leases of dead letters ended once too often; the messages stay, and are not delivered again.
+/// Leases ended for good: of dead letters once too often, or of messages that cannot be read. The
+/// messages stay, and are not delivered again.
 #[derive(Clone, PartialEq, Message)]
 pub struct Parked {
     #[prost(uint64, repeated, tag = "1")]
     pub births: Vec<u64>,
+    /// Their records cannot be read: nobody crashed, and nothing is counted.
+    #[prost(bool, tag = "2")]
+    pub unreadable: bool,
 }
 
 #[cfg(test)]

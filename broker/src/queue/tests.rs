@@ -42,6 +42,7 @@ scripts! {
     dead_letter
     dead_letter_name
     retention
+    unreadable
     delay
     session
     session_streams

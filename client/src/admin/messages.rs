@@ -6,7 +6,7 @@ use qbroker_proto::v1;
 
 use super::{Page, admin};
 use crate::connection::Client;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::message::{Message, count};
 use crate::time;
 
@@ -37,6 +37,9 @@ pub struct ListedMessage {
     pub lease_expire_time: Option<SystemTime>,
     /// Which consumer has it; empty where none does.
     pub consumer_id: String,
+    /// Why it cannot be read, where the broker's disk has damaged it: nothing but the queue and the
+    /// sequence of `message` is known then.
+    pub error: Option<Refusal>,
 }
 
 impl From<v1::MessageInfo> for ListedMessage {
@@ -48,6 +51,7 @@ impl From<v1::MessageInfo> for ListedMessage {
             attempt: count(info.attempt),
             lease_expire_time: info.lease_expire_time.and_then(time::system_time),
             consumer_id: info.consumer_id,
+            error: info.error.map(Refusal::from),
         }
     }
 }

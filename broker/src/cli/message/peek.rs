@@ -70,6 +70,14 @@ fn listed_item(listed: &ListedMessage, for_columns: bool) -> Item {
     item.insert("state".to_owned(), json!(state(listed.state)));
     item.insert("attempt".to_owned(), json!(listed.attempt));
     item.insert("payload_truncated".to_owned(), json!(listed.payload_truncated));
+    if let Some(error) = &listed.error {
+        // Not an empty one: there was one, and it is lost.
+        item.remove("payload");
+        if for_columns {
+            item.insert("shown".to_owned(), json!("<cannot be read>"));
+        }
+        item.insert("error".to_owned(), json!(error.message));
+    }
     if listed.state == MessageState::Leased {
         item.insert("lease_expire_time".to_owned(), time(listed.lease_expire_time));
         item.insert("consumer_id".to_owned(), json!(listed.consumer_id));

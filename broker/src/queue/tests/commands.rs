@@ -33,6 +33,7 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "pull" => streams::pull(script, args),
         "cancel" => streams::cancel(script, args),
         "undeliver" => streams::undeliver(script, args),
+        "unreadable" => streams::unreadable(script, args),
         outcome @ ("ack" | "nack" | "release" | "dead") => settle_all(script, args, outcome),
         "settle" => settle_each(script, args),
         "extend" => extend(script, args),

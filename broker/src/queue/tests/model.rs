@@ -107,6 +107,8 @@ pub(super) struct Asked {
     pub(super) settle: BTreeMap<u64, Outcome>,
     /// Leases that may be returned uncounted.
     pub(super) returns: BTreeSet<u64>,
+    /// Messages that are told to be unreadable, and held.
+    pub(super) unreadable: BTreeSet<u64>,
     pub(super) resumed: BTreeSet<u64>,
     pub(super) reset: Option<u64>,
     pub(super) purge: Option<(u32, StateSet)>,
@@ -247,7 +249,12 @@ impl Model {
             }
             Record::Parked(it) => {
                 for birth in &it.births {
-                    self.check_crash(*birth, asked, now, true);
+                    if it.unreadable {
+                        assert!(asked.unreadable.remove(birth), "{birth} can be read");
+                        assert!(self.message(*birth).lease().is_some());
+                    } else {
+                        self.check_crash(*birth, asked, now, true);
+                    }
                     self.message(*birth).what = What::Parked;
                 }
             }

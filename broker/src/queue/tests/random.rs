@@ -31,6 +31,7 @@ enum Command {
     Pull { queues: u8, messages_max: u8, session: Option<u8> },
     CancelPull(u8),
     Undeliver(Vec<u8>),
+    Unreadable(Vec<u8>),
     Window { consumer: u8, messages: u8, bytes: u16 },
     Drain(u8),
     Disconnect(u8),
@@ -78,6 +79,7 @@ fn command() -> impl Strategy<Value = Command> {
         ),
         1 => any::<u8>().prop_map(Command::CancelPull),
         1 => leases().prop_map(Command::Undeliver),
+        1 => leases().prop_map(Command::Unreadable),
         1 => (any::<u8>(), 0..6_u8, 0..200_u16).prop_map(|(consumer, messages, bytes)| {
             Command::Window { consumer, messages, bytes }
         }),
@@ -189,6 +191,7 @@ impl<I: StageIndex> Play<I> {
             }
             Command::CancelPull(pull) => self.cancel_pull(*pull),
             Command::Undeliver(leases) => self.undeliver(leases),
+            Command::Unreadable(leases) => self.unreadable(leases),
             Command::Window { consumer, messages, bytes } => {
                 let Some(id) = self.consumer(*consumer) else { return };
                 let window = Window { messages: u32::from(*messages), bytes: u64::from(*bytes) };
@@ -246,6 +249,7 @@ impl<I: StageIndex> Play<I> {
         }
         assert!(asked.settle.is_empty(), "settled, and not in the log: {:?}", asked.settle);
         assert!(asked.resumed.is_empty(), "named, and not resumed: {:?}", asked.resumed);
+        assert!(asked.unreadable.is_empty(), "unreadable, and still held: {:?}", asked.unreadable);
         asked
     }
 
@@ -423,12 +427,26 @@ impl<I: StageIndex> Play<I> {
 
     fn undeliver(&mut self, picks: &[u8]) {
         let tokens = self.picked(picks);
-        let held = tokens
-            .iter()
-            .filter(|token| self.model.leases().any(|(_, lease)| lease.token == **token));
-        let returns = held.map(|token| token.birth.0).collect();
+        let returns = self.held(&tokens).iter().map(|token| token.birth.0).collect();
         let heard = self.stage.turn(|core, _, out| core.undeliver(tokens.iter().copied(), out));
         self.heard(&heard, Asked { returns, ..Asked::default() });
+    }
+
+    fn unreadable(&mut self, picks: &[u8]) {
+        let tokens = self.picked(picks);
+        let held = self.held(&tokens);
+        let unreadable = held.iter().map(|token| token.birth.0).collect();
+        let park = tokens.iter().copied();
+        let heard = self.stage.turn(|core, _, out| core.park_unreadable(park.clone(), out));
+        self.heard(&heard, Asked { unreadable, ..Asked::default() });
+        assert_eq!(heard.answer.expect("nothing refuses it"), Vec::from_iter(held));
+    }
+
+    /// Those of the tokens whose leases hold.
+    fn held(&self, tokens: &[LeaseToken]) -> BTreeSet<LeaseToken> {
+        let holds =
+            |token: &&LeaseToken| self.model.leases().any(|(_, lease)| lease.token == **token);
+        tokens.iter().filter(holds).copied().collect()
     }
 
     fn close(&mut self, pick: u8) {

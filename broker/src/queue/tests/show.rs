@@ -103,7 +103,10 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
         ),
         Record::CameDue(it) => format!("due {}", numbers(&it.births)),
         Record::Expired(it) => format!("expired {}", numbers(&it.births)),
-        Record::Parked(it) => format!("parked {}", numbers(&it.births)),
+        Record::Parked(it) => {
+            let why = if it.unreadable { ", unreadable" } else { "" };
+            format!("parked {}{why}", numbers(&it.births))
+        }
     }
 }
 

@@ -112,3 +112,10 @@ pub(super) fn undeliver<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'
     let outcome = script.stage.turn(|core, _, out| core.undeliver(tokens.iter().copied(), out));
     script.tell(outcome, |()| Vec::new());
 }
+
+pub(super) fn unreadable<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let tokens: Vec<_> = args.rest().into_iter().map(|text| token(script, text)).collect();
+    let park = tokens.iter().copied();
+    let outcome = script.stage.turn(|core, _, out| core.park_unreadable(park.clone(), out));
+    script.tell(outcome, |parked| parked.into_iter().map(show::token).collect());
+}
