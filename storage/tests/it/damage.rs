@@ -171,6 +171,38 @@ fn damage_is_named_by_file_offset_and_lsns() {
     assert_eq!(report.damages[0].offset, Some(4096 + 80));
 }
 
+/// A bug: the end of the newest segment was told as a second damage.
+#[test]
+fn damage_in_the_newest_segment_is_told_alone() {
+    let (disk, _) = small_log(false);
+    let newest = segments(&disk).pop().unwrap();
+    // In the body of its first record, with good frames behind it.
+    disk.tamper(&newest, |bytes| bytes[4096 + 80 + 200] ^= 1);
+    for with_floor in [true, false] {
+        if !with_floor {
+            disk.lose("FLOOR");
+        }
+        let report = verify(&disk.shared()).unwrap();
+        let [damage] = &report.damages[..] else { panic!("{:?}", report.damages) };
+        assert_eq!((&damage.file, damage.offset), (&newest, Some(refused(&disk).offset.unwrap())));
+        assert!(damage.problem.contains("bodies of 1 records"), "{damage}");
+    }
+}
+
+#[test]
+fn an_end_cut_short_behind_other_damage_is_told_as_well() {
+    let (disk, _) = small_log(true);
+    let newest = segments(&disk).pop().unwrap();
+    let end = used(&disk.bytes(&newest));
+    disk.tamper(&newest, |bytes| {
+        bytes[4096 + 80 + 200] ^= 1;
+        bytes[end - 1] ^= 1;
+    });
+    // FLOOR says how far it reached.
+    let report = verify(&disk.shared()).unwrap();
+    assert_eq!(report.damages.len(), 2, "{:?}", report.damages);
+}
+
 #[test]
 fn a_missing_or_foreign_segment_is_damage() {
     let (disk, _) = small_log(false);
