@@ -1,7 +1,8 @@
 //! The file of accepted tokens: names and hashes, in TOML, meant for people to edit.
 
+use std::fs::Metadata;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -107,21 +108,26 @@ pub fn read_tokens(path: &Path) -> Result<Vec<TokenEntry>, TokenFileError> {
     Ok(entries)
 }
 
-/// Adds `entry` to the file at `path`, which is made where it is missing.
+/// Adds `entry` to the file at `path`. Where it is missing it is made, readable by the owner only;
+/// else it keeps its owner and its mode, which say who may read it.
 ///
 /// # Errors
 /// Where the file cannot be written, and where it is there and not a token file.
 pub fn append_token(path: &Path, entry: &TokenEntry) -> Result<(), TokenFileError> {
-    let present = std::fs::exists(path).map_err(io("look for", path))?;
+    let present = match std::fs::metadata(path) {
+        Ok(metadata) => Some(metadata),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io("look for", path)(error)),
+    };
     let before = match present {
-        true => std::fs::read_to_string(path).map_err(io("read", path))?,
-        false => String::new(),
+        Some(_) => std::fs::read_to_string(path).map_err(io("read", path))?,
+        None => String::new(),
     };
     if !before.trim().is_empty() {
         read_tokens(path)?;
     }
     let gap = if before.is_empty() { "" } else { "\n" };
-    write_private(path, &format!("{before}{gap}{}", entry.to_toml()))
+    replace(path, &format!("{before}{gap}{}", entry.to_toml()), present.as_ref())
 }
 
 /// Puts `text` at `path` in one step, readable by the owner only, and on disk when this returns.
@@ -129,11 +135,16 @@ pub fn append_token(path: &Path, entry: &TokenEntry) -> Result<(), TokenFileErro
 /// # Errors
 /// Where any step fails; what stood at `path` is then as it was.
 pub(super) fn write_private(path: &Path, text: &str) -> Result<(), TokenFileError> {
+    replace(path, text, None)
+}
+
+/// Puts `text` at `path` in one step, with the owner and mode of `like`, or for the owner only.
+fn replace(path: &Path, text: &str, like: Option<&Metadata>) -> Result<(), TokenFileError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or_else(|| Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let staged = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let written = write_and_move(&staged, path, folder, text);
+    let written = write_and_move(&staged, path, folder, text, like);
     if written.is_err() {
         // Whatever is left of it is of no use; the error below says what went wrong.
         std::fs::remove_file(&staged).ok();
@@ -141,11 +152,25 @@ pub(super) fn write_private(path: &Path, text: &str) -> Result<(), TokenFileErro
     written.map_err(io("write", path))
 }
 
-fn write_and_move(staged: &Path, path: &Path, folder: &Path, text: &str) -> std::io::Result<()> {
+fn write_and_move(
+    staged: &Path,
+    path: &Path,
+    folder: &Path,
+    text: &str,
+    like: Option<&Metadata>,
+) -> std::io::Result<()> {
     // `create_new`: never through a link somebody else put there.
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(staged)?;
     file.write_all(text.as_bytes())?;
+    if let Some(like) = like {
+        let own = file.metadata()?;
+        if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
+            std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()))?;
+        }
+        // After the owner: a mode for one group must not serve another, be it for a moment.
+        file.set_permissions(like.permissions())?;
+    }
     file.sync_all()?;
     std::fs::rename(staged, path)?;
     std::fs::File::open(folder)?.sync_all()
@@ -175,6 +200,24 @@ mod tests {
         assert!(!text.contains(first.reveal()));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// A bug: a file for a group to read was only its owner's after a token was added.
+    #[test]
+    fn a_file_that_is_there_keeps_its_mode_and_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.toml");
+        let entry = || TokenEntry::of(&Token::generate().unwrap(), "");
+        append_token(&path, &entry()).unwrap();
+        for mode in [0o640, 0o600, 0o444] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let before = std::fs::metadata(&path).unwrap();
+            append_token(&path, &entry()).unwrap();
+            let after = std::fs::metadata(&path).unwrap();
+            assert_eq!(after.permissions().mode() & 0o777, mode);
+            assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        }
+        assert_eq!(read_tokens(&path).unwrap().len(), 4);
     }
 
     #[test]
