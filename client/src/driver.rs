@@ -232,10 +232,24 @@ async fn run<M: Machine>(client: Client, shared: Arc<Shared<M>>, opened: oneshot
         let delay = backoff.next_delay(error.retry_delay());
         info!(path = M::PATH, %error, ?delay, "a stream ended; it will be opened again");
         shared.state.lock().last_error = Some(error);
-        tokio::time::sleep(delay).await;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = done(&shared) => break Error::Closed("its work was done".to_owned()),
+        }
     };
     shared.change(|machine| machine.fail(&end));
     shared.tell(News::State);
+}
+
+/// Waits until there is nothing left to do, so that no other stream is needed.
+async fn done<M: Machine>(shared: &Shared<M>) {
+    loop {
+        let news = shared.next_news();
+        if shared.look(|machine| machine.is_done()) {
+            return;
+        }
+        news.await;
+    }
 }
 
 /// One stream, from its opening to its end; `Ok` where it ended because all was done.
@@ -262,7 +276,9 @@ async fn run_stream<M: Machine>(
     shared.change(|machine| {
         machine.end_stream();
         match ended {
-            Ok(()) if machine.is_done() => Ok(()),
+            Ok(()) | Err(Error::Disconnected(_) | Error::TimedOut(_)) if machine.is_done() => {
+                Ok(())
+            }
             Ok(()) => Err(Error::Disconnected("the broker ended the stream".to_owned())),
             Err(error) => Err(error),
         }

@@ -372,6 +372,8 @@ impl Machine for Inbox {
         match self.closing {
             Closing::No => false,
             Closing::WhenSettled => answered && self.leases.is_empty(),
+            // Without a stream nothing arrives any more: what never did is released by the broker.
+            Closing::Now if self.stream == Stream::Down && self.leases.is_empty() => answered,
             Closing::Now => answered && self.draining == Draining::Done,
         }
     }

@@ -225,6 +225,58 @@ async fn draining_hands_back_what_nobody_took_and_closing_ends_the_stream() {
     closed.unwrap();
 }
 
+/// A bug: a consumer that held nothing was opened again and again, only to be closed.
+#[tokio::test]
+async fn leaving_a_broker_that_is_gone_does_not_wait_for_another_one() {
+    for crash_first in [true, false] {
+        let mut broker = Broker::start();
+        // Nobody waits so long for a second try.
+        let hour = Duration::from_secs(3600);
+        let client = broker.client_options().backoff(hour, hour).connect().await.unwrap();
+        let opening = client.consumer(["work"]).open();
+        let (consumer, mut talk) = tokio::join!(opening, next_talk(&mut broker));
+        let consumer = consumer.unwrap();
+        talk.deliver(&["a"]);
+        let ack = take(&consumer, 1).await.pop().unwrap().ack();
+        talk.hear_settle().await;
+        talk.say_settled(1, &[]);
+        soon(ack).await.unwrap();
+        if crash_first {
+            broker.crash();
+            soon(consumer.close()).await.unwrap();
+        } else {
+            let script = async {
+                assert!(matches!(talk.hear_kind().await, consume_request::Kind::Drain(_)));
+                broker.crash();
+            };
+            let (closed, ()) = soon(async { tokio::join!(consumer.close(), script) }).await;
+            closed.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_answered_when_the_broker_goes_is_told_to_the_next_one_before_closing() {
+    let (mut broker, consumer, mut talk) = open().await;
+    talk.deliver(&["a"]);
+    let ack = take(&consumer, 1).await.pop().unwrap().ack();
+    talk.hear_settle().await;
+    broker.crash();
+    let script = async {
+        broker.restart();
+        let mut talk = next_talk(&mut broker).await;
+        assert!(matches!(talk.hear_kind().await, consume_request::Kind::Drain(_)));
+        assert_eq!(acked(&talk.hear_settle().await), tokens(&["a"]));
+        talk.say_settled(1, &[]);
+        talk.say_kind(consume_response::Kind::Drained(qbroker_proto::v1::Drained {}));
+        assert!(talk.hear().await.is_none());
+        drop(talk);
+    };
+    let (closed, ()) = soon(async { tokio::join!(consumer.close(), script) }).await;
+    closed.unwrap();
+    soon(ack).await.unwrap();
+}
+
 #[tokio::test]
 async fn what_is_in_hand_when_the_consumer_closes_is_lost() {
     let (_broker, consumer, mut talk) = open().await;
@@ -356,6 +408,14 @@ async fn open() -> (Broker, Consumer, ConsumeTalk) {
     assert_eq!((open.previous_consumer_id.as_str(), open.held_lease_tokens.len()), ("", 0));
     talk.say_opened("c1", false, &[]);
     (broker, soon(opening).await.unwrap().unwrap(), talk)
+}
+
+/// The next stream that is opened, taken.
+async fn next_talk(broker: &mut Broker) -> ConsumeTalk {
+    let mut talk = broker.consume_talk().await;
+    talk.hear_open().await;
+    talk.say_opened("c1", true, &[]);
+    talk
 }
 
 /// Takes so many deliveries.
