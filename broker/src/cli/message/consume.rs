@@ -13,7 +13,7 @@ use super::line::leased_item;
 use super::work::{LEAVE_PATIENCE, SETTLE_PATIENCE, Worker};
 use crate::cli::Outcome;
 use crate::cli::failure::{Failure, say};
-use crate::cli::globals::Globals;
+use crate::cli::globals::{Format, Globals};
 use crate::cli::output::{line, write_out};
 use crate::cli::signals::Stops;
 
@@ -50,7 +50,7 @@ _HEADERS (JSON) and _HEADER_<KEY>. Exit code 0 acks the message; any other nacks
 its stderr for an error, and it comes again by the queue's policy. A lease that is lost ends the
 command by SIGTERM.
 
-Without --exec, a message is acked once it is written to stdout.
+Without --exec, messages are written to stdout as JSON lines; each is acked once it is written.
 
 SIGINT or SIGTERM: takes no more, finishes what runs. A second one ends it at once; what ran comes
 again and counts no attempt.";
@@ -61,6 +61,12 @@ type Emptiness<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 impl ConsumeArgs {
     /// Consumes until it is told to stop.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+        if self.exec.is_none() && globals.output.is_some_and(|format| format != Format::Jsonl) {
+            // A table or a document has an end; this has none.
+            let message =
+                "messages are printed one by one as JSON lines: --output can only be jsonl";
+            return Err(Failure::new(Exit::Usage, message));
+        }
         let stops = Stops::listen()?;
         let told = stops.clone();
         let at_last = async {

@@ -22,7 +22,7 @@ pub(in crate::cli) struct PullArgs {
     /// The most messages to take.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1000))]
     max: u32,
-    /// How long to wait for the first one.
+    /// How long to wait for the first one; the broker allows 60 s at most.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     wait: Duration,
     /// What becomes of them once they are printed.
