@@ -25,7 +25,7 @@ pub struct RecoveryReport {
     pub replayed_records: u64,
     /// Bytes of log read for it.
     pub replayed_bytes: u64,
-    /// Whether the log was closed in order.
+    /// Whether the log was closed in order. A log that begins with this start was not.
     pub closed: bool,
     /// Bytes at the end of the log that were written again, since nothing proved them durable.
     pub rewritten_bytes: u64,
@@ -69,7 +69,11 @@ impl fmt::Display for RecoveryReport {
             self.replayed_records,
             self.replayed_bytes,
             self.took.as_secs_f64(),
-            if self.closed { "closed in order" } else { "not closed in order" }
+            match self.segments {
+                0 => "a new log",
+                _ if self.closed => "closed in order",
+                _ => "not closed in order",
+            }
         )?;
         if 0 < self.rewritten_bytes {
             write!(f, ", {} bytes written again", self.rewritten_bytes)?;

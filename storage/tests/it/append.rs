@@ -1,7 +1,7 @@
 //! What is appended is there: now, after a close, and after a kill.
 
 use qbroker_storage::disk::sim::SimDisk;
-use qbroker_storage::{Lsn, Space};
+use qbroker_storage::{Log, Lsn, Space};
 
 use crate::model::{Owner, tiny};
 
@@ -47,4 +47,22 @@ fn many_records_over_many_segments_come_back_after_close_and_after_a_kill() {
     let owner = Owner::open(&disk, &tiny()).unwrap();
     assert_eq!((owner.live.len(), owner.log.epoch()), (live.len(), 3));
     owner.check_bodies();
+}
+
+#[test]
+fn a_report_says_how_the_log_before_it_ended() {
+    let disk = SimDisk::new(3);
+    let report = |disk: &SimDisk| {
+        let recovery = Log::recover(disk.shared(), tiny()).unwrap();
+        recovery.report().to_string()
+    };
+    assert!(report(&disk).ends_with(", a new log"), "{}", report(&disk));
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    owner.append(&[(1, 10)], &[]).unwrap();
+    owner.writer.step().unwrap();
+    let killed = disk.killed();
+    assert!(report(&killed).contains(", not closed in order"), "{}", report(&killed));
+    owner.log.close().unwrap();
+    let closed = disk.killed();
+    assert!(report(&closed).contains(", closed in order"), "{}", report(&closed));
 }
