@@ -13,6 +13,7 @@ use super::{Durable, Stopped};
 /// Its length is bounded by what fills it: a consumer's window, a publisher's unanswered batches.
 #[derive(Debug)]
 pub struct Outbox<T> {
+    /// Invariant: their LSNs ascend.
     events: Mutex<VecDeque<(Lsn, T)>>,
     filled: Notify,
     durable: watch::Receiver<Durable>,
@@ -24,9 +25,13 @@ impl<T> Outbox<T> {
     }
 
     /// Adds an event that may be told once `lsn` is durable.
+    ///
+    /// Whoever pushes after its turn may come behind an event of a later one: it is then told
+    /// together with that one.
     pub fn push(&self, lsn: Lsn, event: T) {
         let mut events = self.events.lock();
         let was_empty = events.is_empty();
+        let lsn = events.back().map_or(lsn, |(last, _)| lsn.max(*last));
         events.push_back((lsn, event));
         drop(events);
         if was_empty {
@@ -92,5 +97,18 @@ mod tests {
         assert_eq!(outbox.next().await, Ok(VecDeque::from(['b', 'c'])));
         commit.send_replace(Durable { lsn: Lsn(3), stopped: true });
         assert_eq!(outbox.next().await, Err(Stopped));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_early_where_a_late_push_comes_behind_a_later_event() {
+        let (_commit, durable) = watch::channel(Durable { lsn: Lsn(11), stopped: false });
+        let outbox = Outbox::new(durable);
+        for lsn in [5, 12, 10, 13] {
+            outbox.push(Lsn(lsn), lsn);
+        }
+        assert_eq!(outbox.next().await, Ok(VecDeque::from([5])));
+        assert!(matches!(outbox.take(Lsn(11)), Taken::Held));
+        let Taken::Events(events) = outbox.take(Lsn(12)) else { panic!("they are durable") };
+        assert_eq!(events, [12, 10]);
     }
 }
