@@ -229,11 +229,12 @@ impl Engine {
         }
     }
 
-    /// Waits for the next commit after the present one.
-    pub async fn next_commit(&self) -> Result<(), Stopped> {
+    /// The log's progress from here on. Taken before the state is looked at, it misses nothing that
+    /// happens after the look.
+    pub fn progress(&self) -> Progress {
         let mut durable = self.durable.clone();
         durable.mark_unchanged();
-        durable.changed().await.map_err(|_| Stopped)
+        Progress(durable)
     }
 
     /// Reserves room for bytes on their way; it is given back when the permit is dropped. More than
@@ -270,11 +271,11 @@ impl Engine {
     }
 
     /// Opens a consumer, with an outbox that gets everything from its first delivery on.
-    pub async fn open_consumer(
-        &self,
-        open: &queue::OpenConsumer,
-    ) -> Result<Result<(queue::Opened, Arc<Outbox<ConsumerEvent>>), Refused>, Stopped> {
-        let (lsn, opened) = self.turn_with(
+    ///
+    /// It is connected at once, and until [`Self::disconnect`]; it may be told of once the log is
+    /// durable up to the LSN.
+    pub fn open_consumer(&self, open: &queue::OpenConsumer) -> OpenedConsumer {
+        self.turn_with(
             |core, now, out| core.open_consumer(open, now, out),
             |state, _, opened| {
                 opened.map(|opened| {
@@ -283,9 +284,7 @@ impl Engine {
                     (opened, outbox)
                 })
             },
-        )?;
-        self.durable(lsn).await?;
-        Ok(opened)
+        )
     }
 
     /// A consumer's connection broke.
@@ -390,6 +389,21 @@ impl Engine {
         }
     }
 }
+
+/// How the log's commits follow each other.
+#[derive(Debug)]
+pub struct Progress(watch::Receiver<Durable>);
+
+impl Progress {
+    /// Waits for a commit after those that were seen. What came unseen counts as one.
+    pub async fn next_commit(&mut self) -> Result<(), Stopped> {
+        self.0.changed().await.map_err(|_| Stopped)
+    }
+}
+
+/// What [`Engine::open_consumer`] gives: the LSN to wait for, and the consumer or its refusal.
+pub type OpenedConsumer =
+    Result<(Lsn, Result<(queue::Opened, Arc<Outbox<ConsumerEvent>>), Refused>), Stopped>;
 
 /// What a pull gets.
 #[derive(Debug)]

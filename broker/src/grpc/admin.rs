@@ -19,6 +19,9 @@ use crate::queue::index::{Cursor, Index as _, Message as Held, State, StateSet};
 use crate::queue::refused::Refused;
 use crate::queue::{self, Queue as Stored};
 
+#[cfg(test)]
+mod tests;
+
 /// Payload bytes shown of a listed message where the client does not say.
 const SHOWN_BYTES: i32 = 4_096;
 const SHOWN_BYTES_MAX: i32 = 1 << 20;
@@ -379,6 +382,8 @@ impl Admin {
         let wait_ms = duration_ms("wait_timeout", request.wait_timeout, 0, 60_000)?;
         let wait = tokio::time::sleep(Duration::from_millis(wait_ms.unwrap_or(20_000)));
         tokio::pin!(wait);
+        // Before the first look: what empties the queue while that is not durable is not missed.
+        let mut progress = self.engine().progress();
         loop {
             let figures = |core: &Core| {
                 core.queue(&request.name).map(|queue| {
@@ -395,7 +400,7 @@ impl Admin {
             // Only a commit can change the answer.
             tokio::select! {
                 () = &mut wait => {}
-                commit = self.engine().next_commit() => commit?,
+                commit = progress.next_commit() => commit?,
                 _ = self.context.stopping() => return Err(Fault::ShuttingDown),
             }
         }

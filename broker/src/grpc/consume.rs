@@ -38,10 +38,13 @@ pub(super) async fn serve(
     let first = first.and_then(|request| request.kind);
     let Some(consume_request::Kind::Open(open)) = first else { return Err(out_of_turn()) };
     let open = incoming::open_consumer(open, context.seal, fresh_session)?;
-    let (opened, outbox) = context.engine.open_consumer(&open).await??;
+    let (lsn, opened) = context.engine.open_consumer(&open)?;
+    let (opened, outbox) = opened?;
     let id = opened.consumer;
-    let end = Arc::new(OnceLock::new());
+    // Before anything is waited for: a call that is canceled here leaves no consumer behind.
     let connection = Arc::new(Connection { engine: context.engine.clone(), id });
+    context.engine.durable(lsn).await?;
+    let end = Arc::new(OnceLock::new());
     let reader =
         Reader { context: context.clone(), connection: connection.clone(), outbox: outbox.clone() };
     tokio::spawn(reader.run(inbound, end.clone()));
@@ -338,4 +341,30 @@ fn leases_lost(leases: &[LeaseToken], why: Lost, seal: Seal) -> ConsumeResponse 
 
 fn tokens(tokens: &[LeaseToken], seal: Seal) -> Vec<bytes::Bytes> {
     tokens.iter().map(|token| seal.close(*token)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use qbroker_proto::v1::{ConsumeOpen, QueueSelector};
+
+    use super::*;
+    use crate::grpc::stage::{Stage, streaming};
+
+    fn open() -> ConsumeRequest {
+        let queues = vec![QueueSelector { queue: "q".to_owned(), ..QueueSelector::default() }];
+        let open = ConsumeOpen { queues, ..ConsumeOpen::default() };
+        ConsumeRequest { kind: Some(consume_request::Kind::Open(open)) }
+    }
+
+    #[tokio::test]
+    async fn a_call_canceled_before_its_consumer_is_durable_leaves_none_behind() {
+        let stage = Stage::set();
+        let consumers = || stage.context.engine.look(|core| core.consumers_of("q")).1;
+        let mut serving = Box::pin(serve(stage.context.clone(), streaming(vec![open()])));
+        assert!((&mut serving).now_or_never().is_none(), "nothing is durable yet");
+        assert_eq!(consumers(), 1);
+        drop(serving);
+        assert_eq!(consumers(), 0);
+    }
 }

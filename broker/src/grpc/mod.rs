@@ -11,6 +11,8 @@ mod listing;
 mod publish;
 mod publish_stream;
 mod records;
+#[cfg(test)]
+mod stage;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

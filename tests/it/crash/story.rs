@@ -222,13 +222,13 @@ impl Story {
             reset_session: false,
         };
         let engine = self.engine.clone();
-        let mut opening = Box::pin(engine.open_consumer(&open));
-        let early = (&mut opening).now_or_never();
+        let (lsn, opened) = engine.open_consumer(&open)?;
+        let (opened, outbox) = opened.unwrap();
+        let early = outbox.next().now_or_never();
         assert!(early.is_none_or(|told| told.is_err()), "it is told before it is durable");
         self.note_state();
         self.step()?;
-        let opened = opening.now_or_never().expect("everything is durable")?;
-        let (opened, outbox) = opened.unwrap();
+        engine.durable(lsn).now_or_never().expect("everything is durable")?;
         assert_eq!((opened.resumed, opened.lost), (previous.is_some(), Vec::new()));
         Ok((opened.consumer, outbox))
     }
