@@ -25,6 +25,20 @@ impl Wire {
         Self { channel: endpoint.connect().await.expect("the broker answers") }
     }
 
+    /// Connects as a client whose windows are as small as HTTP/2 lets them be by default: little is
+    /// on its way to whoever does not read.
+    ///
+    /// # Panics
+    /// When nobody answers at `url`.
+    pub async fn connect_narrow(url: &str) -> Self {
+        let window = (1 << 16) - 1;
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .expect("it is a URL")
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(window);
+        Self { channel: endpoint.connect().await.expect("the broker answers") }
+    }
+
     /// The bare connection.
     pub fn channel(&self) -> Channel {
         self.channel.clone()

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::queue::turn_bytes_max;
+
 pub use self::flags::ServeFlags;
 pub use self::layers::{ConfigError, Environment, Layers, Origin, Resolved, ResolvedRow};
 pub use self::table::{Fallback, SETTINGS, Setting, find};
@@ -19,6 +21,9 @@ mod table;
 mod value;
 
 pub use self::reference::reference_page;
+
+/// What a segment and its frames take beside their records.
+const SEGMENT_OVERHEAD_BYTES: u64 = 16 << 10;
 
 /// Typed values of every setting, checked one by one and against each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,9 +163,15 @@ impl Settings {
                 "max-batch-bytes is below max-payload: such a message would never fit",
             );
         }
-        // A batch is one frame, and a frame must fit into half a segment with its overhead.
-        if u64::from(self.segment_bytes) < 4 * self.batch_bytes_max as u64 {
-            return conflict("segment-bytes must be at least four times max-batch-bytes");
+        // A batch is one frame, and a frame must fit into half a segment.
+        let turn = turn_bytes_max(self.batch_bytes_max, self.batch_messages_max as usize);
+        let needed = 2 * turn as u64 + SEGMENT_OVERHEAD_BYTES;
+        if u64::from(self.segment_bytes) < needed {
+            let mib = needed.div_ceil(1 << 20);
+            return Err(ConfigError::Conflict(format!(
+                "segment-bytes must be at least {mib}MiB for this max-batch-bytes and \
+                 max-batch-messages"
+            )));
         }
         if self.pending_bytes_max < 2 * self.batch_bytes_max {
             return conflict("max-pending-bytes must be at least twice max-batch-bytes");
@@ -189,14 +200,19 @@ mod tests {
     #[test]
     fn values_that_do_not_fit_together_are_refused() {
         type Spoil = fn(&mut Settings);
-        let broken: [(&str, Spoil); 6] = [
+        let broken: [(&str, Spoil); 7] = [
             ("tls-cert", |s| s.tls_cert = Some("c.pem".into())),
             ("contradict", |s| {
                 s.insecure_no_auth = true;
                 s.auth_tokens = Some("t".into());
             }),
             ("below max-payload", |s| s.batch_bytes_max = s.payload_bytes_max - 1),
-            ("four times", |s| s.segment_bytes = 1 << 20),
+            ("at least 18MiB", |s| s.segment_bytes = 16 << 20),
+            ("at least 34MiB", |s| {
+                s.batch_bytes_max = 15 << 20;
+                s.batch_messages_max = 10_000;
+                s.segment_bytes = 33 << 20;
+            }),
             ("twice", |s| s.pending_bytes_max = s.batch_bytes_max),
             ("same address", |s| s.http_listen = Some(s.grpc_listen)),
         ];

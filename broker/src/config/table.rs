@@ -132,11 +132,12 @@ pub static SETTINGS: &[Setting] = &[
         section: STORAGE,
         takes: "SIZE",
         default: Fallback::Text("64MiB"),
-        doc: "The size of a log segment, from 1MiB to 1GiB. Smaller ones are dropped sooner and \
-              cost more syncs; the default suits nearly everybody. Existing segments keep theirs.",
+        doc: "The size of a log segment, from 4MiB to 1GiB; half of one must hold the largest \
+              batch and what goes with it. Smaller ones are dropped sooner and cost more syncs; \
+              the default suits nearly everybody. Existing segments keep theirs.",
         advanced: true,
         set: |settings, text| {
-            let size = value::bytes_within(text, 1 << 20, 1 << 30)?;
+            let size = value::bytes_within(text, 4 << 20, 1 << 30)?;
             settings.segment_bytes = u32::try_from(size).expect("at most 1 GiB was just checked");
             Ok(())
         },

@@ -10,6 +10,7 @@ mod letters;
 mod open;
 mod outbox;
 mod timer;
+mod unsynced;
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 pub use open::{Options, StartError, recover};
 pub use outbox::Outbox;
+
+use unsynced::Unsynced;
 
 use crate::clock::Clock;
 use crate::queue::ids::{ConsumerId, LeaseToken};
@@ -58,17 +61,19 @@ pub enum ConsumerEvent {
     /// Answers a call of settlements.
     Settled {
         call: i64,
+        unanswered: OwnedSemaphorePermit,
         failures: Vec<(LeaseToken, Refused)>,
         invalid: Vec<bytes::Bytes>,
     },
     /// Answers a call of extensions.
     Extended {
         call: i64,
+        unanswered: OwnedSemaphorePermit,
         duration_ms: Option<u64>,
         failures: Vec<(LeaseToken, Refused)>,
         invalid: Vec<bytes::Bytes>,
     },
-    Drained,
+    Drained(OwnedSemaphorePermit),
     /// Nothing more comes in.
     End,
 }
@@ -77,7 +82,7 @@ pub enum ConsumerEvent {
 #[derive(Debug)]
 pub enum PublishEvent {
     Opened(ProducerOpened),
-    /// Batches have their outcomes; their bytes no longer count.
+    /// Batches have their outcomes; they count as unanswered until these are taken.
     Outcomes(Vec<BatchOutcome>, OwnedSemaphorePermit),
     /// The core ends the stream.
     Refused(Refused),
@@ -92,9 +97,10 @@ pub struct Engine {
     log: Log,
     durable: watch::Receiver<Durable>,
     clock: Clock,
-    /// Bytes that are unsynced or unsent, over all connections, in [`BUDGET_UNIT`]s.
+    /// Bytes that are unsynced, over all connections, in [`BUDGET_UNIT`]s.
     budget: Arc<Semaphore>,
     budget_units: u32,
+    unsynced: Arc<Unsynced>,
     timer: Notify,
     /// Ends the checkpoint thread.
     checkpoints: checkpoint::Signal,
@@ -157,20 +163,17 @@ impl Engine {
 
     /// Appends a turn's records and sends its effects on their way.
     fn append(&self, state: &mut State, out: Output, now: Now) -> Result<Lsn, Stopped> {
-        let Output { batch, effects, retired, .. } = out;
-        if !batch.is_empty() {
-            let lsns = match self.log.append(batch) {
-                Ok(lsns) => lsns,
+        let Output { full, batch, effects, retired, .. } = out;
+        for batch in full.into_iter().chain([batch]).filter(|batch| !batch.is_empty()) {
+            match self.log.append(batch) {
+                Ok(_) => {}
                 Err(AppendError::Stopped) => return Err(Stopped),
-                // The core has applied it by now: there is no way back.
+                // The core has applied it by now: there is no way back. The configuration was
+                // checked for what a turn may need, see [`queue::turn_bytes_max`].
                 Err(error) => panic!("a turn's records do not fit a frame: {error}"),
-            };
-            debug_assert_eq!(
-                lsns.last.next(),
-                state.core.next_lsn(),
-                "the engine alone gives LSNs"
-            );
+            }
         }
+        debug_assert_eq!(self.log.next_lsn(), state.core.next_lsn(), "the engine alone gives LSNs");
         if !retired.is_empty() {
             self.log.liveness().retire(&retired);
         }
@@ -244,6 +247,12 @@ impl Engine {
         let units = units.min(self.budget_units);
         let permit = self.budget.clone().acquire_many_owned(units).await;
         permit.expect("the budget is never closed")
+    }
+
+    /// Gives a reservation back once the log is durable up to `lsn`: from then on what it stood for
+    /// is on disk, whether anybody reads of it or not.
+    pub fn release_when_durable(&self, lsn: Lsn, permit: OwnedSemaphorePermit) {
+        self.unsynced.hold(lsn, permit, || self.durable.borrow().lsn);
     }
 
     /// Bytes that are reserved now.

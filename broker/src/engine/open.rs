@@ -10,6 +10,7 @@ use qbroker_storage::{
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::info;
 
+use super::unsynced::Unsynced;
 use super::{BUDGET_UNIT, Core, Durable, Engine, State, Stopped, checkpoint, letters};
 use crate::clock::{self, Clock};
 use crate::queue::index::memory::MemoryIndex;
@@ -44,12 +45,14 @@ pub enum StartError {
 /// Raises the durable LSN; ends the process after a failed write, which nothing can make good.
 struct Commits {
     durable: watch::Sender<Durable>,
+    unsynced: Arc<Unsynced>,
     on_failure: Box<dyn Fn(&WriteError) + Send + Sync>,
 }
 
 impl Observer for Commits {
     fn durable(&self, lsn: Lsn) {
         self.durable.send_modify(|durable| durable.lsn = lsn);
+        self.unsynced.release(lsn);
     }
 
     fn failed(&self, error: &WriteError) {
@@ -93,7 +96,12 @@ impl Engine {
         let (epoch, last) = (recovery.epoch(), Lsn(core.next_lsn().0 - 1));
         let report = recovery.report().clone();
         let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });
-        let commits = Commits { durable: sender, on_failure: Box::new(on_failure) };
+        let unsynced = Arc::new(Unsynced::default());
+        let commits = Commits {
+            durable: sender,
+            unsynced: unsynced.clone(),
+            on_failure: Box::new(on_failure),
+        };
         let units = options.pending_bytes_max.div_ceil(BUDGET_UNIT);
         let (log, rest) = start(recovery, Arc::new(commits))?;
         let engine = Arc::new(Self {
@@ -111,6 +119,7 @@ impl Engine {
             clock: options.clock,
             budget: Arc::new(Semaphore::new(units)),
             budget_units: u32::try_from(units).unwrap_or(u32::MAX),
+            unsynced,
             timer: Notify::new(),
             checkpoints: checkpoint::Signal::default(),
         });

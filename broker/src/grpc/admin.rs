@@ -11,7 +11,7 @@ use super::Context;
 use super::convert::policy::{self, Figures, NewQueue};
 use super::convert::time::{duration_ms, to_timestamp};
 use super::convert::{bounds, outgoing};
-use super::fault::Fault;
+use super::fault::{Fault, flat};
 use super::listing;
 use super::records::{self, Parts};
 use crate::engine::{Core, Engine};
@@ -240,11 +240,6 @@ impl AdminService for Admin {
     ) -> Result<Response<Self::WatchStatsStream>, Status> {
         later("watch")
     }
-}
-
-/// An answer of the engine, with either way to fail.
-fn flat<T>(answer: Result<Result<T, Refused>, crate::engine::Stopped>) -> Result<T, Fault> {
-    Ok(answer??)
 }
 
 /// A message of a page, and where it stands.

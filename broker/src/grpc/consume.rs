@@ -4,20 +4,23 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use futures_util::stream;
+use prost::Message as _;
 use qbroker_proto::v1::{
     ConsumeOpened, ConsumeRequest, ConsumeResponse, Drained, ExtendLeasesRequest,
-    ExtendLeasesResponse, GoingAway, LeaseLostReason, LeasesLost, SettleRequest, SettleResponse,
-    consume_request, consume_response,
+    ExtendLeasesResponse, GoingAway, LeaseLostReason, LeasesLost, SettleFailure, SettleRequest,
+    SettleResponse, consume_request, consume_response,
 };
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::Context;
-use super::convert::incoming;
 use super::convert::time::to_duration;
 use super::convert::token::Seal;
+use super::convert::{bounds, incoming};
 use super::fault::Fault;
 use super::leases::{to_batch, to_failures};
+use super::unanswered::{Answering, Unanswered};
 use crate::engine::{ConsumerEvent, Engine, Outbox};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::{Delivery, Lost, OpenConsumer, Opened};
@@ -26,6 +29,10 @@ use crate::queue::{Delivery, Lost, OpenConsumer, Opened};
 const BATCH_MESSAGES: usize = 256;
 /// Bytes after which a response takes no further message.
 const BATCH_BYTES: u64 = 256 << 10;
+/// Bytes of requests that stand for one unit of what is unanswered; a small one takes one.
+const UNANSWERED_UNIT: usize = 1 << 10;
+/// What a stream may have unanswered: one request of the largest size.
+const UNANSWERED_UNITS: u32 = (bounds::REQUEST_BYTES_MAX / UNANSWERED_UNIT) as u32;
 
 /// Opens a consumer and serves its stream: a task takes requests, the returned stream answers.
 pub(super) async fn serve(
@@ -45,8 +52,13 @@ pub(super) async fn serve(
     let connection = Arc::new(Connection { engine: context.engine.clone(), id });
     context.engine.durable(lsn).await?;
     let end = Arc::new(OnceLock::new());
-    let reader =
-        Reader { context: context.clone(), connection: connection.clone(), outbox: outbox.clone() };
+    let (unanswered, answering) = Unanswered::new(UNANSWERED_UNITS);
+    let reader = Reader {
+        context: context.clone(),
+        connection: connection.clone(),
+        outbox: outbox.clone(),
+        unanswered,
+    };
     tokio::spawn(reader.run(inbound, end.clone()));
     let mut responses = VecDeque::new();
     responses.push_back(consume_opened(&open, opened, context.seal));
@@ -57,6 +69,7 @@ pub(super) async fn serve(
         responses,
         deliveries: VecDeque::new(),
         _connection: connection,
+        _answering: answering,
         told_stopping: false,
         ended: false,
         fault: None,
@@ -93,6 +106,7 @@ struct Reader {
     context: Context,
     connection: Arc<Connection>,
     outbox: Arc<Outbox<ConsumerEvent>>,
+    unanswered: Unanswered,
 }
 
 impl Reader {
@@ -116,7 +130,12 @@ impl Reader {
             match request {
                 Ok(Some(request)) => {
                     drained |= matches!(request.kind, Some(consume_request::Kind::Drain(_)));
-                    self.take(request)?;
+                    let units = request.encoded_len().div_ceil(UNANSWERED_UNIT).max(1);
+                    let unanswered = tokio::select! {
+                        unanswered = self.unanswered.admit(units) => unanswered?,
+                        () = self.context.closing.cancelled() => return Err(Fault::ShuttingDown),
+                    };
+                    self.take(request, unanswered)?;
                 }
                 // The client is done: what it holds goes back.
                 Ok(None) if drained => {
@@ -138,11 +157,12 @@ impl Reader {
         }
     }
 
-    fn take(&self, request: ConsumeRequest) -> Result<(), Fault> {
+    /// Does what a request asks for; it counts as unanswered until its answer is taken.
+    fn take(&self, request: ConsumeRequest, unanswered: OwnedSemaphorePermit) -> Result<(), Fault> {
         let (engine, id) = (&self.context.engine, self.connection.id);
         match request.kind {
-            Some(consume_request::Kind::Settle(settle)) => self.settle(settle),
-            Some(consume_request::Kind::Extend(extend)) => self.extend(extend),
+            Some(consume_request::Kind::Settle(settle)) => self.settle(settle, unanswered),
+            Some(consume_request::Kind::Extend(extend)) => self.extend(extend, unanswered),
             Some(consume_request::Kind::Flow(flow)) => {
                 let window = incoming::window(flow)?;
                 engine.command(|core| core.set_window(id, window))?;
@@ -150,7 +170,7 @@ impl Reader {
             }
             Some(consume_request::Kind::Drain(_)) => {
                 let lsn = engine.command(|core| core.drain(id))?;
-                self.outbox.push(lsn, ConsumerEvent::Drained);
+                self.outbox.push(lsn, ConsumerEvent::Drained(unanswered));
                 Ok(())
             }
             Some(consume_request::Kind::Started(_)) => {
@@ -166,7 +186,11 @@ impl Reader {
         }
     }
 
-    fn settle(&self, request: SettleRequest) -> Result<(), Fault> {
+    fn settle(
+        &self,
+        request: SettleRequest,
+        unanswered: OwnedSemaphorePermit,
+    ) -> Result<(), Fault> {
         let call = request.call_id;
         if call <= 0 {
             return Err(Fault::invalid("call_id", "on a stream it begins at 1"));
@@ -176,11 +200,16 @@ impl Reader {
         let engine = &self.context.engine;
         let (lsn, failures) = engine.turn(|core, now, out| core.settle(&settle, now, out))?;
         let (failures, invalid) = (failures?, understood.invalid);
-        self.outbox.push(lsn, ConsumerEvent::Settled { call, failures, invalid });
+        let event = ConsumerEvent::Settled { call, unanswered, failures, invalid };
+        self.outbox.push(lsn, event);
         Ok(())
     }
 
-    fn extend(&self, request: ExtendLeasesRequest) -> Result<(), Fault> {
+    fn extend(
+        &self,
+        request: ExtendLeasesRequest,
+        unanswered: OwnedSemaphorePermit,
+    ) -> Result<(), Fault> {
         let call = request.call_id;
         let understood = incoming::extend(request, self.context.seal)?;
         let extend = understood.command;
@@ -188,7 +217,7 @@ impl Reader {
         let (lsn, failures) = engine.turn(|core, now, out| core.extend(&extend, now, out))?;
         let (failures, invalid) = (failures?, understood.invalid);
         let duration_ms = extend.duration_ms;
-        let event = ConsumerEvent::Extended { call, duration_ms, failures, invalid };
+        let event = ConsumerEvent::Extended { call, unanswered, duration_ms, failures, invalid };
         self.outbox.push(lsn, event);
         Ok(())
     }
@@ -203,6 +232,7 @@ struct Writer {
     /// Granted and not yet sent; sent before anything that came after it.
     deliveries: VecDeque<Delivery>,
     _connection: Arc<Connection>,
+    _answering: Answering,
     told_stopping: bool,
     /// Nothing comes in any more; what is lined up is still told.
     ended: bool,
@@ -245,16 +275,14 @@ impl Writer {
 
     /// Lines up what came: settlements in one answer, deliveries for reading.
     fn sort(&mut self, events: VecDeque<ConsumerEvent>) {
-        let mut settled: Option<SettleResponse> = None;
+        let mut settled = Settled::default();
         for event in events {
             match event {
                 ConsumerEvent::Deliver(deliveries) => self.deliveries.extend(deliveries),
-                ConsumerEvent::Settled { call, failures, invalid } => {
-                    let settled = settled.get_or_insert_default();
-                    settled.call_id = call;
-                    settled.failures.extend(to_failures(failures, invalid, self.context.seal));
+                ConsumerEvent::Settled { call, failures, invalid, .. } => {
+                    settled.add(call, to_failures(failures, invalid, self.context.seal));
                 }
-                ConsumerEvent::Extended { call, duration_ms, failures, invalid } => {
+                ConsumerEvent::Extended { call, duration_ms, failures, invalid, .. } => {
                     let extended = ExtendLeasesResponse {
                         call_id: call,
                         lease_duration: duration_ms.map(to_duration),
@@ -266,7 +294,7 @@ impl Writer {
                     self.deliveries.retain(|delivery| !leases.contains(&delivery.token));
                     self.responses.push_back(leases_lost(&leases, why, self.context.seal));
                 }
-                ConsumerEvent::Drained => {
+                ConsumerEvent::Drained(_) => {
                     // What was granted before stands before it.
                     while !self.deliveries.is_empty() {
                         match self.deliver() {
@@ -283,7 +311,7 @@ impl Writer {
                 break;
             }
         }
-        if let Some(settled) = settled {
+        for settled in settled.responses.into_iter().rev() {
             self.responses.push_front(response(consume_response::Kind::Settled(settled)));
         }
     }
@@ -311,6 +339,29 @@ impl Writer {
         self.ended = true;
         self.fault = fault;
         self.deliveries.clear();
+    }
+}
+
+/// Answers to settlements: one for as many calls as their failures allow.
+#[derive(Default)]
+struct Settled {
+    responses: Vec<SettleResponse>,
+    /// Of the last one's failures.
+    bytes: u64,
+}
+
+impl Settled {
+    fn add(&mut self, call: i64, failures: Vec<SettleFailure>) {
+        let bytes = failures.iter().map(|failure| failure.encoded_len() as u64).sum::<u64>();
+        let is_full = 0 < bytes && 0 < self.bytes && BATCH_BYTES < self.bytes + bytes;
+        if self.responses.is_empty() || is_full {
+            self.responses.push(SettleResponse::default());
+            self.bytes = 0;
+        }
+        let last = self.responses.last_mut().expect("there is one by now");
+        last.call_id = call;
+        last.failures.extend(failures);
+        self.bytes += bytes;
     }
 }
 

@@ -64,6 +64,11 @@ impl From<ReadError> for Fault {
     }
 }
 
+/// An answer of the engine, with either way to fail.
+pub(super) fn flat<T>(answer: Result<Result<T, Refused>, Stopped>) -> Result<T, Fault> {
+    Ok(answer??)
+}
+
 impl Fault {
     pub(crate) fn invalid(field: &'static str, why: impl Into<String>) -> Self {
         Self::Invalid { field, why: why.into() }
@@ -75,7 +80,7 @@ impl Fault {
     }
 
     /// The stable reason; `types.proto` lists them.
-    fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Refused(refused) => refused.reason(),
             Self::Invalid { .. } | Self::Unreadable(_) => "INVALID_ARGUMENT",
@@ -108,11 +113,7 @@ impl Fault {
 
     /// When the same request may succeed with nothing changed by the caller.
     fn retry_delay(&self) -> Option<Duration> {
-        match self.code() {
-            Code::ResourceExhausted => Some(RETRY_FULL),
-            Code::Unavailable => Some(RETRY_STOPPING),
-            _ => None,
-        }
+        retry_delay(self.reason())
     }
 
     /// The values of the message, by the names that the list of reasons gives.
@@ -138,13 +139,8 @@ impl Fault {
 
     /// The error of one item in an answer that is OK as a whole.
     pub(crate) fn to_item(&self) -> ItemError {
-        ItemError {
-            reason: self.reason().to_owned(),
-            message: self.to_string(),
-            metadata: self.metadata(),
-            retryable: self.retry_delay().is_some(),
-            retry_delay: self.retry_delay().and_then(|delay| delay.try_into().ok()),
-        }
+        let metadata = self.metadata();
+        ItemError { metadata, ..retold(self.reason().to_owned(), self.to_string()) }
     }
 
     /// The status of a call that fails as a whole.
@@ -172,6 +168,27 @@ impl Fault {
         trailers.insert(REASON_TRAILER, AsciiMetadataValue::from_static(self.reason()));
         let message = self.to_string();
         Status::with_error_details_and_metadata(self.code(), message, details, trailers)
+    }
+}
+
+/// An error of which the log keeps the reason and the sentence, as when it was made; the values
+/// stand in the sentence alone.
+pub(crate) fn retold(reason: String, message: String) -> ItemError {
+    let delay = retry_delay(&reason);
+    ItemError {
+        reason,
+        message,
+        metadata: HashMap::new(),
+        retryable: delay.is_some(),
+        retry_delay: delay.and_then(|delay| delay.try_into().ok()),
+    }
+}
+
+fn retry_delay(reason: &str) -> Option<Duration> {
+    match reason {
+        "DISK_FULL" | "LIMIT_REACHED" | "LEASES_FULL" => Some(RETRY_FULL),
+        "SHUTTING_DOWN" => Some(RETRY_STOPPING),
+        _ => None,
     }
 }
 
@@ -227,5 +244,30 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
             vec![("expected", expected.to_string()), ("got", got.to_string())]
         }
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_log_keeps_of_a_refusal_is_told_as_the_refusal_was() {
+        let refusals = [
+            Refused::DiskFull,
+            Refused::Limit { what: "queues", max: 1 },
+            Refused::LeasesFull(1),
+            Refused::EmptyBatch,
+            Refused::QueueNotFound("q".to_owned()),
+        ];
+        for refused in refusals {
+            let worth_retrying = refused_code(&refused) == Code::ResourceExhausted;
+            let fault = Fault::from(refused);
+            let told = fault.to_item();
+            let retold = retold(fault.reason().to_owned(), fault.to_string());
+            assert_eq!((retold.retryable, told.retryable), (worth_retrying, worth_retrying));
+            assert_eq!(ItemError { metadata: told.metadata.clone(), ..retold }, told);
+        }
+        assert!(Fault::ShuttingDown.to_item().retryable);
     }
 }

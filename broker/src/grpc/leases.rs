@@ -16,7 +16,7 @@ use tracing::error;
 use super::convert::time::to_duration;
 use super::convert::token::Seal;
 use super::convert::{incoming, outgoing};
-use super::fault::{Fault, settle_failure};
+use super::fault::{Fault, flat, settle_failure};
 use super::records::{self, Parts};
 use super::{Context, consume};
 use crate::engine::{Engine, PullAnswer};
@@ -85,11 +85,6 @@ impl ConsumerService for Consumer {
         let lease_duration = extend.duration_ms.map(to_duration);
         Ok(Response::new(ExtendLeasesResponse { call_id, lease_duration, failures }))
     }
-}
-
-/// An answer of the engine, with either way to fail.
-fn flat<T>(answer: Result<Result<T, Refused>, crate::engine::Stopped>) -> Result<T, Fault> {
-    Ok(answer??)
 }
 
 /// Everything of a call that failed.

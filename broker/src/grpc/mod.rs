@@ -13,6 +13,7 @@ mod publish_stream;
 mod records;
 #[cfg(test)]
 mod stage;
+mod unanswered;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

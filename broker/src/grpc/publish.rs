@@ -11,10 +11,9 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{incoming, outgoing};
-use super::fault::Fault;
+use super::fault::{Fault, flat};
 use super::{Context, publish_stream};
-use crate::queue::refused::Refused;
-use crate::queue::{NewMessage, Publish, Receipt, Stop};
+use crate::queue::{MESSAGE_OVERHEAD_BYTES, NewMessage, Publish, Receipt, RefusedAt, Stop};
 
 /// `PublisherService`.
 #[derive(Clone, Debug)]
@@ -59,12 +58,9 @@ impl Publisher {
             .map_err(|(index, fault)| fault.to_status_at(index))?;
         let permit = engine.reserve(bytes(&messages)).await;
         let publish = Publish { messages };
-        let receipts = engine.call(|core, now, out| core.publish(&publish, now, out)).await;
+        let receipts = engine.call(|core, now, out| core.publish_whole(&publish, now, out)).await;
         drop(permit);
-        let receipts = receipts
-            .map_err(Fault::from)
-            .map_err(|fault| fault.to_status())?
-            .map_err(|refused| to_status(refused, &publish.messages))?;
+        let receipts = flat(receipts).map_err(|fault| fault.to_status())?.map_err(to_status)?;
         let results = publish.messages.iter().zip(receipts);
         Ok(results.map(|(message, receipt)| stored(message, receipt)).collect())
     }
@@ -104,37 +100,22 @@ impl Publisher {
             }
             Ok(())
         });
-        let told: Result<Result<(), Refused>, _> = told.await;
+        let told = told.await;
         drop(permit);
-        told.map_err(|stopped| Fault::from(stopped).to_status())?
-            .map_err(|refused| Fault::from(refused).to_status())?;
+        flat(told).map_err(|fault| fault.to_status())?;
         Ok(publishes.into_iter().zip(results).map(outcome).collect())
     }
 }
 
 /// Names the message that caused a refusal, where one did.
-fn to_status(refused: Refused, messages: &[NewMessage]) -> Status {
-    let index = match &refused {
-        Refused::QueueNotFound(name) => messages.iter().position(|m| *m.queue == **name),
-        // Of a long name the refusal tells the beginning.
-        Refused::QueueName { name, .. } => {
-            messages.iter().position(|m| m.queue.starts_with(name.as_str()))
-        }
-        Refused::DuplicateInBatch { id } => messages
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| m.message_id == *id)
-            .nth(1)
-            .map(|(at, _)| at),
-        Refused::MessageTooLarge { index, .. } => Some(*index),
-        _ => None,
-    };
+fn to_status(RefusedAt { index, refused }: RefusedAt) -> Status {
     let fault = Fault::from(refused);
     index.map_or_else(|| fault.to_status(), |index| fault.to_status_at(index))
 }
 
-fn bytes(messages: &[NewMessage]) -> usize {
-    messages.iter().map(|message| message.body.len()).sum()
+/// What the log gets of these messages.
+pub(super) fn bytes(messages: &[NewMessage]) -> usize {
+    messages.iter().map(|message| message.body.len() + MESSAGE_OVERHEAD_BYTES).sum()
 }
 
 fn stored(message: &NewMessage, receipt: Receipt) -> PublishResult {

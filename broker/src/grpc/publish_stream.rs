@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use futures_util::{FutureExt as _, stream};
+use prost::Message as _;
 use qbroker_proto::v1::{
     PublishOpen, PublishOpened, PublishStreamRequest, PublishStreamResponse,
     publish_stream_request, publish_stream_response,
@@ -14,10 +15,14 @@ use tonic::{Status, Streaming};
 use super::Context;
 use super::convert::{bounds, incoming, outgoing};
 use super::fault::Fault;
+use super::publish::bytes;
+use super::unanswered::{Answering, Unanswered};
 use crate::engine::{Core, Outbox, PublishEvent};
 use crate::queue::record::BatchRefused;
 use crate::queue::time::Now;
-use crate::queue::{self, BatchOutcome, OnStream, OpenProducer, Output, Publish, Stop, StreamId};
+use crate::queue::{
+    self, BatchOutcome, OnStream, OpenProducer, Output, Publish, RefusedAt, StreamId,
+};
 
 /// Batches that share a turn at most, so that nobody else waits long for the lock.
 const GROUP_BATCHES: usize = 128;
@@ -31,9 +36,12 @@ pub(super) fn serve(
 ) -> impl Stream<Item = Result<PublishStreamResponse, Status>> + Send {
     let (id, outbox) = context.engine.open_publisher();
     let end = Arc::new(OnceLock::new());
-    let reader = Reader { context, id, outbox: outbox.clone(), producer: None, last_batch: 0 };
+    let (unanswered, answering) = Unanswered::new(bounds::UNCONFIRMED_BATCHES_MAX.cast_unsigned());
+    let reader =
+        Reader { context, id, outbox: outbox.clone(), unanswered, producer: None, last_batch: 0 };
     tokio::spawn(reader.run(inbound, end.clone()));
-    let writer = Writer { outbox, end, waiting: VecDeque::new(), ended: false };
+    let waiting = VecDeque::new();
+    let writer = Writer { outbox, end, waiting, _answering: answering, ended: false };
     stream::unfold(writer, |mut writer| async {
         let response = writer.next().await?;
         Some((response, writer))
@@ -45,6 +53,7 @@ struct Reader {
     context: Context,
     id: StreamId,
     outbox: Arc<Outbox<PublishEvent>>,
+    unanswered: Unanswered,
     /// The producer's epoch, where the stream has one.
     producer: Option<u64>,
     /// Last batch of a stream without a producer, which nobody remembers.
@@ -103,7 +112,7 @@ impl Reader {
                 Ok(None) => return (group, Some(Ok(()))),
                 Err(fault) => return (group, Some(Err(fault))),
                 Ok(Some(taken)) => {
-                    bytes += taken.bytes();
+                    bytes += taken.bytes;
                     group.push(taken);
                 }
             }
@@ -140,14 +149,17 @@ impl Reader {
             self.follow(number)?;
         }
         let Context { limits, hasher, .. } = &self.context;
+        let request_bytes = request.encoded_len();
         let messages = incoming::messages(request, *limits, *hasher);
         let producer = self.producer.unwrap_or_default();
         let content = messages
             .map(|messages| Publish { messages })
             .map_err(|(index, fault)| refusal(producer, number, index, &fault));
+        // What is refused was read all the same.
+        let bytes = content.as_ref().map_or(request_bytes, |publish| bytes(&publish.messages));
         let confirmed_through = u64::try_from(batch.confirmed_through_batch_id).unwrap_or_default();
         let on = OnStream { producer, stream: self.id, batch: number, confirmed_through };
-        Ok(Taken { on, content })
+        Ok(Taken { on, content, bytes })
     }
 
     fn open(&mut self, open: PublishOpen) -> Result<(), Fault> {
@@ -183,7 +195,12 @@ impl Reader {
             return Ok(());
         }
         let engine = &self.context.engine;
-        let permit = engine.reserve(group.iter().map(Taken::bytes).sum()).await;
+        let unanswered = tokio::select! {
+            unanswered = self.unanswered.admit(group.len()) => unanswered?,
+            // Whoever does not read his answers must not keep the broker from stopping.
+            () = self.context.closing.cancelled() => return Err(Fault::ShuttingDown),
+        };
+        let permit = engine.reserve(group.iter().map(|taken| taken.bytes).sum()).await;
         let has_producer = self.producer.is_some();
         // Outside of the command: it is given again where a page is missing, and goes on from there.
         let mut outcomes = Vec::with_capacity(group.len());
@@ -193,8 +210,9 @@ impl Reader {
             }
             Ok(())
         })?;
+        engine.release_when_durable(lsn, permit);
         if !outcomes.is_empty() {
-            self.outbox.push(lsn, PublishEvent::Outcomes(outcomes, permit));
+            self.outbox.push(lsn, PublishEvent::Outcomes(outcomes, unanswered));
         }
         Ok(done?)
     }
@@ -215,14 +233,11 @@ impl Reader {
 struct Taken {
     on: OnStream,
     content: Result<Publish, BatchRefused>,
+    /// What it counts for while it is on its way.
+    bytes: usize,
 }
 
 impl Taken {
-    fn bytes(&self) -> usize {
-        let messages = self.content.iter().flat_map(|publish| &publish.messages);
-        messages.map(|message| message.body.len()).sum()
-    }
-
     fn store(
         &self,
         has_producer: bool,
@@ -234,26 +249,19 @@ impl Taken {
             Err(refused) if has_producer => core.refuse_batch(self.on, refused.clone()),
             Err(refused) => Ok(BatchOutcome::refused(refused.clone())),
             Ok(publish) if has_producer => core.publish_batch(publish, self.on, now, out),
-            Ok(publish) => match core.publish(publish, now, out) {
-                Ok(receipts) => Ok(BatchOutcome::stored(self.on.batch, &receipts)),
-                Err(Stop::Refused(refused)) => {
-                    Ok(BatchOutcome::refused(refusal(0, self.on.batch, 0, &refused.into())))
+            Ok(publish) => Ok(match core.publish_whole(publish, now, out)? {
+                Ok(receipts) => BatchOutcome::stored(self.on.batch, &receipts),
+                Err(RefusedAt { index, refused }) => {
+                    let index = index.unwrap_or_default();
+                    BatchOutcome::refused(refusal(0, self.on.batch, index, &refused.into()))
                 }
-                Err(missing) => Err(missing),
-            },
+            }),
         }
     }
 }
 
 fn refusal(producer: u64, batch: u64, index: usize, fault: &Fault) -> BatchRefused {
-    let item = fault.to_item();
-    BatchRefused {
-        producer,
-        batch,
-        index: u32::try_from(index).unwrap_or(u32::MAX),
-        reason: item.reason,
-        message: item.message,
-    }
+    BatchRefused::new(producer, batch, index, fault.reason(), &fault.to_string())
 }
 
 /// Tells a stream what became of its batches.
@@ -261,6 +269,7 @@ struct Writer {
     outbox: Arc<Outbox<PublishEvent>>,
     end: End,
     waiting: VecDeque<PublishEvent>,
+    _answering: Answering,
     ended: bool,
 }
 

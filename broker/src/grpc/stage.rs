@@ -7,8 +7,8 @@ use qbroker_storage::Writer;
 use qbroker_storage::disk::sim::SimDisk;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::{DecodeBuf, Decoder, Streaming};
 use tonic::Status;
+use tonic::codec::{DecodeBuf, Decoder, Streaming};
 
 use super::{Context, Stopping};
 use crate::clock::{Clock, ManualClock};

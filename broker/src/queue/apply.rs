@@ -26,7 +26,7 @@ impl<I: Index> Core<I> {
             Record::ProducerOpened(opened) => self.producers.open(lsn, opened),
             Record::ProducersForgotten(forgotten) => self.producers.forget(&forgotten.producers),
             Record::BatchStored(stored) => {
-                self.producers.stored(lsn, stored, self.limits.unconfirmed_batches_max);
+                self.producers.stored(stored, self.limits.unconfirmed_batches_max);
             }
             Record::BatchRefused(refused) => self.producers.refused(refused),
             Record::Published(published) => self.apply_published(lsn, published),

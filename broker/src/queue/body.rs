@@ -72,7 +72,7 @@ impl StoredFailure {
 }
 
 /// The longest prefix of at most `max` bytes that ends between characters.
-fn prefix(text: &str, max: usize) -> &str {
+pub(super) fn prefix(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max.min(text.len()))]
 }
 

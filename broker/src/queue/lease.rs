@@ -176,7 +176,7 @@ impl<I: Index> Core<I> {
                 draft.fact(Record::Extended(ExtendedRecord { births, duration_ms }));
             }
         }
-        self.commit(draft, out);
+        self.commit_each(draft, out);
         for birth in births {
             self.leases.run(birth, now.boot_ms);
         }

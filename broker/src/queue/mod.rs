@@ -54,7 +54,7 @@ pub use consumer::{Consumer, Window};
 pub use dispatch::Delivery;
 pub use lease::{Extend, Extended};
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
-pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt};
+pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
 pub use pull::{Pull, PullId, Pulled};
 pub use settle::{Outcome, Settle, Settlement};
 pub use snapshot::{Snapshot, SnapshotError};
@@ -158,12 +158,44 @@ pub enum Lost {
 /// records that nothing needs any more.
 #[derive(Debug, Default)]
 pub struct Output {
+    /// Batches that were full; they come before `batch`.
+    pub full: Vec<Batch>,
     pub batch: Batch,
     pub effects: Vec<Effect>,
     pub retired: Vec<Lsn>,
     /// Heads and bodies as the log gets them, for tests: a batch cannot be read.
     #[cfg(test)]
     logged: Vec<(Vec<u8>, Body)>,
+}
+
+/// Bytes after which a batch takes no further commit, so that a turn of many commits takes several
+/// frames where it must.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// What the log must take at once: a batch that is not full yet, and the largest commit after it,
+/// which is on disk as a whole or not at all. That is a publish batch of these bounds with the
+/// outcomes of its stream; what else is committed at once is smaller than
+/// [`OTHER_COMMIT_BYTES_MAX`].
+pub fn turn_bytes_max(batch_bytes_max: usize, batch_messages_max: usize) -> usize {
+    let heads = batch_messages_max.saturating_mul(MESSAGE_OVERHEAD_BYTES);
+    let publish = batch_bytes_max.saturating_add(heads).saturating_add(producer::REFUSED_BYTES_MAX);
+    BATCH_BYTES + publish.max(OTHER_COMMIT_BYTES_MAX)
+}
+
+/// Bytes that the log needs for a message beside what its publisher sent: its head, and the making
+/// of its queue.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 128;
+
+/// A stream that comes back with all its leases, and makes all its queues.
+const OTHER_COMMIT_BYTES_MAX: usize = 1_600 << 10;
+
+impl Output {
+    /// The batch that takes the next record that may stand apart from those before it.
+    fn close_full_batch(&mut self) {
+        if BATCH_BYTES <= self.batch.bytes() {
+            self.full.push(std::mem::take(&mut self.batch));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -338,10 +370,21 @@ impl<I: Index> Core<I> {
         Draft { next: self.next, records: Vec::new(), queues: BTreeMap::new(), last_queue }
     }
 
-    /// Applies what was decided and hands it to the log.
+    /// Applies what was decided and hands it to the log: a crash leaves all of it or nothing.
     fn commit(&mut self, draft: Draft, out: &mut Output) {
+        out.close_full_batch();
+        self.hand_over(draft, out, |_| {});
+    }
+
+    /// [`Self::commit`] of records that each stand alone: a crash may part them.
+    fn commit_each(&mut self, draft: Draft, out: &mut Output) {
+        self.hand_over(draft, out, Output::close_full_batch);
+    }
+
+    fn hand_over(&mut self, draft: Draft, out: &mut Output, before_each: impl Fn(&mut Output)) {
         debug_assert_eq!(draft.next, self.next, "a draft is committed before another one is made");
         for (record, body) in draft.records {
+            before_each(out);
             self.apply(self.next, &record);
             #[cfg(test)]
             out.log(&record, &body);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use qbroker_storage::Lsn;
 
+use super::body::prefix;
 use super::index::Index;
 use super::publish::{OnStream, Receipt, positions_of_duplicates};
 use super::record::{
@@ -11,7 +12,7 @@ use super::record::{
 };
 use super::refused::Refused;
 use super::time::Now;
-use super::{Core, Effect, Output, Turn};
+use super::{Core, Effect, MESSAGE_OVERHEAD_BYTES, Output, Turn};
 
 /// A publishing stream of this start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,29 @@ pub struct StreamId(pub u64);
 
 /// How long a producer without a batch is remembered.
 pub(super) const IDLE_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Bytes of the refused batches that one producer's next stored batch is logged with.
+pub(super) const REFUSED_BYTES_MAX: usize = 512 << 10;
+/// Bytes of the sentence that tells why a batch is refused; what is longer is cut.
+const REFUSAL_BYTES_MAX: usize = 256;
+
+impl BatchRefused {
+    /// A batch of which nothing is stored. It is kept until the client knows, so its text is cut.
+    pub fn new(producer: u64, batch: u64, index: usize, reason: &str, message: &str) -> Self {
+        Self {
+            producer,
+            batch,
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            reason: reason.to_owned(),
+            message: prefix(message, REFUSAL_BYTES_MAX).to_owned(),
+        }
+    }
+
+    /// About what its record takes.
+    fn bytes(&self) -> usize {
+        MESSAGE_OVERHEAD_BYTES / 2 + self.reason.len() + self.message.len()
+    }
+}
 
 /// Opens a producer on a stream, a new one or a known one.
 #[derive(Clone, Debug)]
@@ -88,6 +112,7 @@ pub(super) struct Producer {
     through: u64,
     /// Batches refused since the last stored one. Of this start.
     refused: VecDeque<BatchRefused>,
+    refused_bytes: usize,
     /// Of this start.
     stream: Option<StreamId>,
 }
@@ -101,7 +126,7 @@ impl Producers {
         self.producers.insert(lsn.0, producer);
     }
 
-    pub(super) fn stored(&mut self, _lsn: Lsn, stored: &BatchStored, outcomes_max: usize) {
+    pub(super) fn stored(&mut self, stored: &BatchStored, outcomes_max: usize) {
         let epoch = stored.producer;
         let producer =
             self.producers.get_mut(&epoch).expect("a batch is stored for a known producer");
@@ -113,6 +138,7 @@ impl Producers {
         producer.stored = stored.batch;
         producer.through = stored.batch;
         producer.refused.clear();
+        producer.refused_bytes = 0;
         let outcome = BatchOutcome {
             batch: stored.batch,
             first: Lsn(stored.first),
@@ -173,17 +199,20 @@ impl Producers {
         outcome.expect("a stored batch has an outcome")
     }
 
-    /// A batch is refused; of `max` outcomes the oldest go.
+    /// A batch is refused; of `max` outcomes, and of [`REFUSED_BYTES_MAX`], the oldest go.
     pub(super) fn refuse(&mut self, on: OnStream, batch: BatchRefused, max: usize) {
         let Some(producer) = self.producers.get_mut(&on.producer) else { return };
-        let refused = &mut producer.refused;
-        while refused.front().is_some_and(|first| first.batch <= on.confirmed_through)
-            || max <= refused.len()
-        {
-            refused.pop_front();
-        }
         producer.through = batch.batch;
-        refused.push_back(batch);
+        producer.refused_bytes += batch.bytes();
+        producer.refused.push_back(batch);
+        while producer.refused.front().is_some_and(|first| {
+            first.batch <= on.confirmed_through
+                || max < producer.refused.len()
+                || REFUSED_BYTES_MAX < producer.refused_bytes
+        }) {
+            let first = producer.refused.pop_front();
+            producer.refused_bytes -= first.map_or(0, |first| first.bytes());
+        }
     }
 
     /// Whether every outcome that the client does not know is known here.

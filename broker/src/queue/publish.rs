@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::HashSet;
 use qbroker_storage::{Body, Lsn};
 use rustc_hash::FxBuildHasher;
 
@@ -69,17 +69,39 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
+/// Why nothing of a batch is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RefusedAt {
+    /// Position of the message that caused it; `None` where the batch as a whole did.
+    pub index: Option<usize>,
+    pub refused: Refused,
+}
+
 /// Message ids seen earlier in the same batch.
-type Seen<'a> = HashMap<(QueueId, u128), &'a str, FxBuildHasher>;
+type Seen = HashSet<(QueueId, u128), FxBuildHasher>;
 
 impl<I: Index> Core<I> {
     /// Stores a batch; one receipt for each message, in order.
     pub fn publish(&mut self, publish: &Publish, now: Now, out: &mut Output) -> Turn<Vec<Receipt>> {
+        self.publish_whole(publish, now, out)?.map_err(|at| at.refused.into())
+    }
+
+    /// [`Self::publish`], where a refused batch is an answer: it says which message caused it.
+    pub fn publish_whole(
+        &mut self,
+        publish: &Publish,
+        now: Now,
+        out: &mut Output,
+    ) -> Turn<Result<Vec<Receipt>, RefusedAt>> {
         let mut draft = self.draft();
-        let receipts =
-            self.draft_messages(&mut draft, &publish.messages, now).map_err(|(_, stop)| stop)?;
-        self.commit(draft, out);
-        Ok(receipts)
+        match self.draft_messages(&mut draft, &publish.messages, now) {
+            Ok(receipts) => {
+                self.commit(draft, out);
+                Ok(Ok(receipts))
+            }
+            Err((index, Stop::Refused(refused))) => Ok(Err(RefusedAt { index, refused })),
+            Err((_, missing)) => Err(missing),
+        }
     }
 
     /// Stores a batch of a producer's stream once, however often it comes.
@@ -116,13 +138,9 @@ impl<I: Index> Core<I> {
             }
             Err((_, Stop::Missing(missing))) => Err(missing.into()),
             Err((index, Stop::Refused(refused))) => {
-                let batch = BatchRefused {
-                    producer: on.producer,
-                    batch: on.batch,
-                    index: u32::try_from(index).unwrap_or(u32::MAX),
-                    reason: refused.reason().to_owned(),
-                    message: refused.to_string(),
-                };
+                let (index, message) = (index.unwrap_or_default(), refused.to_string());
+                let reason = refused.reason();
+                let batch = BatchRefused::new(on.producer, on.batch, index, reason, &message);
                 let outcomes_max = self.limits.unconfirmed_batches_max;
                 self.producers.refuse(on, batch.clone(), outcomes_max);
                 Ok(BatchOutcome::refused(batch))
@@ -135,12 +153,12 @@ impl<I: Index> Core<I> {
         draft: &mut Draft,
         messages: &[NewMessage],
         now: Now,
-    ) -> Result<Vec<Receipt>, (usize, Stop)> {
+    ) -> Result<Vec<Receipt>, (Option<usize>, Stop)> {
         if messages.is_empty() {
-            return Err((0, Refused::EmptyBatch.into()));
+            return Err((None, Refused::EmptyBatch.into()));
         }
         if self.disk_full {
-            return Err((0, Refused::DiskFull.into()));
+            return Err((None, Refused::DiskFull.into()));
         }
         // All queues first: the messages of a batch have neighbouring LSNs.
         let queues = self.draft_queues(draft, messages, now)?;
@@ -150,7 +168,7 @@ impl<I: Index> Core<I> {
             let receipt = self
                 .check_size(queue, index, message)
                 .and_then(|()| self.draft_message(draft, &mut seen, queue, message, now))
-                .map_err(|refused| (index, refused.into()))?;
+                .map_err(|refused| (Some(index), refused.into()))?;
             receipts.push(receipt);
         }
         Ok(receipts)
@@ -162,7 +180,7 @@ impl<I: Index> Core<I> {
         draft: &mut Draft,
         messages: &[NewMessage],
         now: Now,
-    ) -> Result<Vec<QueueId>, (usize, Stop)> {
+    ) -> Result<Vec<QueueId>, (Option<usize>, Stop)> {
         let mut queues = Vec::with_capacity(messages.len());
         let mut last: Option<(&Arc<str>, QueueId)> = None;
         for (index, message) in messages.iter().enumerate() {
@@ -170,7 +188,8 @@ impl<I: Index> Core<I> {
             let queue = match last {
                 Some((name, queue)) if Arc::ptr_eq(name, &message.queue) => queue,
                 _ => {
-                    self.queue_or_draft(draft, &message.queue, now).map_err(|stop| (index, stop))?
+                    let of = self.queue_or_draft(draft, &message.queue, now);
+                    of.map_err(|stop| (Some(index), stop))?
                 }
             };
             last = Some((&message.queue, queue));
@@ -195,19 +214,19 @@ impl<I: Index> Core<I> {
         Err(Refused::MessageTooLarge { index, bytes: message.payload_bytes, max, queue })
     }
 
-    fn draft_message<'a>(
+    fn draft_message(
         &self,
         draft: &mut Draft,
-        seen: &mut Seen<'a>,
+        seen: &mut Seen,
         queue: QueueId,
-        message: &'a NewMessage,
+        message: &NewMessage,
         now: Now,
     ) -> Result<Receipt, Refused> {
         if let Some(hash) = message.id_hash {
             if let Some(birth) = self.dedup.find(queue, hash, now.wall_ms) {
                 return Ok(Receipt { birth, duplicate: true });
             }
-            if seen.insert((queue, hash), &message.message_id).is_some() {
+            if !seen.insert((queue, hash)) {
                 return Err(Refused::DuplicateInBatch { id: message.message_id.clone() });
             }
         }

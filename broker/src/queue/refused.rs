@@ -1,6 +1,6 @@
 //! Why a command is refused. Nothing has changed then, and nothing was logged.
 
-/// Each variant has one stable reason on the wire (`grpc/status.rs`).
+/// Each variant has one stable reason on the wire (`grpc/fault.rs`).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refused {
     #[error("queue \"{0}\" does not exist; create it, or publish to it with auto-create on")]

@@ -100,7 +100,9 @@ impl<I: Index> Core<I> {
         for settlement in others {
             self.draft_settlement(&mut draft, call, settlement, now)?;
         }
-        self.commit_settlements(draft, out);
+        out.effects.extend(self.dead_letters_of(&draft));
+        // Each stands alone, and together they may be larger than what the log takes at once.
+        self.commit_each(draft, out);
         Ok(failures)
     }
 

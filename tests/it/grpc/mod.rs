@@ -2,11 +2,13 @@
 
 mod access;
 mod admin;
+mod large;
 mod later;
 mod leases;
 mod malformed;
 mod publish;
 mod streams;
+mod unread;
 
 use std::fmt::Debug;
 

@@ -14,29 +14,29 @@ use tonic::{Status, Streaming};
 use super::{Broker, ack, message, publish, seconds, selectors};
 
 /// A stream in both directions.
-struct Talk<Q, A> {
+pub(super) struct Talk<Q, A> {
     requests: Option<mpsc::UnboundedSender<Q>>,
     answers: Result<Streaming<A>, Status>,
 }
 
 impl<Q, A> Talk<Q, A> {
-    fn say(&self, request: Q) {
+    pub(super) fn say(&self, request: Q) {
         // A stream that has ended hears nothing more.
         drop(self.requests.as_ref().expect("it is not half-closed").send(request));
     }
 
-    fn half_close(&mut self) {
+    pub(super) fn half_close(&mut self) {
         self.requests = None;
     }
 
     /// The next answer; `None` at a good end.
-    async fn hear(&mut self) -> Result<Option<A>, Refusal> {
+    pub(super) async fn hear(&mut self) -> Result<Option<A>, Refusal> {
         let answers = self.answers.as_mut().map_err(|status| Refusal::of(status))?;
         answers.message().await.map_err(|status| Refusal::of(&status))
     }
 
     /// How the stream fails; what comes before does not matter.
-    async fn failure(&mut self) -> Refusal {
+    pub(super) async fn failure(&mut self) -> Refusal {
         loop {
             match self.hear().await {
                 Ok(Some(_)) => {}
@@ -47,12 +47,12 @@ impl<Q, A> Talk<Q, A> {
     }
 }
 
-type Publishing = Talk<PublishStreamRequest, PublishStreamResponse>;
-type Consuming = Talk<ConsumeRequest, ConsumeResponse>;
+pub(super) type Publishing = Talk<PublishStreamRequest, PublishStreamResponse>;
+pub(super) type Consuming = Talk<ConsumeRequest, ConsumeResponse>;
 
 impl Broker {
     /// Opens a publishing stream with this as its first message.
-    async fn publishing(&self, first: Option<Offer>) -> Publishing {
+    pub(super) async fn publishing(&self, first: Option<Offer>) -> Publishing {
         let (sender, receiver) = mpsc::unbounded_channel();
         sender.send(PublishStreamRequest { kind: first }).unwrap();
         let stream = UnboundedReceiverStream::new(receiver);
@@ -61,7 +61,7 @@ impl Broker {
     }
 
     /// Opens a consuming stream with this as its first message.
-    async fn consuming(&self, first: Option<Consume>) -> Consuming {
+    pub(super) async fn consuming(&self, first: Option<Consume>) -> Consuming {
         let (sender, receiver) = mpsc::unbounded_channel();
         sender.send(ConsumeRequest { kind: first }).unwrap();
         let stream = UnboundedReceiverStream::new(receiver);
@@ -70,12 +70,12 @@ impl Broker {
     }
 }
 
-fn open(producer: &str, epoch: i64) -> Option<Offer> {
+pub(super) fn open(producer: &str, epoch: i64) -> Option<Offer> {
     let producer_id = producer.to_owned();
     Some(Offer::Open(PublishOpen { producer_id, epoch, confirmed_through_batch_id: 0 }))
 }
 
-fn batch(number: i64, request: PublishRequest) -> PublishStreamRequest {
+pub(super) fn batch(number: i64, request: PublishRequest) -> PublishStreamRequest {
     let batch =
         PublishBatch { batch_id: number, request: Some(request), confirmed_through_batch_id: 0 };
     PublishStreamRequest { kind: Some(Offer::Batch(batch)) }
@@ -86,7 +86,7 @@ fn good() -> PublishRequest {
 }
 
 impl Publishing {
-    async fn opened(&mut self) -> PublishOpened {
+    pub(super) async fn opened(&mut self) -> PublishOpened {
         match self.hear().await.unwrap().and_then(|answer| answer.kind) {
             Some(Offered::Opened(opened)) => opened,
             other => panic!("not opened: {other:?}"),
@@ -94,7 +94,7 @@ impl Publishing {
     }
 
     /// Refused batches, once every batch up to this one is answered.
-    async fn refused_through(&mut self, through: i64) -> Vec<(i64, i32, String)> {
+    pub(super) async fn refused_through(&mut self, through: i64) -> Vec<(i64, i32, String)> {
         let mut refused = Vec::new();
         loop {
             match self.hear().await.unwrap().and_then(|answer| answer.kind) {
@@ -127,13 +127,16 @@ async fn a_bad_batch_is_refused_by_its_number_and_the_stream_goes_on() {
         stream.say(batch(4, publish("q", vec![])));
         stream.say(batch(5, publish("q", vec![later])));
         stream.say(batch(6, good()));
-        let refused = stream.refused_through(6).await;
+        let astray = OutgoingMessage { queue: "a/b".to_owned(), ..message("m") };
+        stream.say(batch(7, publish("q", vec![message("m"), message("m"), astray])));
+        let refused = stream.refused_through(7).await;
         let refused: Vec<_> = refused.iter().map(|(n, i, why)| (*n, *i, why.as_str())).collect();
         let expected = [
             (2, 1, "INVALID_ARGUMENT"),
             (3, 0, "INVALID_QUEUE_NAME"),
             (4, 0, "EMPTY_BATCH"),
             (5, 0, "FEATURE_UNSUPPORTED"),
+            (7, 2, "INVALID_QUEUE_NAME"),
         ];
         assert_eq!(refused, expected, "producer {producer:?}");
         stream.half_close();
@@ -196,7 +199,7 @@ async fn a_producer_belongs_to_its_latest_stream_and_is_never_begun_anew() {
     assert_eq!(forgotten.reason, "PRODUCER_UNKNOWN");
 }
 
-fn consume(queue: &str, session: &str) -> ConsumeOpen {
+pub(super) fn consume(queue: &str, session: &str) -> ConsumeOpen {
     ConsumeOpen {
         queues: selectors(&[queue]),
         session_id: session.to_owned(),
@@ -205,14 +208,14 @@ fn consume(queue: &str, session: &str) -> ConsumeOpen {
 }
 
 impl Consuming {
-    async fn opened(&mut self) -> ConsumeOpened {
+    pub(super) async fn opened(&mut self) -> ConsumeOpened {
         match self.hear().await.unwrap().and_then(|answer| answer.kind) {
             Some(Consumed::Opened(opened)) => opened,
             other => panic!("not opened: {other:?}"),
         }
     }
 
-    async fn deliveries(&mut self) -> Vec<Delivery> {
+    pub(super) async fn deliveries(&mut self) -> Vec<Delivery> {
         match self.hear().await.unwrap().and_then(|answer| answer.kind) {
             Some(Consumed::Deliveries(batch)) => batch.deliveries,
             other => panic!("no deliveries: {other:?}"),

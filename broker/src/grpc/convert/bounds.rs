@@ -59,7 +59,8 @@ pub(in crate::grpc) fn headers(headers: &HashMap<String, String>) -> Result<(), 
         let allowed =
             |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'.' | b'-');
         if key.is_empty() || HEADER_KEY_BYTES_MAX < key.len() || !key.bytes().all(allowed) {
-            let why = format!("\"{key}\" is not 1 to 128 characters of [a-z0-9_.-]");
+            let shown = &key[..key.floor_char_boundary(HEADER_KEY_BYTES_MAX)];
+            let why = format!("\"{shown}\" is not 1 to 128 characters of [a-z0-9_.-]");
             return Err(Fault::invalid("headers", why));
         }
         size += key.len() + value.len();

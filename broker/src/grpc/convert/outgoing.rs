@@ -6,7 +6,7 @@ use qbroker_storage::{Lsn, StoredRecord};
 
 use super::time::to_timestamp;
 use super::token::Seal;
-use crate::grpc::fault::Fault;
+use crate::grpc::fault::{Fault, retold};
 use crate::queue::body::{StoredDeadLetter, StoredFailure, StoredMessage};
 use crate::queue::record::{DeadLettered, Published, Record};
 use crate::queue::{BatchOutcome, Delivery, Receipt};
@@ -52,12 +52,7 @@ pub(in crate::grpc) fn confirmed(
             confirmed.duplicates.push(v1::BatchDuplicates { batch_id, indexes });
         }
         if let Some(refused) = outcome.refused {
-            let error = v1::ItemError {
-                retryable: matches!(refused.reason.as_str(), "DISK_FULL" | "LIMIT_REACHED"),
-                reason: refused.reason,
-                message: refused.message,
-                ..v1::ItemError::default()
-            };
+            let error = retold(refused.reason, refused.message);
             let index = refused.index.cast_signed();
             confirmed.refused.push(v1::BatchRefused { batch_id, index, error: Some(error) });
         }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use qbroker_storage::{Body, Lsn, Retention};
+use qbroker_storage::{Batch, Body, Lsn, Retention};
 
 use super::check::check_invariants;
 use crate::queue::ids::LeaseToken;
@@ -169,7 +169,8 @@ impl<I: StageIndex> Stage<I> {
     }
 
     fn prove_recovery(&mut self, out: &Output) -> Vec<(Lsn, Record, Body)> {
-        assert_eq!(out.batch.len(), out.logged.len());
+        let batches = out.full.iter().chain([&out.batch]);
+        assert_eq!(batches.map(Batch::len).sum::<usize>(), out.logged.len());
         let mut logged = Vec::new();
         for (head, body) in &out.logged {
             let lsn = self.follower.next_lsn();
