@@ -298,7 +298,8 @@ impl Machine for Inbox {
         self.settlements.restart();
         self.controls.clear();
         self.controls.extend(self.extensions.values().map(|e| Arc::clone(&e.request)));
-        if self.draining == Draining::Asked {
+        // Each stream is drained anew: of one that is not, its end looks like a crash to the broker.
+        if self.is_draining() {
             self.controls.push_back(request(Kind::Drain(v1::Drain {})));
         }
     }

@@ -295,6 +295,37 @@ async fn what_is_in_hand_when_the_consumer_closes_is_lost() {
 }
 
 #[tokio::test]
+async fn a_drained_consumer_says_so_on_every_stream_before_it_closes() {
+    let (mut broker, consumer, mut talk) = open().await;
+    talk.deliver(&["a"]);
+    let in_hand = take(&consumer, 1).await.pop().unwrap();
+    let drained = || consume_response::Kind::Drained(qbroker_proto::v1::Drained {});
+    let script = async {
+        let drain = talk.hear_kind().await;
+        assert!(matches!(drain, consume_request::Kind::Drain(_)), "{drain:?}");
+        talk.say_kind(drained());
+    };
+    let (done, ()) = soon(async { tokio::join!(consumer.drain(), script) }).await;
+    done.unwrap();
+    talk.fail(Status::unavailable("broken"));
+
+    let mut talk = broker.consume_talk().await;
+    assert_eq!(held(&talk.hear_open().await), ["a"]);
+    talk.say_opened("c2", true, &[]);
+    let script = async {
+        // Without it, what is in hand would count as crashed.
+        let drain = talk.hear().await.map(|request| request.kind.unwrap());
+        assert!(matches!(drain, Some(consume_request::Kind::Drain(_))), "{drain:?}");
+        talk.say_kind(drained());
+        assert!(talk.hear().await.is_none());
+        drop(talk);
+    };
+    let (closed, ()) = soon(async { tokio::join!(consumer.close(), script) }).await;
+    closed.unwrap();
+    drop(in_hand);
+}
+
+#[tokio::test]
 async fn a_dropped_consumer_waits_for_what_is_in_hand() {
     let (_broker, consumer, mut talk) = open().await;
     talk.deliver(&["a", "b"]);
