@@ -1,5 +1,6 @@
 //! Single calls instead of streams: publish, pull, settle, extend.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -186,11 +187,9 @@ fn receipt(result: v1::PublishResult) -> Result<Receipt, Error> {
 
 /// One result for each token; what is not among the failures succeeded.
 fn results(tokens: &[Bytes], failures: Vec<v1::SettleFailure>) -> Vec<Result<(), Error>> {
-    let mut results = vec![Ok(()); tokens.len()];
-    for failure in failures {
-        if let Some(at) = tokens.iter().position(|token| *token == failure.lease_token) {
-            results[at] = Err(failure.error.unwrap_or_default().into());
-        }
-    }
-    results
+    let failed = |failure: v1::SettleFailure| {
+        (failure.lease_token, Error::from(failure.error.unwrap_or_default()))
+    };
+    let mut failures: HashMap<Bytes, Error> = failures.into_iter().map(failed).collect();
+    tokens.iter().map(|token| failures.remove(token).map_or(Ok(()), Err)).collect()
 }
