@@ -109,6 +109,8 @@ pub(super) struct Consumers {
     pulls: BTreeMap<PullId, WaitingPull>,
     /// Who is served next, by queue name: queues come and go, their consumers stay.
     lines: HashMap<Arc<str>, VecDeque<Taker>, FxBuildHasher>,
+    /// How many consumers each queue has that has any, by its name.
+    counts: HashMap<Arc<str>, usize, FxBuildHasher>,
     /// Queues that may have something for somebody.
     hot: VecDeque<QueueId>,
     /// Of the first hot queue.
@@ -141,8 +143,7 @@ impl Consumers {
 
     /// How many streams consume from a queue.
     pub(super) fn count_of(&self, queue: &str) -> usize {
-        let of_queue = |consumer: &&Consumer| consumer.queues.iter().any(|name| &**name == queue);
-        self.consumers.values().filter(of_queue).count()
+        self.counts.get(queue).copied().unwrap_or_default()
     }
 
     /// Number of the consumer that comes next.
@@ -253,6 +254,7 @@ impl Consumers {
         self.last_consumer += 1;
         for name in &consumer.queues {
             self.lines.entry(name.clone()).or_default().push_back(Taker::Consumer(id));
+            *self.counts.entry(name.clone()).or_default() += 1;
         }
         self.consumers.insert(id, consumer);
     }
@@ -262,8 +264,17 @@ impl Consumers {
         self.freed.remove(&id);
         for name in &consumer.queues {
             self.leave(name, Taker::Consumer(id));
+            self.count_less(name);
         }
         Some(consumer)
+    }
+
+    fn count_less(&mut self, queue: &str) {
+        let count = self.counts.get_mut(queue).expect("its consumer was counted");
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(queue);
+        }
     }
 
     pub(super) fn wait(&mut self, waiting: WaitingPull) -> PullId {
@@ -326,6 +337,10 @@ mod look {
     impl Consumers {
         pub(in crate::queue) fn iter(&self) -> impl Iterator<Item = (ConsumerId, &Consumer)> {
             self.consumers.iter().map(|(&id, consumer)| (id, consumer))
+        }
+
+        pub(in crate::queue) fn counts(&self) -> BTreeMap<&str, usize> {
+            self.counts.iter().map(|(name, &count)| (&**name, count)).collect()
         }
 
         pub(in crate::queue) fn pulls(&self) -> impl Iterator<Item = (PullId, &WaitingPull)> {

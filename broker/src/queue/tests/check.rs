@@ -79,8 +79,10 @@ fn check_lines<I: Index>(core: &Core<I>) {
         }
     }
     let mut expected = BTreeMap::new();
+    let mut counts = BTreeMap::<&str, usize>::new();
     for (id, consumer) in core.consumers.iter() {
         for queue in &consumer.queues {
+            *counts.entry(&**queue).or_default() += 1;
             expected.insert((queue.to_string(), format!("{:?}", Taker::Consumer(id))), 1);
         }
     }
@@ -90,6 +92,7 @@ fn check_lines<I: Index>(core: &Core<I>) {
         }
     }
     assert_eq!(standing, expected, "who stands where");
+    assert_eq!(core.consumers.counts(), counts, "how many consume from each queue");
 }
 
 /// Nobody with room waits at a queue that has something ready.
