@@ -20,7 +20,8 @@ use crate::server::{Running, ServeError};
 /// The size that production has, so that the same batches fit.
 const SEGMENT_BYTES: u32 = 64 << 20;
 
-/// A broker that serves until it is stopped or dropped; its folder goes with it.
+/// A broker that serves until it is stopped or dropped; its folder goes with it. Its port is free
+/// soon after.
 #[derive(Debug)]
 pub struct Broker {
     running: Running,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qbroker_client::{Client, Error, Outcome, OutgoingMessage, Reason};
+use qbroker_tests::embedded::{self, Embedded};
 use qbroker_tests::folder::Folder;
 use qbroker_tests::front::Front;
 use qbroker_tests::ledger::{End, Ledger, Verdict};
@@ -15,6 +16,27 @@ use qbroker_tests::server::Server;
 use rustix::process::Signal;
 
 use crate::kill::check_figures;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_broker_gives_its_port_and_its_folder_back() {
+    let (folder, clock) = (Folder::new(), embedded::clock());
+    let broker = Embedded::start(&folder, &clock).await;
+    let client = broker.client().await;
+    client.publish("q", vec![OutgoingMessage::new("kept")]).await.unwrap();
+    let address = broker.grpc();
+    drop(broker);
+    let closed = async {
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("its port closes", closed).await;
+    // Waits for the folder's lock.
+    let broker = Embedded::start(&folder, &clock).await;
+    let stats = broker.client().await.get_queue("q").await.unwrap().stats;
+    assert_eq!(stats.ready, 1);
+    broker.stop().await;
+}
 
 /// Acks, but every eighth job is a long one.
 fn judge(mut rng: Rng) -> impl FnMut() -> Option<Verdict> {

@@ -86,6 +86,11 @@ impl Engine {
         })
     }
 
+    /// Ends the checkpoint thread; what it is writing is finished.
+    pub fn stop_checkpoints(&self) {
+        self.checkpoints.stop();
+    }
+
     /// Whether there is enough log to be absorbed, or any since long.
     fn is_checkpoint_due(&self, last: Instant) -> bool {
         let bytes = self.log.bytes_since_checkpoint();
@@ -99,7 +104,7 @@ impl Engine {
     /// Ends the checkpoint thread, absorbs the log and closes it. Nothing is taken afterwards. Where
     /// the disk has no room for the checkpoint, the next start reads more of the log.
     pub fn close(&self) -> Result<(), WriteError> {
-        self.checkpoints.stop();
+        self.stop_checkpoints();
         let lsn = self.look(|_| ()).0;
         if lsn != Lsn(0) && 0 < self.log.bytes_since_checkpoint() {
             match self.checkpoint() {

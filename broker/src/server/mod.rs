@@ -14,7 +14,7 @@ use qbroker_storage::WriteError;
 use qbroker_storage::disk::RealDisk;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
@@ -88,7 +88,8 @@ fn die(failure: &WriteError) {
     std::process::exit(i32::from(Exit::Unavailable.code()));
 }
 
-/// A broker that serves.
+/// A broker that serves until it is stopped. Dropped, it ends as by a crash: nothing that was
+/// confirmed is lost.
 #[derive(Debug)]
 pub struct Running {
     settings: Settings,
@@ -99,7 +100,8 @@ pub struct Running {
     http_addr: Option<SocketAddr>,
     stopping: watch::Sender<Option<Stopping>>,
     /// Ends the listeners and everything that runs beside them.
-    closing: CancellationToken,
+    /// Also where the broker is dropped.
+    closing: DropGuard,
     grpc: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
@@ -158,7 +160,7 @@ impl Running {
         let closed = closing.token().clone().cancelled_owned();
         let grpc = tokio::spawn(server.serve_with_incoming_shutdown(incoming, closed));
 
-        tokio::spawn(engine.clone().run_timer());
+        tokio::spawn(keep_time(engine.clone(), closing.token().clone()));
         tokio::spawn(watch_disk(engine.clone(), health.clone(), closing.token().clone()));
         let reload =
             supervisor::reload_on_hangup(access.clone(), tls).map_err(ServeError::Signal)?;
@@ -176,7 +178,6 @@ impl Running {
             auth = access.summary(),
             "serving"
         );
-        let closing = closing.disarm();
         Ok(Self {
             settings,
             engine,
@@ -252,6 +253,12 @@ async fn recover(
     }
     info!(%report, "recovered");
     Ok(Recovered { engine, took: began.elapsed() })
+}
+
+/// Does what is due, and writes checkpoints, until the broker closes.
+async fn keep_time(engine: Arc<Engine>, closing: CancellationToken) {
+    closing.run_until_cancelled(engine.clone().run_timer()).await;
+    engine.stop_checkpoints();
 }
 
 /// Tells probes and people when publishes are refused for want of space, and when no longer.

@@ -36,7 +36,7 @@ impl Running {
             tokio::time::sleep(LOOK).await;
         }
         let kept = self.engine.look(|core| core.lease_count()).1;
-        self.closing.cancel();
+        drop(self.closing);
         // Streams that stay open would hold the server for ever (hyper#4170).
         let mut grpc = self.grpc;
         if tokio::time::timeout(FLUSH, &mut grpc).await.is_err() {
