@@ -391,7 +391,7 @@ impl Engine {
 
     /// Wakes the timer where something is due earlier than it knows.
     fn arm(&self, state: &mut State, now: Now) {
-        let next_ms = timer::next_look(state.core.deadlines(), now);
+        let next_ms = state.next_look(now);
         if next_ms < state.armed_ms {
             state.armed_ms = next_ms;
             self.timer.notify_one();
