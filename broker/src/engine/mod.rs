@@ -442,9 +442,9 @@ impl State {
                     drop(waiting.send((lsn, deliveries)));
                 }
             }
-            Effect::Fenced { stream } => {
+            Effect::Fenced { stream, producer } => {
                 if let Some(publisher) = self.publishers.get(&stream.0) {
-                    let refused = Refused::ProducerFenced(stream.0.to_string());
+                    let refused = Refused::ProducerFenced(producer);
                     publisher.push(lsn, PublishEvent::Refused(refused));
                 }
             }

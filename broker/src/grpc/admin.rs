@@ -17,7 +17,7 @@ use super::records::{self, Parts};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Cursor, Index as _, Message as Held, State, StateSet};
 use crate::queue::refused::Refused;
-use crate::queue::{self, Queue as Stored};
+use crate::queue::{self, Expected, Queue as Stored};
 
 #[cfg(test)]
 mod tests;
@@ -282,21 +282,33 @@ impl Admin {
         loop {
             let settable =
                 |core: &Core| core.queue(&name).ok().map(|q| (policy::settable(q), q.etag()));
-            let (stored, seen) = self.engine().look(settable).1.unwrap_or_default();
+            let found = self.engine().look(settable).1;
+            // What was merged must be what is there.
+            let expected = match &found {
+                None if request.allow_missing => Expected::Absent,
+                None => Expected::Any,
+                Some((_, seen)) if etag.is_empty() => Expected::Etag(seen.clone()),
+                Some(_) => Expected::Etag(etag.clone()),
+            };
+            let has_changed = |refused: &Refused| match refused {
+                Refused::EtagMismatch { .. } => etag.is_empty() || expected == Expected::Absent,
+                Refused::QueueNotFound(_) => request.allow_missing,
+                _ => false,
+            };
+            let (stored, _) = found.unwrap_or_default();
             let merged = policy::merge(stored, new.clone(), &mask)?;
             let update = queue::UpdateQueue {
                 name: name.clone(),
                 description: merged.description,
                 labels: merged.labels,
                 policy: merged.policy,
-                // What was merged must be what is there.
-                etag: if etag.is_empty() { seen } else { etag.clone() },
-                allow_missing: request.allow_missing,
+                expected: expected.clone(),
             };
             let updated =
                 self.engine().call(|core, now, out| core.update_queue(&update, now, out)).await?;
             match updated {
-                Err(Refused::EtagMismatch { .. }) if etag.is_empty() => {}
+                // Somebody else was faster: look again.
+                Err(refused) if has_changed(&refused) => {}
                 Err(refused) => return Err(refused.into()),
                 Ok(()) => return self.get(&name).await,
             }

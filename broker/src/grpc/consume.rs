@@ -32,7 +32,7 @@ const BATCH_BYTES: u64 = 256 << 10;
 /// Bytes of requests that stand for one unit of what is unanswered; a small one takes one.
 const UNANSWERED_UNIT: usize = 1 << 10;
 /// What a stream may have unanswered: one request of the largest size.
-const UNANSWERED_UNITS: u32 = (bounds::REQUEST_BYTES_MAX / UNANSWERED_UNIT) as u32;
+const UNANSWERED_UNITS: usize = bounds::REQUEST_BYTES_MAX / UNANSWERED_UNIT;
 
 /// Opens a consumer and serves its stream: a task takes requests, the returned stream answers.
 pub(super) async fn serve(

@@ -19,6 +19,7 @@ use super::publish::bytes;
 use super::unanswered::{Answering, Unanswered};
 use crate::engine::{Core, Outbox, PublishEvent};
 use crate::queue::record::BatchRefused;
+use crate::queue::refused::Refused;
 use crate::queue::time::Now;
 use crate::queue::{
     self, BatchOutcome, OnStream, OpenProducer, Output, Publish, RefusedAt, StreamId,
@@ -36,9 +37,17 @@ pub(super) fn serve(
 ) -> impl Stream<Item = Result<PublishStreamResponse, Status>> + Send {
     let (id, outbox) = context.engine.open_publisher();
     let end = Arc::new(OnceLock::new());
-    let (unanswered, answering) = Unanswered::new(bounds::UNCONFIRMED_BATCHES_MAX.cast_unsigned());
-    let reader =
-        Reader { context, id, outbox: outbox.clone(), unanswered, producer: None, last_batch: 0 };
+    let (unanswered, answering) =
+        Unanswered::new(bounds::UNCONFIRMED_BATCHES_MAX.cast_unsigned() as usize);
+    let reader = Reader {
+        context,
+        id,
+        outbox: outbox.clone(),
+        unanswered,
+        producer: None,
+        producer_name: String::new(),
+        last_batch: 0,
+    };
     tokio::spawn(reader.run(inbound, end.clone()));
     let waiting = VecDeque::new();
     let writer = Writer { outbox, end, waiting, _answering: answering, ended: false };
@@ -56,6 +65,7 @@ struct Reader {
     unanswered: Unanswered,
     /// The producer's epoch, where the stream has one.
     producer: Option<u64>,
+    producer_name: String,
     /// Last batch of a stream without a producer, which nobody remembers.
     last_batch: u64,
 }
@@ -184,7 +194,7 @@ impl Reader {
         let engine = &self.context.engine;
         let (lsn, opened) = engine.turn(|core, now, out| core.open_producer(&open, now, out))?;
         let opened = opened?;
-        self.producer = Some(opened.epoch);
+        (self.producer, self.producer_name) = (Some(opened.epoch), open.name);
         self.outbox.push(lsn, PublishEvent::Opened(opened));
         Ok(())
     }
@@ -214,14 +224,19 @@ impl Reader {
         if !outcomes.is_empty() {
             self.outbox.push(lsn, PublishEvent::Outcomes(outcomes, unanswered));
         }
-        Ok(done?)
+        done.map_err(|refused| match refused {
+            // The core has forgotten the name with it.
+            Refused::ProducerUnknown(_) => Refused::ProducerUnknown(self.producer_name.clone()),
+            refused => refused,
+        })?;
+        Ok(())
     }
 
     /// Counts the batches of a stream without a producer.
     fn follow(&mut self, batch: u64) -> Result<(), Fault> {
         let expected = self.last_batch + 1;
         if batch != expected {
-            let refused = queue::refused::Refused::BatchOutOfOrder { expected, got: batch };
+            let refused = Refused::BatchOutOfOrder { expected, got: batch };
             return Err(refused.into());
         }
         self.last_batch = batch;

@@ -11,7 +11,7 @@ use super::fault::Fault;
 #[derive(Debug)]
 pub(super) struct Unanswered {
     free: Arc<Semaphore>,
-    max: u32,
+    max: usize,
 }
 
 /// Held by whoever answers the stream. Dropped, nothing more is admitted.
@@ -19,8 +19,8 @@ pub(super) struct Unanswered {
 pub(super) struct Answering(Arc<Semaphore>);
 
 impl Unanswered {
-    pub(super) fn new(max: u32) -> (Self, Answering) {
-        let free = Arc::new(Semaphore::new(max as usize));
+    pub(super) fn new(max: usize) -> (Self, Answering) {
+        let free = Arc::new(Semaphore::new(max));
         (Self { free: free.clone(), max }, Answering(free))
     }
 
@@ -29,7 +29,7 @@ impl Unanswered {
     /// # Errors
     /// Where nobody is there any more to answer.
     pub(super) async fn admit(&self, units: usize) -> Result<OwnedSemaphorePermit, Fault> {
-        let units = u32::try_from(units).unwrap_or(u32::MAX).min(self.max);
+        let units = u32::try_from(units.min(self.max)).unwrap_or(u32::MAX);
         let permit = self.free.clone().acquire_many_owned(units).await;
         permit.map_err(|_| Fault::Unreadable("the stream has ended".to_owned()))
     }

@@ -39,7 +39,7 @@ impl<I: Index> Core<I> {
             }
             Record::LeasesEnded(ended) => self.apply_leases_ended(&ended.births, ended.crashed),
             Record::Resumed(resumed) => self.apply_resumed(resumed),
-            Record::Acked(acked) => self.apply_acked(lsn, acked),
+            Record::Acked(acked) => self.apply_acked(acked),
             Record::Released(released) => self.apply_released(released),
             Record::Nacked(nacked) => self.apply_nacked(lsn, nacked),
             Record::DeadLettered(letter) => self.apply_dead_lettered(lsn, letter),

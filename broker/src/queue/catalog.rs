@@ -75,10 +75,20 @@ pub struct UpdateQueue {
     pub description: String,
     pub labels: BTreeMap<String, String>,
     pub policy: Policy,
-    /// Refuses where the queue has another one by now; empty: whatever it is.
-    pub etag: String,
-    /// Makes the queue where it is missing.
-    pub allow_missing: bool,
+    /// Refused where it is another one by now.
+    pub expected: Expected,
+}
+
+/// What the queue must be that is changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Expected {
+    /// Whatever it is, but there.
+    #[default]
+    Any,
+    /// Not there: it is made.
+    Absent,
+    /// With this etag.
+    Etag(String),
 }
 
 /// Deletes a queue with everything in it.
@@ -203,7 +213,7 @@ impl<I: Index> Core<I> {
     pub fn update_queue(&mut self, update: &UpdateQueue, now: Now, out: &mut Output) -> Turn<()> {
         update.policy.check()?;
         let Some(queue) = self.catalog.named(&update.name) else {
-            if !update.allow_missing {
+            if update.expected != Expected::Absent {
                 return Err(Refused::QueueNotFound(update.name.clone()).into());
             }
             let create = CreateQueue {
@@ -215,7 +225,12 @@ impl<I: Index> Core<I> {
             };
             return self.create_queue(&create, now, out);
         };
-        if !update.etag.is_empty() && update.etag != queue.etag() {
+        let is_expected = match &update.expected {
+            Expected::Any => true,
+            Expected::Absent => false,
+            Expected::Etag(etag) => *etag == queue.etag(),
+        };
+        if !is_expected {
             return Err(
                 Refused::EtagMismatch { name: update.name.clone(), actual: queue.etag() }.into()
             );
@@ -379,6 +394,18 @@ impl<I: Index> Core<I> {
         let target = self.catalog.named(name).map(|queue| &queue.definition);
         if target.is_some_and(|target| target.policy.dead_letter_queue.is_some()) {
             return Err(refuse("it has a dead-letter queue of its own"));
+        }
+        // Its messages would be deleted after a dead letter's time, which nobody asked for.
+        let would_expire = |target: &&Queue| {
+            let it = &target.definition;
+            let holds_some = 0 < self.index.counts(target.id()).messages();
+            holds_some && !it.is_dead_letter_queue && it.policy.retention_ms.is_none()
+        };
+        if self.catalog.named(name).as_ref().is_some_and(would_expire) {
+            return Err(refuse(
+                "it holds messages of its own, which would then be deleted after 7 days; \
+                 set its retention first (0 keeps them for ever)",
+            ));
         }
         self.draft_dead_letter_queue(draft, name, now);
         Ok(())

@@ -11,57 +11,17 @@ use super::time::Now;
 use super::{Core, Draft, Effect};
 
 /// Why and by whom a message is dead-lettered.
-struct Letter {
-    call: Option<Call>,
-    reason: DeadLetterReason,
-    attempts: u32,
-    failure: Option<StoredFailure>,
+pub(super) struct Letter {
+    /// The settlement that did it; none where a crash did.
+    pub(super) call: Option<Call>,
+    pub(super) reason: DeadLetterReason,
+    pub(super) failure: Option<StoredFailure>,
 }
 
 impl<I: Index> Core<I> {
-    pub(super) fn draft_dead_letter_by_consumer(
-        &self,
-        draft: &mut Draft,
-        call: Call,
-        birth: Lsn,
-        message: &Message,
-        failure: Option<StoredFailure>,
-        now: Now,
-    ) {
-        let (reason, attempts) = (DeadLetterReason::ByConsumer, message.attempt());
-        let letter = Letter { call: Some(call), reason, attempts, failure };
-        self.draft_letter(draft, birth, message, letter, now);
-    }
-
-    pub(super) fn draft_failed_too_often(
-        &self,
-        draft: &mut Draft,
-        call: Call,
-        birth: Lsn,
-        message: &Message,
-        failure: Option<StoredFailure>,
-        now: Now,
-    ) {
-        let (reason, attempts) = (DeadLetterReason::MaxAttempts, message.attempt());
-        let letter = Letter { call: Some(call), reason, attempts, failure };
-        self.draft_letter(draft, birth, message, letter, now);
-    }
-
-    pub(super) fn draft_crashed_too_often(
-        &self,
-        draft: &mut Draft,
-        birth: Lsn,
-        message: &Message,
-        now: Now,
-    ) {
-        let (reason, attempts) = (DeadLetterReason::MaxCrashes, message.attempt());
-        let letter = Letter { call: None, reason, attempts, failure: None };
-        self.draft_letter(draft, birth, message, letter, now);
-    }
-
     /// One record moves a message, with all it is, into its dead-letter queue. A message that is
     /// there already stays, parked.
-    fn draft_letter(
+    pub(super) fn draft_letter(
         &self,
         draft: &mut Draft,
         birth: Lsn,
@@ -82,7 +42,7 @@ impl<I: Index> Core<I> {
             birth: birth.0,
             to_queue: to_queue.0,
             reason: letter.reason.into(),
-            attempts: letter.attempts,
+            attempts: message.attempt(),
             wall_ms: now.wall_ms,
             previous_failure: message.last_failure.0,
             has_failure: letter.failure.is_some(),

@@ -6,9 +6,12 @@ use hashbrown::HashMap;
 use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
+use super::dead_letter::Letter;
 use super::ids::{ConsumerId, LeaseToken, SessionId};
 use super::index::{Index, Lookup, Message, State};
-use super::record::{BIRTHS_MAX, Extended as ExtendedRecord, Granted, LeasesEnded, Record};
+use super::record::{
+    BIRTHS_MAX, DeadLetterReason, Extended as ExtendedRecord, Granted, LeasesEnded, Record,
+};
 use super::refused::Refused;
 use super::time::Now;
 use super::{Core, Draft, Effect, Lost, Output, Turn};
@@ -240,7 +243,9 @@ impl<I: Index> Core<I> {
         }
         end_leases(draft, &again, true);
         for (birth, message) in dead {
-            self.draft_crashed_too_often(draft, birth, &message, now);
+            let reason = DeadLetterReason::MaxCrashes;
+            let letter = Letter { call: None, reason, failure: None };
+            self.draft_letter(draft, birth, &message, letter, now);
         }
         Ok(())
     }

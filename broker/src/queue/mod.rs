@@ -48,7 +48,7 @@ use std::collections::BTreeMap;
 
 use qbroker_storage::{Batch, Body, Lsn};
 
-pub use catalog::{CreateQueue, DeleteQueue, PurgeQueue, Queue, Totals, UpdateQueue};
+pub use catalog::{CreateQueue, DeleteQueue, Expected, PurgeQueue, Queue, Totals, UpdateQueue};
 pub use connect::{OpenConsumer, Opened};
 pub use consumer::{Consumer, Window};
 pub use dispatch::Delivery;
@@ -136,7 +136,7 @@ pub enum Effect {
     /// The consumer's stream was replaced by another one.
     Replaced { consumer: ids::ConsumerId },
     /// The producer's stream was replaced by another one.
-    Fenced { stream: StreamId },
+    Fenced { stream: StreamId, producer: String },
     /// Messages of this queue were dead-lettered.
     DeadLetters { queue: String, count: u64 },
 }

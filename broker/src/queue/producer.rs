@@ -314,7 +314,8 @@ impl<I: Index> Core<I> {
         }
         let (epoch, producer) = self.producers.attach(&open.name);
         if let Some(older) = producer.stream.replace(open.stream) {
-            out.effects.push(Effect::Fenced { stream: older });
+            let producer = open.name.clone();
+            out.effects.push(Effect::Fenced { stream: older, producer });
         }
         // Refused batches at the end may have been taken back by a crash; the client knows better.
         producer.through = producer.through.max(open.confirmed_through);

@@ -5,9 +5,10 @@ use qbroker_storage::{Body, Lsn};
 use rustc_hash::FxBuildHasher;
 
 use super::body::{FAILURE_BYTES_MAX, StoredFailure, small_body};
+use super::dead_letter::Letter;
 use super::ids::{ConsumerId, LeaseToken};
 use super::index::{Index, Message};
-use super::record::{Acked, BIRTHS_MAX, Call, Nacked, Record, Released};
+use super::record::{Acked, BIRTHS_MAX, Call, DeadLetterReason, Nacked, Record, Released};
 use super::refused::Refused;
 use super::settled::Kind;
 use super::time::Now;
@@ -142,8 +143,9 @@ impl<I: Index> Core<I> {
                 draft.fact(Record::Released(Released { call, birth: birth.0, due }));
             }
             Outcome::DeadLetter { failure } => {
-                let failure = self.cut(failure);
-                self.draft_dead_letter_by_consumer(draft, call, birth, &message, failure, now);
+                let (call, reason) = (Some(call), DeadLetterReason::ByConsumer);
+                let letter = Letter { call, reason, failure: self.cut(failure) };
+                self.draft_letter(draft, birth, &message, letter, now);
             }
             Outcome::Nack { delay_ms, failure, chance } => {
                 let failure = self.cut(failure);
@@ -169,7 +171,8 @@ impl<I: Index> Core<I> {
         let failures = message.failures + 1;
         let was_last = policy.failures_max().is_some_and(|max| max <= failures);
         if was_last && !queue.definition.is_dead_letter_queue {
-            return self.draft_failed_too_often(draft, call, birth, message, failure, now);
+            let (call, reason) = (Some(call), DeadLetterReason::MaxAttempts);
+            return self.draft_letter(draft, birth, message, Letter { call, reason, failure }, now);
         }
         let delay_ms = delay_ms.unwrap_or_else(|| policy.backoff_ms(failures, chance));
         let due = (!was_last && 0 < delay_ms).then(|| now.after(delay_ms).into());
@@ -199,7 +202,7 @@ impl<I: Index> Core<I> {
         self.commit(draft, out);
     }
 
-    pub(super) fn apply_acked(&mut self, _lsn: Lsn, acked: &Acked) {
+    pub(super) fn apply_acked(&mut self, acked: &Acked) {
         self.settled.prune(acked.call.wall_ms, self.limits.settled_max);
         self.settled.answered(acked.call.consumer, acked.answered_through);
         let mut leases = Vec::with_capacity(acked.births.len());

@@ -189,7 +189,9 @@ async fn a_producer_belongs_to_its_latest_stream_and_is_never_begun_anew() {
     let mut newer = broker.publishing(open("producer", epoch)).await;
     let opened = newer.opened().await;
     assert_eq!((opened.epoch, opened.missed.unwrap().through_batch_id), (epoch, 1));
-    assert_eq!(older.failure().await.is(), (Aborted, "PRODUCER_FENCED"));
+    let fenced = older.failure().await;
+    assert_eq!(fenced.is(), (Aborted, "PRODUCER_FENCED"));
+    assert!(fenced.message.contains("\"producer\""), "{}", fenced.message);
     // Sent again it is answered as it was, and not stored again.
     newer.say(batch(1, good()));
     newer.say(batch(2, good()));

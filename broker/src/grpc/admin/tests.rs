@@ -1,3 +1,5 @@
+//! Administration while the log is written by hand.
+
 use futures_util::FutureExt as _;
 
 use super::*;

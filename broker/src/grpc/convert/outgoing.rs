@@ -146,3 +146,24 @@ fn body<T: prost::Message + Default>(record: &StoredRecord) -> Result<T, Fault> 
     let [prefix, rest] = record.body.parts().clone();
     T::decode(prefix.chain(rest)).map_err(|error| Fault::Damaged(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::queue::record::DeadLetterReason as Stored;
+
+    use super::v1::DeadLetterReason as Told;
+
+    #[test]
+    fn stored_reasons_of_dead_letters_have_the_protocols_numbers() {
+        let pairs = [
+            (Stored::MaxAttempts, Told::MaxAttempts),
+            (Stored::MaxCrashes, Told::MaxCrashes),
+            (Stored::ByConsumer, Told::ByConsumer),
+        ];
+        for (stored, told) in pairs {
+            assert_eq!(i32::from(stored), i32::from(told), "{stored:?}");
+        }
+        let stored = (1..64).filter(|number| Stored::try_from(*number).is_ok());
+        assert_eq!(stored.count(), pairs.len(), "each is compared");
+    }
+}

@@ -8,7 +8,7 @@ use super::show;
 use super::stage::StageIndex;
 use crate::queue::index::{Counts, State, StateSet};
 use crate::queue::policy::{Policy, Retry};
-use crate::queue::{CreateQueue, DeleteQueue, PurgeQueue, UpdateQueue};
+use crate::queue::{CreateQueue, DeleteQueue, Expected, PurgeQueue, UpdateQueue};
 
 /// `create mail lease=30s attempts=3 dead-letter-queue=x label.team=a request=1 existing-ok`
 pub(super) fn create<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
@@ -25,16 +25,19 @@ pub(super) fn create<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>)
     script.tell(outcome, |()| Vec::new());
 }
 
-/// As `create`, with `etag=` and `missing-ok`.
+/// As `create`, with `etag=` or `absent`.
 pub(super) fn update<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
-    let allow_missing = args.flag("missing-ok");
+    let expected = match args.key("etag") {
+        _ if args.flag("absent") => Expected::Absent,
+        None => Expected::Any,
+        Some(etag) => Expected::Etag(etag.to_owned()),
+    };
     let update = UpdateQueue {
         policy: policy(args),
         name: name(args),
         description: args.key("description").unwrap_or_default().to_owned(),
         labels: labels(args),
-        etag: args.key("etag").unwrap_or_default().to_owned(),
-        allow_missing,
+        expected,
     };
     let outcome = script.stage.turn(|core, now, out| core.update_queue(&update, now, out));
     script.tell(outcome, |()| Vec::new());
