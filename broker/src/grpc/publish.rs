@@ -10,6 +10,7 @@ use qbroker_proto::v1::{
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::convert::incoming::Malformed;
 use super::convert::{incoming, outgoing};
 use super::fault::{Fault, flat};
 use super::{Context, publish_stream};
@@ -55,7 +56,7 @@ impl Publisher {
     async fn all(&self, request: PublishRequest) -> Result<Vec<PublishResult>, Status> {
         let Context { engine, limits, hasher, .. } = &self.context;
         let messages = incoming::messages(request, *limits, *hasher)
-            .map_err(|(index, fault)| fault.to_status_at(index))?;
+            .map_err(|Malformed { index, fault, .. }| fault.to_status_at(index))?;
         let permit = engine.reserve(bytes(&messages)).await;
         let publish = Publish { messages };
         let receipts = engine.call(|core, now, out| core.publish_whole(&publish, now, out)).await;
@@ -80,7 +81,7 @@ impl Publisher {
             .into_iter()
             .map(|message| incoming::messages(one(message), *limits, *hasher))
             .map(|messages| {
-                messages.map(|messages| Publish { messages }).map_err(|(_, fault)| fault)
+                messages.map(|messages| Publish { messages }).map_err(|malformed| malformed.fault)
             })
             .collect();
         let size = publishes.iter().flatten().map(|publish| bytes(&publish.messages)).sum();

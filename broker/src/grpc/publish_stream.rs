@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use futures_util::{FutureExt as _, stream};
-use prost::Message as _;
 use qbroker_proto::v1::{
     PublishOpen, PublishOpened, PublishStreamRequest, PublishStreamResponse,
     publish_stream_request, publish_stream_response,
@@ -13,6 +12,7 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::Context;
+use super::convert::incoming::Malformed;
 use super::convert::{bounds, incoming, outgoing};
 use super::fault::Fault;
 use super::publish::bytes;
@@ -159,14 +159,18 @@ impl Reader {
             self.follow(number)?;
         }
         let Context { limits, hasher, .. } = &self.context;
-        let request_bytes = request.encoded_len();
         let messages = incoming::messages(request, *limits, *hasher);
         let producer = self.producer.unwrap_or_default();
-        let content = messages
-            .map(|messages| Publish { messages })
-            .map_err(|(index, fault)| refusal(producer, number, index, &fault));
-        // What is refused was read all the same.
-        let bytes = content.as_ref().map_or(request_bytes, |publish| bytes(&publish.messages));
+        let (content, bytes) = match messages {
+            Ok(messages) => {
+                let bytes = bytes(&messages);
+                (Ok(Publish { messages }), bytes)
+            }
+            // What is refused was read all the same.
+            Err(Malformed { index, fault, bytes }) => {
+                (Err(refusal(producer, number, index, &fault)), bytes)
+            }
+        };
         let confirmed_through = u64::try_from(batch.confirmed_through_batch_id).unwrap_or_default();
         let on = OnStream { producer, stream: self.id, batch: number, confirmed_through };
         Ok(Taken { on, content, bytes })

@@ -48,32 +48,45 @@ impl IdHasher {
     }
 }
 
-/// A batch of messages; a fault comes with the position of its message.
+/// A batch that is refused for its form.
+pub(in crate::grpc) struct Malformed {
+    /// Position of the message that caused it; 0 where the batch as a whole did.
+    pub(in crate::grpc) index: usize,
+    pub(in crate::grpc) fault: Fault,
+    /// What the request has, as it is encoded.
+    pub(in crate::grpc) bytes: usize,
+}
+
+/// A batch of messages.
 pub(in crate::grpc) fn messages(
     request: PublishRequest,
     limits: BatchLimits,
     hasher: IdHasher,
-) -> Result<Vec<NewMessage>, (usize, Fault)> {
-    check_batch(&request, limits).map_err(|fault| (0, fault))?;
+) -> Result<Vec<NewMessage>, Malformed> {
+    let bytes = check_batch(&request, limits).map_err(|fault| {
+        let bytes = request.encoded_len();
+        Malformed { index: 0, fault, bytes }
+    })?;
     let default: Arc<str> = Arc::from(request.queue);
     let each = request.messages.into_iter().enumerate();
     each.map(|(index, message)| {
-        new_message(message, &default, hasher).map_err(|fault| (index, fault))
+        let message = new_message(message, &default, hasher);
+        message.map_err(|fault| Malformed { index, fault, bytes })
     })
     .collect()
 }
 
-/// Refuses a batch that is empty or too large as a whole.
+/// Refuses a batch that is empty or too large as a whole; else says how large it is.
 pub(in crate::grpc) fn check_batch(
     request: &PublishRequest,
     limits: BatchLimits,
-) -> Result<(), Fault> {
+) -> Result<usize, Fault> {
     bounds::batch("messages", request.messages.len(), limits.messages_max, "messages")?;
     let size = request.encoded_len();
     if limits.bytes_max < size {
         return Err(Fault::BatchTooLarge { size, limit: limits.bytes_max, unit: "bytes" });
     }
-    Ok(())
+    Ok(size)
 }
 
 fn new_message(
