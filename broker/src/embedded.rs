@@ -54,7 +54,7 @@ impl Broker {
             shutdown_grace: Duration::ZERO,
             ..Settings::default()
         };
-        let failed = |failure: &qbroker_storage::WriteError| panic!("the log failed: {failure}");
+        let failed = |failure: &crate::engine::Failure| panic!("the broker failed: {failure}");
         let running = Running::start(settings, clock, failed).await?;
         Ok(Self { running, folder })
     }

@@ -45,10 +45,11 @@ mod layout;
 mod stats;
 
 pub use crate::error::{AppendError, Damage, DiskError, Lost, OpenError, ReadError, WriteError};
-pub use crate::liveness::Liveness;
+pub use crate::liveness::{Kept, Liveness};
 pub use crate::log::{Log, Observer, Options};
 pub use crate::lsn::{Lsn, LsnRange};
 pub use crate::pool::Space;
+pub use crate::reader::Reader;
 pub use crate::record::{Batch, Body, Retention, StoredRecord};
 pub use crate::recovery::{Cut, Recovery, RecoveryReport};
 pub use crate::repair::{RepairError, RepairOptions, RepairReport, repair};

@@ -121,6 +121,24 @@ impl Liveness {
         })
     }
 
+    /// What is kept at this moment, `appended` being what may have no place yet, in order.
+    pub(crate) fn kept<'a>(&self, appended: impl Iterator<Item = (Lsn, &'a FrozenBatch)>) -> Kept {
+        let segments = self.shared.lock();
+        let spans = segments.spans.iter().filter(|span| 0 < span.live);
+        let spans = spans.map(|span| (Lsn(span.first), span.bits.clone())).collect();
+        let mut rest = Vec::new();
+        for (first, batch) in appended {
+            for (lsn, record) in (first.0..).zip(&batch.records) {
+                let is_placed = lsn < segments.placed_to;
+                let is_retired = segments.early.contains(&lsn);
+                if record.retention == Retention::Keep && !is_placed && !is_retired {
+                    rest.push(Lsn(lsn));
+                }
+            }
+        }
+        Kept { spans, rest }
+    }
+
     /// A liveness over the segments that a start found, taking what the replay says.
     pub(crate) fn recovering(spans: impl Iterator<Item = (u64, Lsn, Lsn)>) -> Self {
         let spans: Vec<_> = spans
@@ -195,6 +213,25 @@ impl Liveness {
     /// A segment was dropped.
     pub(crate) fn forget(&self, seq: u64) {
         self.shared.lock().spans.retain(|span| span.seq != seq);
+    }
+}
+
+/// The records that were kept at one moment; for the owner's checkpoint of that moment.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// An LSN, and a bit for each from it on.
+    spans: Vec<(Lsn, Vec<u64>)>,
+    /// Those that had no place yet.
+    rest: Vec<Lsn>,
+}
+
+impl Kept {
+    /// Runs of LSNs as bits: the first LSN, and for each 64 from it on a word, the lowest bit
+    /// first. Together they say which records are kept.
+    pub fn runs(&self) -> impl Iterator<Item = (Lsn, &[u64])> {
+        const ONE: &[u64] = &[1];
+        let spans = self.spans.iter().map(|(first, bits)| (*first, bits.as_slice()));
+        spans.chain(self.rest.iter().map(|&lsn| (lsn, ONE)))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoints;
 use crate::disk::{Disk, Held};
 use crate::error::{AppendError, DiskError, OpenError, ReadError, WriteError};
 use crate::frame::{ALIGN, FRAME_BYTES_MAX, HEAD_BYTES_MAX, HEADER_LEN};
-use crate::liveness::Liveness;
+use crate::liveness::{Kept, Liveness};
 use crate::lsn::{Lsn, LsnRange};
 use crate::pool::{Pool, Space};
 use crate::record::{Batch, StoredRecord};
@@ -372,6 +372,15 @@ impl Log {
     #[must_use]
     pub fn liveness(&self) -> &Liveness {
         &self.shared.liveness
+    }
+
+    /// Which records are kept at this moment. Nothing may be appended meanwhile: the owner asks
+    /// where it takes its snapshot.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let shared = &self.shared;
+        let appended = shared.tail.lock().all();
+        shared.liveness.kept(appended.iter().map(|entry| (entry.first, &*entry.batch)))
     }
 
     /// Bytes appended since the last checkpoint began; after a start, the bytes that were

@@ -76,6 +76,30 @@ fn segment_of(shared: &Shared, lsn: Lsn) -> Option<(Arc<Segment>, Lsn)> {
     (lsn < end).then(|| (Arc::clone(segment), end))
 }
 
+/// Reads records of a log that is being recovered: those before what is replayed just then.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// Each with the LSN after its last.
+    segments: Vec<(Arc<Segment>, Lsn)>,
+}
+
+impl Reader {
+    pub(crate) fn new(segments: Vec<(Arc<Segment>, Lsn)>) -> Self {
+        Self { segments }
+    }
+
+    /// The record with this LSN.
+    ///
+    /// # Errors
+    /// When it is not in the log, or damaged.
+    pub fn read(&self, lsn: Lsn) -> Result<StoredRecord, ReadError> {
+        let after = self.segments.partition_point(|(segment, _)| segment.header.first_lsn <= lsn);
+        let found = after.checked_sub(1).map(|at| &self.segments[at]);
+        let (segment, _) = found.filter(|(_, end)| lsn < *end).ok_or(ReadError::NotFound(lsn))?;
+        read_segment(segment, &[lsn]).pop().expect("an answer for each")
+    }
+}
+
 /// The records of one segment, `wanted` in ascending order.
 fn read_segment(segment: &Segment, wanted: &[Lsn]) -> Vec<Answer> {
     let mut answers = Vec::with_capacity(wanted.len());

@@ -123,6 +123,11 @@ impl Tail {
         evicted
     }
 
+    /// Everything that is here, in order.
+    pub(crate) fn all(&self) -> Vec<Appended> {
+        self.entries.iter().cloned().collect()
+    }
+
     /// The batch an LSN is in, while it is here.
     pub(crate) fn find(&self, lsn: Lsn) -> Option<&Appended> {
         let after = self.entries.partition_point(|entry| entry.first <= lsn);

@@ -1,6 +1,7 @@
 //! What qbroker promises, a file per promise.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod backlog;
 mod cli;
 mod crash;
 mod disk;

@@ -38,6 +38,7 @@ impl Embedded {
             data_dir: folder.data().to_owned(),
             disk_reserve: DiskReserve::Bytes(4 << 20),
             segment_bytes: 4 << 20,
+            messages_in_memory: 1_000,
             batch_bytes_max: 1 << 20,
             payload_bytes_max: 512 << 10,
             grpc_listen: any_port,

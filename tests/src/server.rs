@@ -70,12 +70,13 @@ impl Ended {
     }
 }
 
-/// Settings under which a small test shows everything: free ports, small segments, no reserve to
-/// speak of. A test's own flags come before them.
-const SETTINGS: [(&str, &str); 7] = [
+/// Settings under which a small test shows everything: free ports, small segments, an index that
+/// goes to disk at once, no reserve to speak of. A test's own flags come before them.
+const SETTINGS: [(&str, &str); 8] = [
     ("--grpc-listen", "127.0.0.1:0"),
     ("--http-listen", "127.0.0.1:0"),
     ("--segment-bytes", "4MiB"),
+    ("--messages-in-memory", "1000"),
     ("--max-batch-bytes", "1MiB"),
     ("--max-payload", "512KiB"),
     ("--disk-reserve", "4MiB"),

@@ -36,6 +36,8 @@ pub struct Settings {
     pub when_damaged: WhenDamaged,
     /// Size of a log segment.
     pub segment_bytes: u32,
+    /// Waiting messages that the index keeps in memory.
+    pub messages_in_memory: u32,
     /// Where gRPC listens; port 0 takes a free one.
     pub grpc_listen: SocketAddr,
     /// Where HTTP listens; `None` is off.
@@ -130,6 +132,7 @@ impl Settings {
             disk_reserve: DiskReserve::Auto,
             when_damaged: WhenDamaged::Exit,
             segment_bytes: 0,
+            messages_in_memory: 0,
             grpc_listen: nowhere,
             http_listen: None,
             tls_cert: None,

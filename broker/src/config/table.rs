@@ -128,6 +128,19 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "messages-in-memory",
+        section: STORAGE,
+        takes: "N",
+        default: Fallback::Text("262144"),
+        doc: "How many waiting messages the broker knows by heart, at some 120 bytes each; what it \
+              knows of the others is in the log, and read when their turn comes. From 1000 on.",
+        advanced: true,
+        set: |settings, text| {
+            settings.messages_in_memory = value::count_within(text, 1_000, 100_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
         name: "segment-bytes",
         section: STORAGE,
         takes: "SIZE",

@@ -51,11 +51,20 @@ impl Engine {
     /// Writes a checkpoint of the state as it is. Blocks until it is in place.
     pub fn checkpoint(&self) -> Result<(), WriteError> {
         let began = Instant::now();
-        let (lsn, snapshot) = self.look(super::Core::snapshot);
+        let (lsn, snapshot, kept) = {
+            let state = self.state.lock();
+            let lsn = Lsn(state.core.next_lsn().0 - 1);
+            (lsn, state.core.snapshot(), self.log.kept())
+        };
         let held = began.elapsed();
-        let state = snapshot.encode();
+        let state = snapshot.encode(kept.runs());
         let bytes: usize = state.iter().map(bytes::Bytes::len).sum();
         self.log.write_checkpoint(lsn, state)?;
+        let mut state = self.state.lock();
+        let previous = std::mem::replace(&mut state.checkpoint, lsn);
+        let pages = state.core.forget_pages_back(previous);
+        self.log.liveness().retire(&pages);
+        drop(state);
         debug!(%lsn, bytes, ?held, took = ?began.elapsed(), "checkpoint written");
         Ok(())
     }

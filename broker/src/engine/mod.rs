@@ -9,6 +9,7 @@ mod checkpoint;
 mod letters;
 mod open;
 mod outbox;
+mod paging;
 mod timer;
 mod unsynced;
 
@@ -20,14 +21,14 @@ use qbroker_storage::{AppendError, Log, Lsn, ReadError, Space, StoredRecord};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-pub use open::{Options, StartError, recover};
+pub use open::{Failure, Options, StartError, recover};
 pub use outbox::Outbox;
 
 use unsynced::Unsynced;
 
 use crate::clock::Clock;
 use crate::queue::ids::{ConsumerId, LeaseToken};
-use crate::queue::index::memory::MemoryIndex;
+use crate::queue::index::paged::PagedIndex;
 use crate::queue::refused::Refused;
 use crate::queue::time::Now;
 use crate::queue::{
@@ -36,7 +37,7 @@ use crate::queue::{
 };
 
 /// The core as it runs today.
-pub type Core = queue::Core<MemoryIndex>;
+pub type Core = queue::Core<PagedIndex>;
 
 /// The log stopped after a failed write or sync, or because the broker is closing. What was asked
 /// may or may not be done.
@@ -104,6 +105,7 @@ pub struct Engine {
     timer: Notify,
     /// Ends the checkpoint thread.
     checkpoints: checkpoint::Signal,
+    commits: Arc<open::Commits>,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,10 @@ struct State {
     letters: letters::Letters,
     /// When the timer will look by itself, on the boot clock.
     armed_ms: u64,
+    /// Turns that wait for a page; nothing goes out of memory meanwhile.
+    loading: usize,
+    /// LSN of the checkpoint in place; zero: there is none.
+    checkpoint: Lsn,
 }
 
 /// A permit stands for so many bytes.
@@ -139,24 +145,31 @@ impl Engine {
         mut command: impl FnMut(&mut Core, Now, &mut Output) -> queue::Turn<T>,
         then: impl FnOnce(&mut State, Lsn, Result<T, Refused>) -> R,
     ) -> Result<(Lsn, R), Stopped> {
-        let now = self.clock.now();
         let mut state = self.state.lock();
         state.core.set_disk_full(self.log.space() != Space::Ample);
+        let mut now = self.clock.now();
         let mut out = Output::default();
         let answer = loop {
             match command(&mut state.core, now, &mut out) {
                 Ok(answer) => break Ok(answer),
                 Err(Stop::Refused(refused)) => break Err(refused),
-                Err(Stop::Missing(page)) => state.core.load(page),
+                Err(Stop::Missing(page)) => {
+                    self.append(&mut state, std::mem::take(&mut out), now)?;
+                    state = self.load(state, page)?;
+                    now = self.clock.now();
+                }
             }
         };
         let lsn = self.append(&mut state, out, now)?;
         let result = then(&mut state, lsn, answer);
         let mut out = Output::default();
         while let Err(page) = state.core.dispatch(now, &mut out) {
-            state.core.load(page);
+            self.append(&mut state, std::mem::take(&mut out), now)?;
+            state = self.load(state, page)?;
+            now = self.clock.now();
         }
         let lsn = self.append(&mut state, out, now)?;
+        self.page_out(&mut state, now)?;
         self.arm(&mut state, now);
         Ok((lsn, result))
     }

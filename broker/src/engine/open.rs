@@ -5,15 +5,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use qbroker_storage::disk::Disk;
 use qbroker_storage::{
-    Log, Lsn, Observer, OpenError, Recovery, RecoveryReport, WriteError, Writer,
+    Log, Lsn, Observer, OpenError, Reader, Recovery, RecoveryReport, WriteError, Writer,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::info;
 
+use super::paging::PageError;
 use super::unsynced::Unsynced;
 use super::{BUDGET_UNIT, Core, Durable, Engine, State, Stopped, checkpoint, letters};
 use crate::clock::{self, Clock};
-use crate::queue::index::memory::MemoryIndex;
+use crate::queue::index::paged::PagedIndex;
 use crate::queue::record::{Record, UnknownRecord};
 use crate::queue::{Limits, SnapshotError};
 
@@ -36,17 +37,44 @@ pub enum StartError {
     Record { lsn: Lsn, source: UnknownRecord },
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Page(#[from] PageError),
     #[error("the checkpoint thread cannot be started: {0}")]
     Thread(std::io::Error),
     #[error("the log stopped at once")]
     Stopped,
 }
 
-/// Raises the durable LSN; ends the process after a failed write, which nothing can make good.
-struct Commits {
+/// What nothing can make good: the process must end.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nothing may be confirmed any more; starting again recovers.
+    #[error("the log cannot be written: {0}")]
+    Write(WriteError),
+    /// Starting again does not help; somebody must look.
+    #[error(transparent)]
+    Page(PageError),
+}
+
+/// Raises the durable LSN; ends the process after a [`Failure`].
+pub(super) struct Commits {
     durable: watch::Sender<Durable>,
     unsynced: Arc<Unsynced>,
-    on_failure: Box<dyn Fn(&WriteError) + Send + Sync>,
+    on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Commits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.durable.fmt(f)
+    }
+}
+
+impl Commits {
+    /// Nothing is told any more from here on.
+    pub(super) fn fail(&self, failure: &Failure) {
+        self.durable.send_modify(|durable| durable.stopped = true);
+        (self.on_failure)(failure);
+    }
 }
 
 impl Observer for Commits {
@@ -56,8 +84,7 @@ impl Observer for Commits {
     }
 
     fn failed(&self, error: &WriteError) {
-        self.durable.send_modify(|durable| durable.stopped = true);
-        (self.on_failure)(error);
+        self.fail(&Failure::Write(error.clone()));
     }
 }
 
@@ -66,7 +93,7 @@ impl Engine {
     pub fn open(
         disk: Arc<dyn Disk>,
         options: Options,
-        on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
+        on_failure: impl Fn(&Failure) + Send + Sync + 'static,
     ) -> Result<(Arc<Self>, RecoveryReport), StartError> {
         let start = |recovery: Recovery, observer| Ok((recovery.start(observer)?, ()));
         let (engine, report, ()) = Self::open_with(disk, options, on_failure, start)?;
@@ -88,7 +115,7 @@ impl Engine {
     fn open_with<T>(
         disk: Arc<dyn Disk>,
         options: Options,
-        on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
+        on_failure: impl Fn(&Failure) + Send + Sync + 'static,
         start: impl FnOnce(Recovery, Arc<dyn Observer>) -> Result<(Log, T), OpenError>,
     ) -> Result<(Arc<Self>, RecoveryReport, T), StartError> {
         let mut recovery = Log::recover(disk, options.log)?;
@@ -97,13 +124,14 @@ impl Engine {
         let report = recovery.report().clone();
         let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });
         let unsynced = Arc::new(Unsynced::default());
-        let commits = Commits {
+        let commits = Arc::new(Commits {
             durable: sender,
             unsynced: unsynced.clone(),
             on_failure: Box::new(on_failure),
-        };
+        });
+        let checkpoint = recovery.checkpoint().map_or(Lsn(0), |(lsn, _)| lsn);
         let units = options.pending_bytes_max.div_ceil(BUDGET_UNIT);
-        let (log, rest) = start(recovery, Arc::new(commits))?;
+        let (log, rest) = start(recovery, commits.clone())?;
         let engine = Arc::new(Self {
             state: Mutex::new(State {
                 core,
@@ -113,6 +141,8 @@ impl Engine {
                 last_stream: 0,
                 letters: letters::Letters::default(),
                 armed_ms: u64::MAX,
+                loading: 0,
+                checkpoint,
             }),
             log,
             durable,
@@ -122,6 +152,7 @@ impl Engine {
             unsynced,
             timer: Notify::new(),
             checkpoints: checkpoint::Signal::default(),
+            commits,
         });
         engine
             .begin(u32::try_from(epoch).unwrap_or(u32::MAX))
@@ -141,28 +172,47 @@ impl Engine {
     }
 }
 
+/// LSNs that are kept with one call.
+const KEPT_AT_ONCE: usize = 1 << 16;
+
 /// Brings the core to where the log ends: the queues as they were, before anything is added to them.
 pub fn recover(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartError> {
     let liveness = recovery.liveness().clone();
+    let index = PagedIndex::new(limits.messages_in_memory);
     let mut core = match recovery.checkpoint() {
-        None => Core::new(MemoryIndex::default(), limits),
+        None => Core::new(index, limits),
         Some((lsn, state)) => {
-            let mut kept = Vec::new();
-            let index = MemoryIndex::default();
-            let core = Core::restore(index, limits, state, |lsn| kept.push(lsn))?;
+            let (mut kept, mut records) = (Vec::with_capacity(KEPT_AT_ONCE), 0);
+            let core = Core::restore(index, limits, state, |lsn| {
+                kept.push(lsn);
+                records += 1;
+                if kept.len() == KEPT_AT_ONCE {
+                    liveness.keep(&kept);
+                    kept.clear();
+                }
+            })?;
             liveness.keep(&kept);
-            info!(%lsn, records = kept.len(), "checkpoint read");
+            info!(%lsn, records, "checkpoint read");
             core
         }
     };
-    let mut unknown = None;
-    recovery.replay(&mut |lsn, head| match Record::decode_head(head) {
-        Ok(record) if unknown.is_none() => {
-            core.apply(lsn, &record);
+    let reader = recovery.reader();
+    let mut failed = None;
+    recovery.replay(&mut |lsn, head| {
+        if failed.is_none() {
+            failed = replay(&mut core, &reader, lsn, head).err();
             liveness.retire(&core.take_retired());
         }
-        Ok(_) => {}
-        Err(source) => unknown = unknown.take().or(Some(StartError::Record { lsn, source })),
     })?;
-    unknown.map_or(Ok(core), Err)
+    failed.map_or(Ok(core), Err)
+}
+
+/// Applies one record of the log, with the pages that its messages are in.
+fn replay(core: &mut Core, reader: &Reader, lsn: Lsn, head: &[u8]) -> Result<(), StartError> {
+    let record = Record::decode_head(head).map_err(|source| StartError::Record { lsn, source })?;
+    while let Err(page) = core.look_up(&record) {
+        core.load(page, PageError::check(page, reader.read(page.0))?);
+    }
+    core.apply(lsn, &record);
+    Ok(())
 }

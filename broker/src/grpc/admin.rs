@@ -15,7 +15,8 @@ use super::fault::{Fault, flat};
 use super::listing;
 use super::records::{self, Parts};
 use crate::engine::{Core, Engine};
-use crate::queue::index::{Cursor, Index as _, Message as Held, State, StateSet};
+use crate::queue::ids::QueueId;
+use crate::queue::index::{Cursor, Index as _, Lookup, Message as Held, State, StateSet};
 use crate::queue::refused::Refused;
 use crate::queue::{self, Expected, Queue as Stored};
 
@@ -425,8 +426,11 @@ impl Admin {
             "" => None,
             token => Some(listing::parse_cursor(listing::from_token(&question, token)?)?),
         };
-        let page = |core: &Core| page(core, &request.queue, after, size + 1);
-        let mut listed = self.engine().ask(page).await??;
+        let found = |core: &Core| match core.queue(&request.queue) {
+            Ok(queue) => page(core, queue.id(), after, size + 1).map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        };
+        let mut listed = self.engine().find(found).await??;
         let mut bytes = 0;
         let fits = listed.iter().take(size).position(|(_, (_, held, _))| {
             bytes += u64::from(held.size);
@@ -460,7 +464,7 @@ impl Admin {
             let is_there = || self.engine().look(|core| core.index().message(listed.0)).1;
             match stored.and_then(|stored| outgoing::message(queue.to_owned(), stored)) {
                 Ok(message) => messages.push(message_info(listed, message, shown)),
-                Err(fault) if matches!(is_there(), Ok(Some(_))) => {
+                Err(fault) if !matches!(is_there(), Ok(None)) => {
                     let message = unreadable(queue, listed.0);
                     let error = Some(fault.to_item());
                     messages.push(MessageInfo { error, ..message_info(listed, message, shown) });
@@ -489,27 +493,21 @@ fn check_filter(filter: Option<MessageFilter>) -> Result<(), Fault> {
 
 fn page(
     core: &Core,
-    queue: &str,
+    id: QueueId,
     after: Option<Cursor>,
     max: usize,
-) -> Result<Vec<(Cursor, Listed)>, Fault> {
-    let id = core.queue(queue)?.id();
+) -> Lookup<Vec<(Cursor, Listed)>> {
     let mut cursors = Vec::new();
-    // Everything is in memory today; a paged index will load and ask again.
-    core.index().list(id, StateSet::ALL, after, max, &mut cursors).map_err(missing)?;
+    core.index().list(id, StateSet::ALL, after, max, &mut cursors)?;
     let mut listed = Vec::with_capacity(cursors.len());
     for cursor in cursors {
-        if let Some(held) = core.index().message(cursor.birth).map_err(missing)? {
+        if let Some(held) = core.index().message(cursor.birth)? {
             let lease = core.lease(cursor.birth);
             let lease = lease.map(|lease| (lease.deadline.unwrap_or_default(), lease.consumer));
             listed.push((cursor, (cursor.birth, held, lease)));
         }
     }
     Ok(listed)
-}
-
-fn missing(page: queue::index::Missing) -> Fault {
-    Fault::Damaged(format!("page {} of the index is missing", page.0))
 }
 
 /// What is known of a message without its records.
@@ -554,7 +552,7 @@ pub(crate) fn figures(core: &Core, queue: &Stored) -> Figures {
         dead: letters
             .map(|letters| core.index().counts(letters.id()).messages())
             .unwrap_or_default(),
-        oldest_ready_ms: core.index().oldest_ready(queue.id()).ok().flatten(),
+        oldest_ready_ms: core.index().oldest_ready(queue.id()),
         consumers: core.consumers_of(&queue.name),
     }
 }

@@ -4,14 +4,22 @@
 //! [`Missing`], the engine loads the page outside its lock and the core decides again. What
 //! a decision has looked up stays present until the decision is applied, so changes cannot miss.
 
+mod cold;
+mod homes;
+mod page;
 mod pages;
 mod ready;
 
 pub mod memory;
+pub mod paged;
 #[cfg(test)]
 pub mod missing;
 
+use std::sync::Arc;
+
 use qbroker_storage::Lsn;
+
+pub use page::Page;
 
 use super::ids::QueueId;
 use super::time::{Due, Now};
@@ -92,15 +100,39 @@ pub struct Message {
 }
 
 impl Message {
+    /// Where it stands among the messages of its queue that do the same; its birth decides between
+    /// equals. Urgency and place are one number: fifty-six bits of LSN outlast any disk.
+    fn order(&self) -> u64 {
+        match self.state {
+            State::Ready => u64::from(self.rank()) << 56 | self.place.0,
+            State::Scheduled(due) => due.wall_ms,
+            State::Leased => 0,
+            State::Parked => self.place.0,
+        }
+    }
+
+    fn due(&self) -> Option<Due> {
+        match self.state {
+            State::Scheduled(due) => Some(due),
+            State::Ready | State::Leased | State::Parked => None,
+        }
+    }
+
+    /// Sorts the most urgent first.
+    fn rank(&self) -> u8 {
+        u8::MAX - self.priority
+    }
+
     /// Number of the delivery that comes next, or is under way. A release does not count.
     pub fn attempt(&self) -> u32 {
         1 + self.failures + self.crashes
     }
 }
 
-/// A part of the index that is not in memory, and must be loaded before the question can be answered.
+/// A page that is not in memory, and must be loaded before the question can be answered: the record
+/// whose body holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missing(pub u64);
+pub struct Missing(pub Lsn);
 
 /// An answer, or what has to be loaded first.
 pub type Lookup<T> = Result<T, Missing>;
@@ -114,6 +146,26 @@ pub struct Counts {
     pub parked: u64,
     /// Stored bytes of all of them.
     pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.ready += other.ready;
+        self.scheduled += other.scheduled;
+        self.leased += other.leased;
+        self.parked += other.parked;
+        self.bytes += other.bytes;
+    }
+}
+
+impl std::ops::SubAssign for Counts {
+    fn sub_assign(&mut self, other: Self) {
+        self.ready -= other.ready;
+        self.scheduled -= other.scheduled;
+        self.leased -= other.leased;
+        self.parked -= other.parked;
+        self.bytes -= other.bytes;
+    }
 }
 
 impl Counts {
@@ -139,8 +191,11 @@ impl Cursor {
 
 /// The messages of one moment.
 pub trait Frozen: Send {
-    /// Visits every message, by birth.
+    /// Visits every message that is in memory, by birth.
     fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message));
+
+    /// The pages that are not, in the order of their records.
+    fn pages(&self) -> &[Arc<Page>];
 }
 
 /// Finds messages for the core. Changes come from `apply` alone and keep every order consistent.
@@ -164,8 +219,8 @@ pub trait Index: Send {
     /// When [`Self::expired`] will have something.
     fn next_expiry(&self) -> Option<u64>;
 
-    /// When the first ready message in delivery order came into its queue.
-    fn oldest_ready(&self, queue: QueueId) -> Lookup<Option<u64>>;
+    /// When the first ready message in delivery order came into its queue; never missing.
+    fn oldest_ready(&self, queue: QueueId) -> Option<u64>;
 
     /// Up to `max` messages in these states after `cursor`, and where to go on. What is listed counts
     /// as looked up.
@@ -200,6 +255,19 @@ pub trait Index: Send {
     /// the engine's lock is held.
     fn frozen(&self) -> Box<dyn Frozen>;
 
-    /// Brings a missing page into memory. Called without any lookup under way.
-    fn load(&mut self, page: Missing);
+    /// Messages of one queue to be put away next, in the order of their state, where more are in
+    /// memory than should be.
+    fn surplus(&mut self) -> Option<Vec<Lsn>>;
+
+    /// Puts messages away; the record at `page` holds them from now on.
+    fn page_out(&mut self, page: Lsn, births: &[u64]);
+
+    /// Whether a page is not in memory.
+    fn is_missing(&self, page: Missing) -> bool;
+
+    /// Adds a page of an earlier start.
+    fn put_back(&mut self, page: Page);
+
+    /// Brings a page into memory; whether it was still missing. Called without any lookup under way.
+    fn load(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) -> bool;
 }

@@ -29,6 +29,9 @@ mod pull;
 mod lease;
 mod settle;
 
+mod paging;
+mod stored;
+
 mod producer;
 mod session;
 
@@ -44,7 +47,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use qbroker_storage::{Batch, Body, Lsn};
 
@@ -58,6 +61,7 @@ pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
 pub use pull::{Pull, PullId, Pulled};
 pub use settle::{Outcome, Settle, Settlement};
 pub use snapshot::{Snapshot, SnapshotError};
+pub use stored::page_messages;
 pub use tick::Deadlines;
 
 use index::{Index, Missing};
@@ -71,6 +75,8 @@ pub struct Limits {
     pub payload_bytes_max: u64,
     /// Leases held at once; about 128 bytes each.
     pub leases_max: usize,
+    /// Messages that the index keeps in memory; some 120 bytes each. The others are in pages.
+    pub messages_in_memory: usize,
     pub queues_max: usize,
     pub sessions_max: usize,
     pub producers_max: usize,
@@ -89,6 +95,7 @@ impl Default for Limits {
         Self {
             payload_bytes_max: 4 << 20,
             leases_max: 1_000_000,
+            messages_in_memory: 1 << 18,
             queues_max: 100_000,
             sessions_max: 100_000,
             producers_max: 100_000,
@@ -256,6 +263,9 @@ pub struct Core<I> {
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
     frozen: bool,
     retired: Vec<Lsn>,
+    /// Pages that are in memory again, each with the next LSN by then: an older checkpoint may
+    /// still need the record.
+    pages_back: VecDeque<(Lsn, Lsn)>,
 }
 
 impl<I: Index> Core<I> {
@@ -277,6 +287,7 @@ impl<I: Index> Core<I> {
             disk_full: false,
             frozen: false,
             retired: Vec::new(),
+            pages_back: VecDeque::new(),
         }
     }
 
@@ -303,11 +314,6 @@ impl<I: Index> Core<I> {
     /// Stops the deadlines: nobody loses a lease because the broker is stopping.
     pub fn freeze(&mut self) {
         self.frozen = true;
-    }
-
-    /// Brings a page that was missing into memory.
-    pub fn load(&mut self, page: Missing) {
-        self.index.load(page);
     }
 
     /// The bounds that this core was made with.

@@ -63,13 +63,15 @@ pub enum Record {
     BatchRefused(BatchRefused),
     #[prost(message, tag = "23")]
     SessionChanged(SessionChanged),
+    #[prost(message, tag = "24")]
+    PagedOut(PagedOut),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     record: Option<Record>,
 }
@@ -97,7 +99,7 @@ impl Record {
     /// Whether the log must keep the record until the core retires it. `body` tells whether it has one.
     pub fn retention(&self, has_body: bool) -> Retention {
         match self {
-            Self::Published(_) | Self::DeadLettered(_) => Retention::Keep,
+            Self::Published(_) | Self::DeadLettered(_) | Self::PagedOut(_) => Retention::Keep,
             Self::Nacked(_) if has_body => Retention::Keep,
             _ => Retention::Passing,
         }
@@ -493,6 +495,14 @@ pub struct Parked {
     /// Their records cannot be read: nobody crashed, and nothing is counted.
     #[prost(bool, tag = "2")]
     pub unreadable: bool,
+}
+
+/// What the index knew of messages that wait long is in this record's body from here on, no longer in
+/// memory. Changes nothing for anybody else.
+#[derive(Clone, PartialEq, Message)]
+pub struct PagedOut {
+    #[prost(uint64, repeated, tag = "1")]
+    pub births: Vec<u64>,
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use prost::{Message as _, Oneof};
 use qbroker_storage::Lsn;
 
 use super::ids::{ConsumerId, QueueId, SessionId};
-use super::index::{Frozen, Index, Message, State};
+use super::index::{Frozen, Index, Page};
 use super::lease::Lease;
 use super::producer::BatchOutcome;
-use super::record::{BatchRefused, BatchStored, Call, QueueDefinition, SessionOpened, StoredDue};
+use super::record::{BatchRefused, BatchStored, Call, QueueDefinition, SessionOpened};
 use super::settled::Kind;
+use super::stored::StoredState;
 use super::{Core, Limits, Totals};
 
 /// A snapshot that cannot be read. Its bytes were checked: another version wrote them.
@@ -29,11 +30,10 @@ const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     item: Option<Item>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 #[derive(Clone, PartialEq, Oneof)]
 enum Item {
     #[prost(message, tag = "1")]
@@ -43,7 +43,7 @@ enum Item {
     #[prost(message, tag = "3")]
     Session(SessionItem),
     #[prost(message, tag = "4")]
-    Message(MessageItem),
+    Message(StoredState),
     #[prost(message, tag = "5")]
     Lease(LeaseItem),
     #[prost(message, tag = "6")]
@@ -52,6 +52,12 @@ enum Item {
     Producer(ProducerItem),
     #[prost(message, tag = "8")]
     MessageId(MessageIdItem),
+    #[prost(message, tag = "9")]
+    Page(Page),
+    #[prost(message, tag = "10")]
+    PageBack(PageBackItem),
+    #[prost(message, tag = "11")]
+    Kept(KeptItem),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -95,35 +101,6 @@ struct SessionItem {
     streams: Vec<u64>,
     #[prost(uint64, repeated, tag = "4")]
     known_as: Vec<u64>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct MessageItem {
-    #[prost(uint64, tag = "1")]
-    birth: u64,
-    #[prost(uint32, tag = "2")]
-    queue: u32,
-    /// 0 ready, 1 scheduled, 2 leased, 3 parked.
-    #[prost(uint32, tag = "3")]
-    state: u32,
-    #[prost(message, optional, tag = "4")]
-    due: Option<StoredDue>,
-    #[prost(uint64, tag = "5")]
-    place: u64,
-    #[prost(uint32, tag = "6")]
-    priority: u32,
-    #[prost(uint32, tag = "7")]
-    size: u32,
-    #[prost(uint64, tag = "8")]
-    since_ms: u64,
-    #[prost(uint32, tag = "9")]
-    failures: u32,
-    #[prost(uint32, tag = "10")]
-    crashes: u32,
-    #[prost(uint64, tag = "11")]
-    last_failure: u64,
-    #[prost(uint64, tag = "12")]
-    dead_letter: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -191,6 +168,28 @@ struct MessageIdItem {
     expire_ms: u64,
 }
 
+/// A page that is in memory again, and may be needed by the checkpoint before.
+#[derive(Clone, PartialEq, prost::Message)]
+struct PageBackItem {
+    #[prost(uint64, tag = "1")]
+    page: u64,
+    #[prost(uint64, tag = "2")]
+    since: u64,
+}
+
+/// Records that the log keeps: from the first on a bit for each, in bytes with the lowest bit first.
+/// Of messages that are in memory they are told by the messages as well.
+#[derive(Clone, PartialEq, prost::Message)]
+struct KeptItem {
+    #[prost(uint64, tag = "1")]
+    first: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    bits: Vec<u8>,
+}
+
+/// Words of [`KeptItem`] per item: none grows large.
+const KEPT_WORDS: usize = 4_096;
+
 /// Collects items into pieces, so that nothing large is ever moved.
 #[derive(Default)]
 struct Pieces {
@@ -204,6 +203,13 @@ impl Pieces {
         envelope.encode_length_delimited(&mut self.piece).expect("a Vec grows");
         if PIECE_BYTES <= self.piece.len() {
             self.full.push(std::mem::take(&mut self.piece).into());
+        }
+    }
+
+    fn add_kept(&mut self, first: Lsn, words: &[u64]) {
+        if words.iter().any(|word| *word != 0) {
+            let bits = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            self.add(Item::Kept(KeptItem { first: first.0, bits }));
         }
     }
 
@@ -221,11 +227,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The bytes that [`Core::restore`] reads.
-    pub fn encode(self) -> Vec<Bytes> {
+    /// The bytes that [`Core::restore`] reads. `kept` says which records the log keeps at this
+    /// moment, as in [`qbroker_storage::Kept::runs`].
+    pub fn encode<'a>(self, kept: impl Iterator<Item = (Lsn, &'a [u64])>) -> Vec<Bytes> {
         let Self { mut pieces, messages } = self;
+        for (first, words) in kept {
+            for (at, words) in (0..).step_by(KEPT_WORDS).zip(words.chunks(KEPT_WORDS)) {
+                pieces.add_kept(Lsn(first.0 + at * 64), words);
+            }
+        }
+        for page in messages.pages() {
+            pieces.add(Item::Page(Page::clone(page)));
+        }
         messages.for_each(&mut |birth, message| {
-            pieces.add(Item::Message(message_item(birth, message)));
+            pieces.add(Item::Message(StoredState::new(birth, message)));
         });
         pieces.finish()
     }
@@ -255,6 +270,9 @@ impl<I: Index> Core<I> {
         }
         for (birth, lease) in self.leases.sorted() {
             pieces.add(Item::Lease(lease_item(birth, &lease)));
+        }
+        for (page, since) in &self.pages_back {
+            pieces.add(Item::PageBack(PageBackItem { page: page.0, since: since.0 }));
         }
         self.snapshot_memories(&mut pieces);
         Snapshot { pieces, messages: self.index.frozen() }
@@ -331,10 +349,24 @@ impl<I: Index> Core<I> {
             Item::Queue(item) => self.restore_queue(item),
             Item::Session(item) => self.restore_session(item),
             Item::Message(item) => {
-                let message = restore_message(&item)?;
-                let needed = [Lsn(item.birth), message.last_failure, message.dead_letter];
+                let (birth, message) = item.restore()?;
+                let needed = [birth, message.last_failure, message.dead_letter];
                 needed.into_iter().filter(|lsn| *lsn != Lsn(0)).for_each(keep);
-                self.index.insert(Lsn(item.birth), message);
+                self.index.insert(birth, message);
+            }
+            Item::Page(page) => {
+                keep(Lsn(page.lsn));
+                self.index.put_back(page);
+            }
+            Item::PageBack(item) => {
+                keep(Lsn(item.page));
+                self.pages_back.push_back((Lsn(item.page), Lsn(item.since)));
+            }
+            Item::Kept(item) => {
+                for (at, byte) in (0..).zip(&item.bits) {
+                    let bits = (0..8).filter(|bit| byte >> bit & 1 == 1);
+                    bits.for_each(|bit| keep(Lsn(item.first + at * 8 + bit)));
+                }
             }
             Item::Lease(item) => self.restore_lease(&item),
             Item::Settled(item) => {
@@ -420,51 +452,6 @@ fn queue_item(definition: &QueueDefinition, totals: Totals) -> QueueItem {
         dead_lettered: totals.dead_lettered,
         expired_leases: totals.expired_leases,
     }
-}
-
-fn message_item(birth: Lsn, message: &Message) -> MessageItem {
-    let (state, due) = match message.state {
-        State::Ready => (0, None),
-        State::Scheduled(due) => (1, Some(due.into())),
-        State::Leased => (2, None),
-        State::Parked => (3, None),
-    };
-    MessageItem {
-        birth: birth.0,
-        queue: message.queue.0,
-        state,
-        due,
-        place: message.place.0,
-        priority: u32::from(message.priority),
-        size: message.size,
-        since_ms: message.since_ms,
-        failures: message.failures,
-        crashes: message.crashes,
-        last_failure: message.last_failure.0,
-        dead_letter: message.dead_letter.0,
-    }
-}
-
-fn restore_message(item: &MessageItem) -> Result<Message, SnapshotError> {
-    let state = match (item.state, item.due) {
-        (0, _) => State::Ready,
-        (1, Some(due)) => State::Scheduled(due.into()),
-        (2, _) => State::Leased,
-        (3, _) => State::Parked,
-        _ => return Err(SnapshotError::UnknownItem),
-    };
-    Ok(Message {
-        queue: QueueId(item.queue),
-        state,
-        place: Lsn(item.place),
-        priority: u8::try_from(item.priority).unwrap_or(u8::MAX),
-        size: item.size,
-        since_ms: item.since_ms,
-        failures: item.failures,
-        crashes: item.crashes,
-        last_failure: Lsn(item.last_failure),
-        dead_letter: Lsn(item.dead_letter),
-    })
 }
 
 fn lease_item(birth: Lsn, lease: &Lease) -> LeaseItem {

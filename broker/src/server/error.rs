@@ -39,7 +39,9 @@ impl ServeError {
     /// The process's exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Start(StartError::Log(OpenError::Damaged(_))) => Exit::Damaged,
+            Self::Start(StartError::Log(OpenError::Damaged(_)) | StartError::Page(_)) => {
+                Exit::Damaged
+            }
             Self::Start(StartError::Log(OpenError::NewerFormat { .. }))
             | Self::Start(StartError::Log(OpenError::NotADataFolder { .. }))
             | Self::Start(StartError::Record { .. } | StartError::Snapshot(_))

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use qbroker_storage::WriteError;
 use qbroker_storage::disk::RealDisk;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,7 +25,7 @@ use crate::accept::{ConnectionCounts, accept};
 use crate::auth::Access;
 use crate::clock::Clock;
 use crate::config::{Settings, WhenDamaged};
-use crate::engine::{self, Engine, Stopped};
+use crate::engine::{self, Engine, Failure, Stopped};
 use crate::exit::Exit;
 use crate::grpc::{self, Context, Stopping};
 use crate::metrics::{Registry, Sources};
@@ -80,12 +79,17 @@ pub async fn run(
     running.stop().await
 }
 
-/// Ends the process after a failed write: nothing may be confirmed any more, and what the page
-/// cache holds is not to be believed before it was written again.
-#[expect(clippy::exit, reason = "the one answer to a log that cannot be written")]
-fn die(failure: &WriteError) {
-    error!(%failure, "the log cannot be written; the process ends, start it again to recover");
-    std::process::exit(i32::from(Exit::Unavailable.code()));
+/// Ends the process: after a failed write nothing may be confirmed any more, and what the page
+/// cache holds is not to be believed before it was written again; without a page of the index the
+/// broker does not know its messages.
+#[expect(clippy::exit, reason = "the one answer to what nothing can make good")]
+fn die(failure: &Failure) {
+    let exit = match failure {
+        Failure::Write(_) => Exit::Unavailable,
+        Failure::Page(_) => Exit::Damaged,
+    };
+    error!(exit_code = exit.code(), "{failure}; the process ends");
+    std::process::exit(i32::from(exit.code()));
 }
 
 /// A broker that serves until it is stopped. Dropped, it ends as by a crash: nothing that was
@@ -113,7 +117,7 @@ impl Running {
     pub async fn start(
         settings: Settings,
         clock: Clock,
-        on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
+        on_failure: impl Fn(&Failure) + Send + Sync + 'static,
     ) -> Result<Self, ServeError> {
         let front = Front::open(&settings).await?;
         let recovered = recover(settings.clone(), clock, on_failure).await?;
@@ -220,7 +224,7 @@ struct Recovered {
 async fn recover(
     settings: Settings,
     clock: Clock,
-    on_failure: impl Fn(&WriteError) + Send + Sync + 'static,
+    on_failure: impl Fn(&Failure) + Send + Sync + 'static,
 ) -> Result<Recovered, ServeError> {
     let began = Instant::now();
     info!(data_dir = %settings.data_dir.display(), "recovering");
@@ -239,6 +243,7 @@ async fn recover(
             limits: Limits {
                 payload_bytes_max: settings.payload_bytes_max as u64,
                 auto_create_queues: settings.auto_create_queues,
+                messages_in_memory: settings.messages_in_memory as usize,
                 ..Limits::default()
             },
             pending_bytes_max: settings.pending_bytes_max,

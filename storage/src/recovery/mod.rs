@@ -19,6 +19,7 @@ use crate::liveness::Liveness;
 use crate::log::{Found, Log, Observer, Options, Shared};
 use crate::lsn::Lsn;
 use crate::pool::Pool;
+use crate::reader::Reader;
 use crate::recovery::files::SegmentFile;
 pub use crate::recovery::report::{Cut, RecoveryReport};
 use crate::segment::{SEGMENT_REPAIRED, Segment, SegmentState};
@@ -133,6 +134,13 @@ impl Recovery {
     #[must_use]
     pub fn liveness(&self) -> &Liveness {
         &self.liveness
+    }
+
+    /// Reads records while the log is being replayed.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        let segments = self.segments.iter();
+        Reader::new(segments.map(|found| (Arc::clone(&found.segment), found.end_lsn)).collect())
     }
 
     /// The LSN the next record gets.

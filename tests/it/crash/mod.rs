@@ -14,7 +14,7 @@ use qbroker::queue::{OpenProducer, Outcome, Settle, StreamId};
 use qbroker_storage::disk::sim::{Faults, SimDisk};
 use qbroker_storage::{Log, Lsn};
 use qbroker_tests::seed;
-use story::{Fact, Story, options, tell};
+use story::{Fact, Story, options, tell, whole};
 
 /// What a crash left behind.
 struct Crashed {
@@ -70,7 +70,9 @@ fn compare(disk: &SimDisk, crashed: &Crashed, at: &str) -> (Lsn, bool) {
     // A turn may append twice; what stands between the two was never seen from outside.
     let expected = story.states.get(&last);
     if let Some(expected) = expected {
-        assert!(core.snapshot().encode() == *expected, "{at}: the state at {last} is another one");
+        let reader = recovery.reader();
+        let read = |lsn| reader.read(lsn).unwrap_or_else(|error| panic!("{at}: {error}"));
+        assert!(whole(&core, read) == *expected, "{at}: the state at {last} is another one");
     }
     (last, expected.is_some())
 }
@@ -95,7 +97,10 @@ fn was_acked(story: &Story, birth: Lsn, last: Lsn) -> bool {
 /// What was told is true.
 fn hold(engine: &Engine, crashed: &Crashed, fact: &Fact, last: Lsn, at: &str) {
     let story = crashed.story.as_ref().expect("it began");
-    let message = |birth| engine.look(|core| core.index().message(birth)).1.unwrap();
+    let message = |birth| {
+        let found = |core: &engine::Core| core.index().message(birth);
+        engine.look_up(found).expect("the log goes on").1
+    };
     match fact {
         Fact::Stored { birth, name } => {
             if was_acked(story, *birth, last) {

@@ -9,13 +9,15 @@ use qbroker::clock::{Clock, ManualClock};
 use qbroker::engine::{self, ConsumerEvent, Core, Engine, Outbox, PullAnswer, Stopped};
 use qbroker::queue::body::{StoredFailure, StoredMessage};
 use qbroker::queue::ids::{ConsumerId, LeaseToken};
+use qbroker::queue::index::paged::PagedIndex;
+use qbroker::queue::index::{Index as _, Missing};
 use qbroker::queue::time::Now;
 use qbroker::queue::{
-    Delivery, Limits, NewDue, NewMessage, OnStream, OpenConsumer, OpenProducer, Outcome, Publish,
-    Pull, Settle, Settlement, StreamId, Window,
+    self, Delivery, Limits, NewDue, NewMessage, OnStream, OpenConsumer, OpenProducer, Outcome,
+    Publish, Pull, Settle, Settlement, StreamId, Window, page_messages,
 };
 use qbroker_storage::disk::sim::SimDisk;
-use qbroker_storage::{Lsn, Writer};
+use qbroker_storage::{Lsn, StoredRecord, Writer};
 
 /// Why the history cannot go on: the power is off.
 #[derive(Debug)]
@@ -76,10 +78,28 @@ pub(super) fn options(clock: &ManualClock) -> engine::Options {
             disk_reserve_bytes: 0,
             ..qbroker_storage::Options::default()
         },
-        limits: Limits::default(),
+        limits: limits(),
         pending_bytes_max: 1 << 20,
         clock: Clock::Manual(clock.clone()),
     }
+}
+
+/// Nearly everything that waits goes into pages.
+fn limits() -> Limits {
+    Limits { messages_in_memory: 4, ..Limits::default() }
+}
+
+/// The whole state of a core, whatever of it is in pages; `read` reads a record.
+pub(super) fn whole(core: &Core, read: impl Fn(Lsn) -> StoredRecord) -> Vec<Bytes> {
+    let snapshot = core.snapshot().encode(std::iter::empty()).concat();
+    let index = PagedIndex::new(limits().messages_in_memory);
+    let mut whole = queue::Core::restore(index, limits(), snapshot.into(), |_| ()).unwrap();
+    for page in core.index().frozen().pages() {
+        let page = Missing(Lsn(page.lsn));
+        whole.load(page, page_messages(&read(page.0).body).unwrap());
+    }
+    whole.forget_pages_back(Lsn(u64::MAX));
+    whole.snapshot().encode(std::iter::empty())
 }
 
 fn message(queue: &str, name: &str, due: Option<NewDue>) -> NewMessage {
@@ -125,8 +145,8 @@ impl Story {
     }
 
     fn note_state(&mut self) {
-        let (lsn, state) = self.engine.look(Core::snapshot);
-        let state = state.encode();
+        let read = |lsn| self.engine.read(&[lsn]).remove(0).expect("a page can be read");
+        let (lsn, state) = self.engine.look(|core| whole(core, read));
         self.states.insert(lsn, state);
     }
 

@@ -7,7 +7,7 @@ use qbroker_storage::Lsn;
 
 use super::pages::Pages;
 use super::ready::ReadyOrder;
-use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, State, StateSet};
+use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, State, StateSet};
 use crate::queue::ids::QueueId;
 use crate::queue::time::{Due, Now};
 
@@ -35,12 +35,7 @@ struct Orders {
     bytes: u64,
 }
 
-/// Sorts the most urgent first.
-fn rank(message: &Message) -> u8 {
-    u8::MAX - message.priority
-}
-
-/// Urgency and place in one number; fifty-six bits of LSN outlast any disk.
+/// Urgency and place in one number, as in [`Message::order`].
 fn key(rank: u8, place: Lsn) -> u64 {
     u64::from(rank) << 56 | place.0
 }
@@ -54,7 +49,7 @@ fn split_key(key: u64, birth: Lsn) -> (u8, Lsn, Lsn) {
 impl Orders {
     fn add(&mut self, birth: Lsn, message: &Message) {
         match message.state {
-            State::Ready => self.ready.insert(rank(message), message.place, birth),
+            State::Ready => self.ready.insert(message.rank(), message.place, birth),
             State::Scheduled(due) => drop(self.scheduled.insert((due.wall_ms, birth))),
             State::Leased => drop(self.leased.insert(birth)),
             State::Parked => drop(self.parked.insert((message.place, birth))),
@@ -64,7 +59,7 @@ impl Orders {
 
     fn take(&mut self, birth: Lsn, message: &Message) {
         let was_there = match message.state {
-            State::Ready => self.ready.remove(rank(message), message.place, birth),
+            State::Ready => self.ready.remove(message.rank(), message.place, birth),
             State::Scheduled(due) => self.scheduled.remove(&(due.wall_ms, birth)),
             State::Leased => self.leased.remove(&birth),
             State::Parked => self.parked.remove(&(message.place, birth)),
@@ -120,8 +115,58 @@ impl MemoryIndex {
         }
     }
 
-    fn present(&self, birth: Lsn) -> &Message {
+    /// How many messages there are.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// How many queues have orders.
+    pub(super) fn queue_count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// The queue after this one, the first one again after the last.
+    pub(super) fn queue_after(&self, queue: QueueId) -> Option<QueueId> {
+        let after = self.queues.range((Bound::Excluded(queue), Bound::Unbounded)).next();
+        after.or_else(|| self.queues.first_key_value()).map(|(queue, _)| *queue)
+    }
+
+    /// The messages of a queue that are wanted last, at least `least` of them and at most `most`,
+    /// where it has so many beyond `keep` in one state.
+    pub(super) fn wanted_last(
+        &self,
+        queue: QueueId,
+        keep: usize,
+        least: usize,
+        most: usize,
+    ) -> Option<Vec<Lsn>> {
+        let orders = self.queues.get(&queue)?;
+        let surplus = |len: usize| Some(len.saturating_sub(keep).min(most)).filter(|n| least <= *n);
+        let mut births: Vec<Lsn> = if let Some(count) = surplus(orders.scheduled.len()) {
+            orders.scheduled.iter().rev().take(count).map(|&(_, birth)| birth).collect()
+        } else if let Some(count) = surplus(orders.parked.len()) {
+            orders.parked.iter().rev().take(count).map(|&(_, birth)| birth).collect()
+        } else {
+            orders.ready.last_of_last_line(surplus(orders.ready.len())?)
+        };
+        births.reverse();
+        Some(births)
+    }
+
+    pub(super) fn first_ready(&self, queue: QueueId) -> Option<Lsn> {
+        self.queues.get(&queue)?.ready.iter().next().map(|(_, _, birth)| birth)
+    }
+
+    pub(super) fn retention(&self, queue: QueueId) -> Option<u64> {
+        self.queues.get(&queue)?.retention_ms
+    }
+
+    pub(super) fn present(&self, birth: Lsn) -> &Message {
         self.messages.get(birth).expect("what is applied was looked up")
+    }
+
+    pub(super) fn messages(&self) -> &Pages {
+        &self.messages
     }
 
     fn due_order(&mut self, due: Due) -> &mut BTreeSet<(u64, Lsn)> {
@@ -166,9 +211,8 @@ impl Index for MemoryIndex {
         self.expiries.first().map(|&(expiry, _)| expiry)
     }
 
-    fn oldest_ready(&self, queue: QueueId) -> Lookup<Option<u64>> {
-        let first = self.queues.get(&queue).and_then(|orders| orders.ready.iter().next());
-        Ok(first.map(|(_, _, birth)| self.present(birth).since_ms))
+    fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
+        self.first_ready(queue).map(|birth| self.present(birth).since_ms)
     }
 
     fn list(
@@ -282,7 +326,23 @@ impl Index for MemoryIndex {
         Box::new(self.messages.clone())
     }
 
-    fn load(&mut self, page: Missing) {
+    fn surplus(&mut self) -> Option<Vec<Lsn>> {
+        None
+    }
+
+    fn page_out(&mut self, _page: Lsn, _births: &[u64]) {
+        // Everything stays in memory.
+    }
+
+    fn is_missing(&self, _page: Missing) -> bool {
+        false
+    }
+
+    fn put_back(&mut self, page: Page) {
+        unreachable!("a page at {} cannot be: everything is in memory", page.lsn);
+    }
+
+    fn load(&mut self, page: Missing, _messages: Vec<(Lsn, Message)>) -> bool {
         unreachable!("{page:?} cannot be missing: everything is in memory");
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use qbroker_storage::Lsn;
 
 use super::memory::MemoryIndex;
-use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, StateSet};
+use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, StateSet};
 use crate::queue::ids::QueueId;
 use crate::queue::time::Now;
 
@@ -20,9 +20,9 @@ pub struct MissingIndex {
     state: u64,
 }
 
-/// What a page holds.
+/// What of the index can be missing.
 #[derive(Clone, Copy)]
-enum Page {
+enum Part {
     Message(Lsn),
     Ready(QueueId),
     List(QueueId),
@@ -30,14 +30,14 @@ enum Page {
     Expired,
 }
 
-fn page(page: Page) -> Missing {
-    Missing(match page {
-        Page::Message(birth) => birth.0 << 3,
-        Page::Ready(queue) => u64::from(queue.0) << 3 | 1,
-        Page::List(queue) => u64::from(queue.0) << 3 | 2,
-        Page::Due => 3,
-        Page::Expired => 4,
-    })
+fn page(part: Part) -> Missing {
+    Missing(Lsn(match part {
+        Part::Message(birth) => birth.0 << 3,
+        Part::Ready(queue) => u64::from(queue.0) << 3 | 1,
+        Part::List(queue) => u64::from(queue.0) << 3 | 2,
+        Part::Due => 3,
+        Part::Expired => 4,
+    }))
 }
 
 impl MissingIndex {
@@ -58,34 +58,34 @@ impl MissingIndex {
         self.state = state;
     }
 
-    fn look_up(&self, of: Page) -> Lookup<()> {
+    fn look_up(&self, of: Part) -> Lookup<()> {
         let page = page(of);
-        if self.present.borrow().contains(&page.0) { Ok(()) } else { Err(page) }
+        if self.present.borrow().contains(&page.0.0) { Ok(()) } else { Err(page) }
     }
 
     fn assert_present(&self, birth: Lsn) {
-        let present = self.look_up(Page::Message(birth)).is_ok();
+        let present = self.look_up(Part::Message(birth)).is_ok();
         assert!(present, "message {birth} is changed without having been looked up");
     }
 
     fn pin(&self, birth: Lsn) {
-        self.present.borrow_mut().insert(page(Page::Message(birth)).0);
+        self.present.borrow_mut().insert(page(Part::Message(birth)).0.0);
     }
 }
 
 impl Index for MissingIndex {
     fn message(&self, birth: Lsn) -> Lookup<Option<Message>> {
-        self.look_up(Page::Message(birth))?;
+        self.look_up(Part::Message(birth))?;
         self.inside.message(birth)
     }
 
     fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        self.look_up(Page::Ready(queue))?;
+        self.look_up(Part::Ready(queue))?;
         self.inside.ready(queue, max, births)
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        self.look_up(Page::Due)?;
+        self.look_up(Part::Due)?;
         self.inside.due(now, max, births)
     }
 
@@ -94,7 +94,7 @@ impl Index for MissingIndex {
     }
 
     fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        self.look_up(Page::Expired)?;
+        self.look_up(Part::Expired)?;
         self.inside.expired(wall_ms, max, births)
     }
 
@@ -102,8 +102,7 @@ impl Index for MissingIndex {
         self.inside.next_expiry()
     }
 
-    fn oldest_ready(&self, queue: QueueId) -> Lookup<Option<u64>> {
-        self.look_up(Page::Ready(queue))?;
+    fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
         self.inside.oldest_ready(queue)
     }
 
@@ -115,7 +114,7 @@ impl Index for MissingIndex {
         max: usize,
         page: &mut Vec<Cursor>,
     ) -> Lookup<()> {
-        self.look_up(Page::List(queue))?;
+        self.look_up(Part::List(queue))?;
         let first = page.len();
         self.inside.list(queue, states, after, max, page)?;
         page[first..].iter().for_each(|cursor| self.pin(cursor.birth));
@@ -153,7 +152,24 @@ impl Index for MissingIndex {
         self.inside.frozen()
     }
 
-    fn load(&mut self, page: Missing) {
-        self.present.get_mut().insert(page.0);
+    fn surplus(&mut self) -> Option<Vec<Lsn>> {
+        None
+    }
+
+    fn page_out(&mut self, page: Lsn, births: &[u64]) {
+        self.inside.page_out(page, births);
+    }
+
+    fn is_missing(&self, page: Missing) -> bool {
+        !self.present.borrow().contains(&page.0.0)
+    }
+
+    fn put_back(&mut self, page: Page) {
+        self.inside.put_back(page);
+    }
+
+    fn load(&mut self, page: Missing, _messages: Vec<(Lsn, Message)>) -> bool {
+        self.present.get_mut().insert(page.0.0);
+        false
     }
 }

@@ -16,6 +16,7 @@ const PAGE: u64 = 128;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pages {
     pages: HashMap<u64, Arc<Page>, FxBuildHasher>,
+    len: usize,
 }
 
 /// Invariant: `live` slots are filled; a page without any is not kept.
@@ -31,6 +32,10 @@ fn split(birth: Lsn) -> (u64, usize) {
 }
 
 impl Pages {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(super) fn get(&self, birth: Lsn) -> Option<&Message> {
         let (page, slot) = split(birth);
         self.pages.get(&page)?.slots[slot].as_ref()
@@ -50,7 +55,9 @@ impl Pages {
         });
         let page = Arc::make_mut(page);
         let before = page.slots[slot].replace(message);
-        page.live += usize::from(before.is_none());
+        let is_new = usize::from(before.is_none());
+        page.live += is_new;
+        self.len += is_new;
         before
     }
 
@@ -59,6 +66,7 @@ impl Pages {
         let page = Arc::make_mut(self.pages.get_mut(&number)?);
         let message = page.slots[slot].take()?;
         page.live -= 1;
+        self.len -= 1;
         if page.live == 0 {
             self.pages.remove(&number);
         }
@@ -77,5 +85,9 @@ impl Frozen for Pages {
                 }
             }
         }
+    }
+
+    fn pages(&self) -> &[Arc<super::Page>] {
+        &[]
     }
 }

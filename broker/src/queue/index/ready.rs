@@ -45,6 +45,15 @@ impl ReadyOrder {
         was_there
     }
 
+    /// The births of up to `max` messages of the least urgent line, the last first.
+    pub(super) fn last_of_last_line(&self, max: usize) -> Vec<Lsn> {
+        let mut lines = self.lines.values().rev();
+        let line = lines.find(|line| !line.is_empty());
+        line.map_or_else(Vec::new, |line| {
+            line.backwards().take(max).map(|(_, birth)| birth).collect()
+        })
+    }
+
     /// Rank, place and birth of every message, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u8, Lsn, Lsn)> {
         self.after(None)
@@ -74,6 +83,21 @@ impl Line {
         }
         let found = self.joined.binary_search(&stand);
         found.is_ok_and(|at| self.joined.remove(at).is_some())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.joined.is_empty() && self.returned.is_empty()
+    }
+
+    /// Both parts as one order, from its end.
+    fn backwards(&self) -> impl Iterator<Item = Stand> {
+        let mut joined = self.joined.iter().rev().copied().peekable();
+        let mut returned = self.returned.iter().rev().copied().peekable();
+        std::iter::from_fn(move || match (joined.peek(), returned.peek()) {
+            (Some(a), Some(b)) if a < b => returned.next(),
+            (Some(_), _) => joined.next(),
+            (None, _) => returned.next(),
+        })
     }
 
     /// Both parts as one order.
@@ -112,5 +136,7 @@ mod tests {
         assert_eq!(order.len(), 5);
         let rest: Vec<u64> = order.after(Some((5, Lsn(1), Lsn(1)))).map(|(_, _, b)| b.0).collect();
         assert_eq!(rest, [2, 4, 9]);
+        let last: Vec<u64> = order.last_of_last_line(3).iter().map(|birth| birth.0).collect();
+        assert_eq!(last, [9, 4, 2]);
     }
 }

@@ -34,6 +34,9 @@ fn check_counts<I: Index>(core: &Core<I>) {
         let scheduled = matches!(message.state, State::Scheduled(_));
         assert!(scheduled || message.place != Lsn(0), "{birth} has no place");
     });
+    for page in core.index.frozen().pages() {
+        *counts.entry(page.queue()).or_default() += page.counts();
+    }
     for queue in core.catalog.ids() {
         let counted = counts.remove(&queue).unwrap_or_default();
         assert_eq!(core.index.counts(queue), counted, "counts of {queue:?}");

@@ -258,6 +258,12 @@ impl Model {
                     self.message(*birth).what = What::Parked;
                 }
             }
+            Record::PagedOut(it) => {
+                for birth in &it.births {
+                    let what = &self.message(*birth).what;
+                    assert!(!matches!(what, What::Leased(_)), "{birth} is held");
+                }
+            }
             Record::Expired(_)
             | Record::ProducerOpened(_)
             | Record::ProducersForgotten(_)

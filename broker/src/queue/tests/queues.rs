@@ -92,7 +92,7 @@ pub(super) fn list<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         while let Err(missing) =
             script.stage.core.index().list(queue, StateSet::ALL, cursor, 2, &mut page)
         {
-            script.stage.core.load(missing);
+            script.stage.load(missing);
         }
         for at in &page {
             let message = script.stage.core.index().message(at.birth).expect("it was just listed");

@@ -1,11 +1,11 @@
 //! Random commands: whatever comes, the core does what the model allows, and nothing is lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use qbroker_storage::{Body, Lsn};
+use qbroker_storage::Body;
 
 use super::model::{Asked, Consumer, Model, Pulling, What};
 use super::stage::{Outcome as Heard, STEPS_MAX, Stage, StageIndex, deliveries_of};
@@ -13,6 +13,7 @@ use crate::queue::body::StoredFailure;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::missing::MissingIndex;
+use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{State, StateSet};
 use crate::queue::policy::Policy;
 use crate::queue::{
@@ -111,6 +112,11 @@ proptest! {
     #[test]
     fn an_index_that_misses_changes_nothing(commands in prop::collection::vec(command(), 1..60)) {
         Play::<MissingIndex>::new().run(&commands);
+    }
+
+    #[test]
+    fn an_index_in_pages_changes_nothing(commands in prop::collection::vec(command(), 1..120)) {
+        Play::<PagedIndex>::new().run(&commands);
     }
 }
 
@@ -255,14 +261,11 @@ impl<I: StageIndex> Play<I> {
 
     /// The core and the model hold the same messages, in the same states.
     fn compare(&self) {
-        let mut messages = BTreeMap::new();
-        self.stage.core.index().frozen().for_each(&mut |birth, message| {
-            messages.insert(birth.0, *message);
-        });
-        let births: Vec<_> = messages.keys().copied().collect();
+        let messages = self.stage.messages();
+        let births: Vec<_> = messages.keys().map(|birth| birth.0).collect();
         assert_eq!(births, self.model.messages.keys().copied().collect::<Vec<_>>());
         for (birth, message) in messages {
-            let model = &self.model.messages[&birth];
+            let model = &self.model.messages[&birth.0];
             let expected = (model.queue, model.place, model.failures, model.crashes);
             let actual = (message.queue.0, message.place.0, message.failures, message.crashes);
             assert_eq!(actual, expected, "message {birth}");
@@ -273,7 +276,7 @@ impl<I: StageIndex> Play<I> {
                 What::Parked => State::Parked,
             };
             assert_eq!(message.state, state, "message {birth}");
-            let token = self.stage.core.lease(Lsn(birth)).map(|lease| lease.token(Lsn(birth)));
+            let token = self.stage.core.lease(birth).map(|lease| lease.token(birth));
             assert_eq!(token, model.lease().map(|lease| lease.token), "lease of {birth}");
         }
     }

@@ -13,6 +13,7 @@ use crate::queue::{Delivery, Effect};
 
 pub(super) fn record(record: &Record, body: &Body) -> String {
     match record {
+        Record::PagedOut(it) => format!("paged out {}", numbers(&it.births)),
         Record::Started(it) => format!("started epoch {} {}", it.epoch, it.boot_id),
         Record::QueuePut(it) => definition(it),
         Record::QueueDeleted(it) => format!("q{} deleted", it.queue),

@@ -14,11 +14,12 @@ use super::check::check_invariants;
 use crate::queue::ids::LeaseToken;
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::missing::MissingIndex;
-use crate::queue::index::{Index, Missing};
+use crate::queue::index::paged::PagedIndex;
+use crate::queue::index::{Index, Message, Missing};
 use crate::queue::record::Record;
 use crate::queue::refused::Refused;
 use crate::queue::time::Now;
-use crate::queue::{Core, Delivery, Effect, Limits, Output, Stop, Turn};
+use crate::queue::{Core, Delivery, Effect, Limits, Output, Stop, Turn, page_messages};
 
 /// The wall clock when a stage is set.
 pub(super) const WALL_MS: u64 = 1_000_000_000_000;
@@ -54,6 +55,15 @@ impl StageIndex for MissingIndex {
     }
 }
 
+/// Everything but a handful of messages is in pages of three.
+impl StageIndex for PagedIndex {
+    fn fresh() -> Self {
+        Self::with_pages(4, 3, 1)
+    }
+
+    fn evict(&mut self) {}
+}
+
 /// What came out of a command.
 #[derive(Debug)]
 pub(super) struct Outcome<T> {
@@ -75,10 +85,21 @@ pub(super) struct Stage<I> {
     epoch: u32,
     limits: Limits,
     follower: Core<MemoryIndex>,
-    restored: Core<MemoryIndex>,
+    restored: Core<I>,
     /// Records that the log keeps.
     kept: BTreeSet<Lsn>,
+    /// Bodies of the pages that went out.
+    pages: Pages,
+    /// LSN of the snapshot that was taken last as a checkpoint.
+    checkpoint: Lsn,
     commands: u64,
+}
+
+type Pages = BTreeMap<Lsn, Body>;
+
+fn load<I: Index>(core: &mut Core<I>, page: Missing, pages: &Pages) {
+    let messages = pages.get(&page.0).map(|body| page_messages(body).expect("a page can be read"));
+    core.load(page, messages.unwrap_or_default());
 }
 
 impl<I: StageIndex> Stage<I> {
@@ -93,9 +114,11 @@ impl<I: StageIndex> Stage<I> {
             hold: false,
             epoch: 0,
             follower: core(&limits),
-            restored: core(&limits),
+            restored: Core::new(I::fresh(), limits.clone()),
             limits,
             kept: BTreeSet::new(),
+            pages: Pages::new(),
+            checkpoint: Lsn(0),
             commands: 0,
         };
         let started = stage.start();
@@ -113,7 +136,7 @@ impl<I: StageIndex> Stage<I> {
         let answer = loop {
             match command(&mut self.core, now, &mut out) {
                 Ok(answer) => break Ok(answer),
-                Err(Stop::Missing(page)) => self.core.load(page),
+                Err(Stop::Missing(page)) => load(&mut self.core, page, &self.pages),
                 Err(Stop::Refused(refused)) => {
                     assert!(out.logged.is_empty(), "{refused} was logged: {out:?}");
                     assert!(out.effects.is_empty(), "{refused} had effects: {out:?}");
@@ -122,17 +145,38 @@ impl<I: StageIndex> Stage<I> {
             }
         };
         self.core.index.evict();
-        while let Err(Missing(page)) = self.core.dispatch(now, &mut out) {
-            self.core.load(Missing(page));
+        while let Err(page) = self.core.dispatch(now, &mut out) {
+            load(&mut self.core, page, &self.pages);
         }
+        while self.core.page_out(&mut out) {}
         let outcome = self.heard(answer, out);
         check_invariants(&self.core);
         outcome
     }
 
+    /// Every message, in memory and in pages.
+    pub(super) fn messages(&self) -> BTreeMap<Lsn, Message> {
+        let mut messages = BTreeMap::new();
+        let frozen = self.core.index.frozen();
+        frozen.for_each(&mut |birth, message| _ = messages.insert(birth, *message));
+        for page in frozen.pages() {
+            let body = &self.pages[&Lsn(page.lsn)];
+            for (birth, mut message) in page_messages(body).expect("a page can be read") {
+                page.update(&mut message);
+                assert!(messages.insert(birth, message).is_none(), "{birth} is there twice");
+            }
+        }
+        messages
+    }
+
+    /// Brings a page into memory, as the engine does between two attempts of a command.
+    pub(super) fn load(&mut self, page: Missing) {
+        load(&mut self.core, page, &self.pages);
+    }
+
     /// Ends this start and begins another one, from what the log and a snapshot say.
     pub(super) fn restart(&mut self) -> Outcome<()> {
-        let snapshot = joined(&self.core);
+        let snapshot = joined(&self.core, &self.kept);
         self.core = Core::restore(I::fresh(), self.limits.clone(), snapshot, |_| ())
             .expect("a snapshot can be read");
         self.start()
@@ -178,12 +222,19 @@ impl<I: StageIndex> Stage<I> {
             if record.retention(!body.is_empty()) == Retention::Keep {
                 self.kept.insert(lsn);
             }
+            if let Record::PagedOut(_) = &record {
+                self.pages.insert(lsn, body.clone());
+            }
             self.follower.apply(lsn, &record);
+            while let Err(page) = self.restored.look_up(&record) {
+                load(&mut self.restored, page, &self.pages);
+            }
             self.restored.apply(lsn, &record);
             logged.push((lsn, record, body.clone()));
         }
         let retired = sorted(&out.retired);
         assert_eq!(retired, sorted(&self.follower.take_retired()), "replay retires the same");
+        assert_eq!(retired, sorted(&self.restored.take_retired()), "so it does from a snapshot");
         for lsn in retired {
             assert!(self.kept.remove(&lsn), "{lsn} was retired, and was not kept");
         }
@@ -192,21 +243,67 @@ impl<I: StageIndex> Stage<I> {
     }
 
     fn compare_snapshots(&mut self) {
-        let snapshot = joined(&self.core);
-        assert_eq!(snapshot, joined(&self.follower), "replay gives the same state");
-        assert_eq!(snapshot, joined(&self.restored), "a snapshot and the rest give the same state");
+        let snapshot = joined(&self.core, &self.kept);
+        let whole = self.whole(&self.core);
+        let followed = joined(&self.follower, &BTreeSet::new());
+        assert_eq!(whole, followed, "replay gives the same state");
+        assert_eq!(
+            whole,
+            self.whole(&self.restored),
+            "a snapshot and the rest give the same state"
+        );
         self.commands += 1;
         let mut keep = BTreeSet::new();
-        let restored =
-            Core::restore(MemoryIndex::default(), self.limits.clone(), snapshot.clone(), |lsn| {
-                assert!(keep.insert(lsn), "{lsn} is kept twice")
-            })
-            .expect("a snapshot can be read");
-        assert_eq!(snapshot, joined(&restored), "a snapshot is read as it was written");
+        let restored = Core::restore(I::fresh(), self.limits.clone(), snapshot.clone(), |lsn| {
+            keep.insert(lsn);
+        })
+        .expect("a snapshot can be read");
+        assert_eq!(snapshot, joined(&restored, &self.kept), "a snapshot is read as it was written");
         assert_eq!(keep, self.kept, "the log keeps what messages need, and nothing else");
+        self.check_kept();
         if self.commands.is_multiple_of(COMMANDS_PER_SNAPSHOT) {
             self.restored = restored;
+            self.finish_checkpoint();
         }
+    }
+
+    /// The log keeps what messages and pages need, and nothing else.
+    fn check_kept(&self) {
+        let mut needed = BTreeSet::new();
+        let mut need = |lsn| assert!(needed.insert(lsn), "{lsn} is needed twice");
+        let snapshots = [joined(&self.core, &BTreeSet::new()), self.whole(&self.core)];
+        let pages = Core::restore(I::fresh(), self.limits.clone(), snapshots[0].clone(), |lsn| {
+            if self.pages.contains_key(&lsn) {
+                need(lsn);
+            }
+        });
+        pages.expect("a snapshot can be read");
+        let messages =
+            Core::restore(MemoryIndex::default(), self.limits.clone(), snapshots[1].clone(), need);
+        messages.expect("a snapshot can be read");
+        assert_eq!(needed, self.kept);
+    }
+
+    /// A snapshot is in place as a checkpoint.
+    fn finish_checkpoint(&mut self) {
+        let lsn = Lsn(self.core.next_lsn().0 - 1);
+        let previous = std::mem::replace(&mut self.checkpoint, lsn);
+        for page in self.core.forget_pages_back(previous) {
+            assert!(self.kept.remove(&page), "{page} is let go twice");
+            assert!(self.pages.remove(&page).is_some(), "{page} is a page");
+        }
+    }
+
+    /// The state of a core with every page in memory.
+    fn whole(&self, core: &Core<I>) -> Bytes {
+        let snapshot = joined(core, &BTreeSet::new());
+        let mut whole = Core::restore(I::fresh(), self.limits.clone(), snapshot, |_| ())
+            .expect("a snapshot can be read");
+        for page in whole.index.frozen().pages() {
+            load(&mut whole, Missing(Lsn(page.lsn)), &self.pages);
+        }
+        whole.forget_pages_back(Lsn(u64::MAX));
+        joined(&whole, &BTreeSet::new())
     }
 }
 
@@ -221,8 +318,8 @@ pub(super) fn deliveries_of(effect: &Effect) -> &[Delivery] {
     }
 }
 
-fn joined<I: Index>(core: &Core<I>) -> Bytes {
-    core.snapshot().encode().concat().into()
+fn joined<I: Index>(core: &Core<I>, kept: &BTreeSet<Lsn>) -> Bytes {
+    core.snapshot().encode(kept.iter().map(|&lsn| (lsn, &[1][..]))).concat().into()
 }
 
 fn sorted(lsns: &[Lsn]) -> Vec<Lsn> {

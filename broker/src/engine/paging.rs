@@ -1,0 +1,99 @@
+//! Pages of the index come from the log, read without the engine's lock, and go there.
+
+use parking_lot::MutexGuard;
+use qbroker_storage::{Lsn, ReadError};
+
+use super::{Core, Engine, Failure, State, Stopped};
+use crate::queue::index::{Lookup, Message, Missing};
+use crate::queue::time::Now;
+use crate::queue::{Output, SnapshotError, page_messages};
+
+/// Pages that go out after one turn at most, so that the lock is never held long; more than any
+/// turn brings in.
+const PAGES_PER_TURN: usize = 16;
+
+/// A page that cannot be had: what the broker knew of its messages is lost.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    #[error("the index's page at LSN {0} cannot be read: {1}")]
+    Unreadable(Lsn, ReadError),
+    #[error("the index's page at LSN {0} cannot be decoded: {1}")]
+    Malformed(Lsn, SnapshotError),
+}
+
+impl PageError {
+    /// The messages of a page, from the record that was read.
+    pub(super) fn check(
+        page: Missing,
+        read: Result<qbroker_storage::StoredRecord, ReadError>,
+    ) -> Result<Vec<(Lsn, Message)>, Self> {
+        let record = read.map_err(|source| Self::Unreadable(page.0, source))?;
+        page_messages(&record.body).map_err(|source| Self::Malformed(page.0, source))
+    }
+}
+
+impl Engine {
+    /// Lets the lock go, reads a page, and takes the lock again with the page in memory.
+    ///
+    /// What was appended before must be in the log: others have their turns meanwhile.
+    pub(super) fn load<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        page: Missing,
+    ) -> Result<MutexGuard<'a, State>, Stopped> {
+        state.loading += 1;
+        drop(state);
+        let read = self.log.read(&[page.0]).pop().expect("an answer for each");
+        let messages = PageError::check(page, read);
+        let mut state = self.state.lock();
+        state.loading -= 1;
+        match messages {
+            Ok(messages) => state.core.load(page, messages),
+            // Somebody else has loaded it, and the log has let it go since.
+            Err(_) if !state.core.is_missing(page) => {}
+            Err(error) => {
+                drop(state);
+                self.commits.fail(&Failure::Page(error));
+                return Err(Stopped);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Puts away what is too much in memory.
+    pub(super) fn page_out(&self, state: &mut State, now: Now) -> Result<(), Stopped> {
+        for _ in 0..PAGES_PER_TURN {
+            let mut out = Output::default();
+            // What one turn has loaded, another one must not put away before it was used.
+            if 0 < state.loading || !state.core.page_out(&mut out) {
+                break;
+            }
+            self.append(state, out, now)?;
+        }
+        Ok(())
+    }
+
+    /// Asks something whose answer may be in pages, and waits until it may be told.
+    pub async fn find<T>(&self, question: impl FnMut(&Core) -> Lookup<T>) -> Result<T, Stopped> {
+        let (lsn, answer) = self.look_up(question)?;
+        self.durable(lsn).await?;
+        Ok(answer)
+    }
+
+    /// Asks something whose answer may be in pages. It counts once the log is durable up to the LSN.
+    pub fn look_up<T>(
+        &self,
+        mut question: impl FnMut(&Core) -> Lookup<T>,
+    ) -> Result<(Lsn, T), Stopped> {
+        let mut state = self.state.lock();
+        let answer = loop {
+            match question(&state.core) {
+                Ok(answer) => break answer,
+                Err(page) => state = self.load(state, page)?,
+            }
+        };
+        let lsn = Lsn(state.core.next_lsn().0 - 1);
+        self.page_out(&mut state, self.clock.now())?;
+        Ok((lsn, answer))
+    }
+}

@@ -1,0 +1,190 @@
+//! The pages that are not in memory, and where each stands in the orders of the index.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use qbroker_storage::Lsn;
+
+use super::homes::Homes;
+use super::page::{Page, Stand};
+use super::{Counts, StateSet};
+use crate::queue::ids::QueueId;
+
+/// Number of a page, while it is here.
+type Number = u32;
+
+/// Pages by their first message.
+type Order = BTreeSet<(u64, Lsn, Number)>;
+
+/// A time in milliseconds, and the page whose turn it is then.
+pub(super) type Earliest = Option<(u64, Lsn)>;
+
+/// Invariant: a page is in the order of its queue and state, in the due orders of its due times, and
+/// in `expiries` where its queue has a retention.
+#[derive(Debug, Default)]
+pub(super) struct Cold {
+    pages: Vec<Option<Arc<Page>>>,
+    unused: Vec<Number>,
+    by_lsn: BTreeMap<Lsn, Number>,
+    homes: Homes,
+    orders: BTreeMap<(QueueId, u32), Order>,
+    counts: BTreeMap<QueueId, Counts>,
+    due_boot: BTreeSet<(u64, Number)>,
+    due_wall: BTreeSet<(u64, Number)>,
+    expiries: BTreeSet<(u64, Number)>,
+}
+
+impl Cold {
+    pub(super) fn add(&mut self, page: Page, retention_ms: Option<u64>) {
+        let number = self.unused.pop().unwrap_or_else(|| {
+            self.pages.push(None);
+            Number::try_from(self.pages.len() - 1).expect("memory for fewer pages")
+        });
+        self.by_lsn.insert(Lsn(page.lsn), number);
+        self.homes.insert(page.births(), number);
+        let (order, birth) = page.first();
+        let orders = self.orders.entry((page.queue(), page.state().0)).or_default();
+        orders.insert((order, birth, number));
+        *self.counts.entry(page.queue()).or_default() += page.counts();
+        self.add_times(&page, number, retention_ms);
+        self.pages[number as usize] = Some(Arc::new(page));
+    }
+
+    /// Takes a page out, where it is still here.
+    pub(super) fn take(&mut self, page: Lsn, retention_ms: Option<u64>) -> Option<Arc<Page>> {
+        let number = self.by_lsn.remove(&page)?;
+        let page = self.pages[number as usize].take().expect("a number names a page");
+        self.unused.push(number);
+        self.homes.remove(page.births());
+        let key = (page.queue(), page.state().0);
+        let orders = self.orders.get_mut(&key).expect("a page is in the order of its state");
+        let (order, birth) = page.first();
+        orders.remove(&(order, birth, number));
+        if orders.is_empty() {
+            self.orders.remove(&key);
+        }
+        self.uncount(&page);
+        self.remove_times(&page, number, retention_ms);
+        Some(page)
+    }
+
+    fn uncount(&mut self, page: &Page) {
+        let counts = self.counts.get_mut(&page.queue()).expect("a page is counted");
+        *counts -= page.counts();
+        if *counts == Counts::default() {
+            self.counts.remove(&page.queue());
+        }
+    }
+
+    fn add_times(&mut self, page: &Page, number: Number, retention_ms: Option<u64>) {
+        self.due_boot.extend(page.due_boot_ms.map(|due| (due, number)));
+        self.due_wall.extend(page.due_wall_ms.map(|due| (due, number)));
+        self.expiries.extend(expiry(page, retention_ms).map(|expiry| (expiry, number)));
+    }
+
+    fn remove_times(&mut self, page: &Page, number: Number, retention_ms: Option<u64>) {
+        page.due_boot_ms.map(|due| self.due_boot.remove(&(due, number)));
+        page.due_wall_ms.map(|due| self.due_wall.remove(&(due, number)));
+        expiry(page, retention_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
+    }
+
+    /// The queue of a page.
+    pub(super) fn queue_of(&self, page: Lsn) -> Option<QueueId> {
+        self.by_lsn.get(&page).map(|&number| self.page(number).queue())
+    }
+
+    /// The page that a message is in.
+    pub(super) fn home(&self, birth: Lsn) -> Option<Lsn> {
+        self.homes.get(birth).map(|number| Lsn(self.page(number).lsn))
+    }
+
+    /// The first page of a queue and state.
+    pub(super) fn first(&self, queue: QueueId, state: StateSet) -> Option<&Page> {
+        let &(_, _, number) = self.orders.get(&(queue, state.0))?.first()?;
+        Some(self.page(number))
+    }
+
+    /// The first page of a queue and state that may hold something after `after` and before
+    /// `before`; `None` is no bound.
+    pub(super) fn between(
+        &self,
+        queue: QueueId,
+        state: StateSet,
+        after: Option<Stand>,
+        before: Option<Stand>,
+    ) -> Option<Lsn> {
+        let orders = self.orders.get(&(queue, state.0))?;
+        let end = before.map_or(Bound::Unbounded, |(order, birth)| {
+            Bound::Excluded((order, birth, Number::MIN))
+        });
+        let pages = orders.range((Bound::Unbounded, end)).map(|&(.., number)| self.page(number));
+        let mut reaching = pages.filter(|page| after.is_none_or(|after| after < page.last()));
+        reaching.next().map(|page| Lsn(page.lsn))
+    }
+
+    pub(super) fn counts(&self, queue: QueueId) -> Counts {
+        self.counts.get(&queue).copied().unwrap_or_default()
+    }
+
+    /// The earliest due time on each clock, and its page.
+    pub(super) fn next_due(&self) -> (Earliest, Earliest) {
+        (self.earliest(&self.due_boot), self.earliest(&self.due_wall))
+    }
+
+    /// When the first message expires, and its page.
+    pub(super) fn next_expiry(&self) -> Earliest {
+        self.earliest(&self.expiries)
+    }
+
+    /// Messages of this queue stay for another time from now on.
+    pub(super) fn set_retention(
+        &mut self,
+        queue: QueueId,
+        before_ms: Option<u64>,
+        after_ms: Option<u64>,
+    ) {
+        for state in [StateSet::READY, StateSet::SCHEDULED, StateSet::PARKED] {
+            for &(.., number) in self.orders.get(&(queue, state.0)).into_iter().flatten() {
+                let page = page(&self.pages, number);
+                expiry(page, before_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
+                self.expiries.extend(expiry(page, after_ms).map(|expiry| (expiry, number)));
+            }
+        }
+    }
+
+    /// Due times are the wall clock's from now on.
+    pub(super) fn forget_boot_clock(&mut self) {
+        for (due_boot_ms, number) in std::mem::take(&mut self.due_boot) {
+            let page = self.pages[number as usize].as_mut().expect("an order names a page");
+            debug_assert_eq!(page.due_boot_ms, Some(due_boot_ms));
+            let page = Arc::make_mut(page);
+            page.due_wall_ms.map(|due| self.due_wall.remove(&(due, number)));
+            page.forget_boot_clock();
+            self.due_wall.extend(page.due_wall_ms.map(|due| (due, number)));
+        }
+    }
+
+    /// Every page, in the order of their records.
+    pub(super) fn all(&self) -> Vec<Arc<Page>> {
+        let page = |number: &Number| self.pages[*number as usize].clone();
+        self.by_lsn.values().filter_map(page).collect()
+    }
+
+    fn earliest(&self, order: &BTreeSet<(u64, Number)>) -> Earliest {
+        order.first().map(|&(time, number)| (time, Lsn(self.page(number).lsn)))
+    }
+
+    fn page(&self, number: Number) -> &Page {
+        page(&self.pages, number)
+    }
+}
+
+fn page(pages: &[Option<Arc<Page>>], number: Number) -> &Page {
+    pages[number as usize].as_deref().expect("an order names a page")
+}
+
+/// When the first message of a page expires.
+fn expiry(page: &Page, retention_ms: Option<u64>) -> Option<u64> {
+    retention_ms.map(|retention_ms| page.oldest_since_ms.saturating_add(retention_ms))
+}

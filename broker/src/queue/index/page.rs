@@ -1,0 +1,149 @@
+//! What stays in memory of messages that are put away.
+
+use bytes::Bytes;
+use prost::encoding::{decode_varint, encode_varint};
+use qbroker_storage::Lsn;
+
+use super::{Counts, Message, State, StateSet};
+use crate::queue::ids::QueueId;
+
+/// Messages of one queue that do the same, neighbours in the order of their state when they were put
+/// away. A page is in memory whole or not at all, and none of its messages changes while it is not.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Page {
+    /// The record whose body holds the messages.
+    #[prost(uint64, tag = "1")]
+    pub lsn: u64,
+    #[prost(uint32, tag = "2")]
+    queue: u32,
+    /// One of [`StateSet`].
+    #[prost(uint32, tag = "3")]
+    state: u32,
+    #[prost(uint64, tag = "4")]
+    count: u64,
+    /// Stored bytes of the messages.
+    #[prost(uint64, tag = "5")]
+    bytes: u64,
+    /// Order and birth of the first message, and of the last.
+    #[prost(uint64, tag = "6")]
+    first_order: u64,
+    #[prost(uint64, tag = "7")]
+    first_birth: u64,
+    #[prost(uint64, tag = "8")]
+    last_order: u64,
+    #[prost(uint64, tag = "9")]
+    last_birth: u64,
+    /// When the first message came into the queue, and when the oldest did.
+    #[prost(uint64, tag = "10")]
+    pub first_since_ms: u64,
+    #[prost(uint64, tag = "11")]
+    pub oldest_since_ms: u64,
+    /// The earliest due time on each clock.
+    #[prost(uint64, optional, tag = "12")]
+    pub due_boot_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "13")]
+    pub due_wall_ms: Option<u64>,
+    /// The machine was rebooted since: due times are the wall clock's.
+    #[prost(bool, tag = "14")]
+    pub boot_clock_forgotten: bool,
+    /// Births in ascending order, each as its distance from the one before, in varints.
+    #[prost(bytes = "bytes", tag = "15")]
+    births: Bytes,
+}
+
+/// A message's place in the order of its state.
+pub(super) type Stand = (u64, Lsn);
+
+impl Page {
+    /// A page of these messages, which are in order.
+    pub(super) fn new(lsn: Lsn, messages: &[(Lsn, Message)]) -> Self {
+        let (first_birth, first) = messages.first().expect("a page holds messages");
+        let (last_birth, last) = messages.last().expect("a page holds messages");
+        let dues = || messages.iter().filter_map(|(_, message)| message.due());
+        let since = messages.iter().map(|(_, message)| message.since_ms);
+        Self {
+            lsn: lsn.0,
+            queue: first.queue.0,
+            state: StateSet::from(first.state).0,
+            count: messages.len() as u64,
+            bytes: messages.iter().map(|(_, message)| u64::from(message.size)).sum(),
+            first_order: first.order(),
+            first_birth: first_birth.0,
+            last_order: last.order(),
+            last_birth: last_birth.0,
+            first_since_ms: first.since_ms,
+            oldest_since_ms: since.min().unwrap_or_default(),
+            due_boot_ms: dues().filter_map(|due| due.boot_ms).min(),
+            due_wall_ms: dues().filter(|due| due.boot_ms.is_none()).map(|due| due.wall_ms).min(),
+            boot_clock_forgotten: false,
+            births: encode_births(messages),
+        }
+    }
+
+    /// The queue of its messages.
+    pub fn queue(&self) -> QueueId {
+        QueueId(self.queue)
+    }
+
+    pub(super) fn state(&self) -> StateSet {
+        StateSet(self.state)
+    }
+
+    pub(super) fn first(&self) -> Stand {
+        (self.first_order, Lsn(self.first_birth))
+    }
+
+    pub(super) fn last(&self) -> Stand {
+        (self.last_order, Lsn(self.last_birth))
+    }
+
+    /// As how many messages it counts.
+    pub fn counts(&self) -> Counts {
+        let of = |state: StateSet| if self.state() == state { self.count } else { 0 };
+        Counts {
+            ready: of(StateSet::READY),
+            scheduled: of(StateSet::SCHEDULED),
+            leased: 0,
+            parked: of(StateSet::PARKED),
+            bytes: self.bytes,
+        }
+    }
+
+    pub(super) fn births(&self) -> impl Iterator<Item = Lsn> {
+        let mut rest = self.births.clone();
+        let mut last = 0;
+        std::iter::from_fn(move || {
+            // Written by this module, and checked by the log.
+            last += decode_varint(&mut rest).ok()?;
+            Some(Lsn(last))
+        })
+    }
+
+    /// The wall clock is believed from now on. The messages are in the order of its due times.
+    pub(super) fn forget_boot_clock(&mut self) {
+        self.boot_clock_forgotten = true;
+        self.due_boot_ms = None;
+        self.due_wall_ms = Some(self.first_order);
+    }
+
+    /// Says of a message of the page what was said of the page meanwhile.
+    pub fn update(&self, message: &mut Message) {
+        if let State::Scheduled(due) = &mut message.state
+            && self.boot_clock_forgotten
+        {
+            due.boot_ms = None;
+        }
+    }
+}
+
+fn encode_births(messages: &[(Lsn, Message)]) -> Bytes {
+    let mut births: Vec<u64> = messages.iter().map(|(birth, _)| birth.0).collect();
+    births.sort_unstable();
+    let mut bytes = Vec::with_capacity(births.len() + 8);
+    let mut last = 0;
+    for birth in births {
+        encode_varint(birth - last, &mut bytes);
+        last = birth;
+    }
+    bytes.into()
+}

@@ -1,0 +1,258 @@
+//! The index of production: what waits long is in pages on disk, all else in memory.
+//!
+//! Some hundred thousand messages are in memory, in a [`MemoryIndex`]. Beyond that, those of each
+//! queue that are wanted last go into pages of neighbours, which are records of the log; in memory
+//! stay a few bytes for each. Whoever looks for one of them gets the whole page back first, so a
+//! message changes only while it is in memory, and a page has no state of its own to be kept.
+
+use std::sync::Arc;
+
+use qbroker_storage::Lsn;
+
+use super::cold::{Cold, Earliest};
+use super::memory::MemoryIndex;
+use super::page::Stand;
+use super::pages::Pages;
+use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, StateSet};
+use crate::queue::ids::QueueId;
+use crate::queue::time::Now;
+
+/// Messages of a page: some twenty kilobytes, read at once.
+const PAGE_MESSAGES: usize = 512;
+/// Smaller pages would take more memory than they save.
+const PAGE_MESSAGES_MIN: usize = 16;
+/// Queues that are looked at for messages to put away, before the others have their turn.
+const QUEUES_LOOKED_AT: usize = 256;
+
+/// Messages in memory and in pages; see the module.
+#[derive(Debug)]
+pub struct PagedIndex {
+    hot: MemoryIndex,
+    cold: Cold,
+    /// Beyond so many in memory, some go into pages.
+    messages_in_memory: usize,
+    page_messages: usize,
+    page_messages_min: usize,
+    /// The queue that messages were put away of last.
+    hand: QueueId,
+    /// No queue had enough to put away when so many were in memory.
+    patience: usize,
+}
+
+impl PagedIndex {
+    /// An empty index that keeps about so many messages in memory.
+    pub fn new(messages_in_memory: usize) -> Self {
+        // A small memory has small pages: a page in memory must not be most of it.
+        let most = PAGE_MESSAGES.min(messages_in_memory / 4).max(1);
+        Self::with_pages(messages_in_memory, most, PAGE_MESSAGES_MIN.min(most))
+    }
+
+    pub(in crate::queue) fn with_pages(
+        messages_in_memory: usize,
+        page_messages: usize,
+        page_messages_min: usize,
+    ) -> Self {
+        Self {
+            hot: MemoryIndex::default(),
+            cold: Cold::default(),
+            messages_in_memory,
+            page_messages,
+            page_messages_min,
+            hand: QueueId(0),
+            patience: 0,
+        }
+    }
+
+    fn stand(&self, birth: Lsn) -> Stand {
+        (self.hot.present(birth).order(), birth)
+    }
+}
+
+/// One of the four sections of a listing, in their order.
+const SECTIONS: [StateSet; 4] =
+    [StateSet::READY, StateSet::SCHEDULED, StateSet::LEASED, StateSet::PARKED];
+
+/// An error where there is something that must be in memory first.
+fn unless(missing: Option<Lsn>) -> Lookup<()> {
+    missing.map_or(Ok(()), |page| Err(Missing(page)))
+}
+
+/// Fails for the page of an order's earliest time, where that has come.
+fn unless_over(earliest: Earliest, now_ms: u64) -> Lookup<()> {
+    unless(earliest.filter(|(time, _)| *time <= now_ms).map(|(_, page)| page))
+}
+
+fn earlier(hot: Option<u64>, cold: Earliest) -> Option<u64> {
+    hot.into_iter().chain(cold.map(|(time, _)| time)).min()
+}
+
+impl Index for PagedIndex {
+    fn message(&self, birth: Lsn) -> Lookup<Option<Message>> {
+        match self.hot.message(birth)? {
+            None => unless(self.cold.home(birth)).map(|()| None),
+            found => Ok(found),
+        }
+    }
+
+    fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        let start = births.len();
+        self.hot.ready(queue, max, births)?;
+        let Some(page) = self.cold.first(queue, StateSet::READY) else { return Ok(()) };
+        let before = births[start..].partition_point(|&birth| self.stand(birth) < page.first());
+        births.truncate(start + before);
+        if before == 0 && 0 < max { Err(Missing(Lsn(page.lsn))) } else { Ok(()) }
+    }
+
+    fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        let (boot, wall) = self.cold.next_due();
+        unless_over(boot, now.boot_ms)?;
+        unless_over(wall, now.wall_ms)?;
+        self.hot.due(now, max, births)
+    }
+
+    fn next_due(&self) -> (Option<u64>, Option<u64>) {
+        let (hot_boot, hot_wall) = self.hot.next_due();
+        let (cold_boot, cold_wall) = self.cold.next_due();
+        (earlier(hot_boot, cold_boot), earlier(hot_wall, cold_wall))
+    }
+
+    fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        unless_over(self.cold.next_expiry(), wall_ms)?;
+        self.hot.expired(wall_ms, max, births)
+    }
+
+    fn next_expiry(&self) -> Option<u64> {
+        earlier(self.hot.next_expiry(), self.cold.next_expiry())
+    }
+
+    fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
+        let hot = self.hot.first_ready(queue).map(|birth| self.stand(birth));
+        match self.cold.first(queue, StateSet::READY) {
+            Some(page) if hot.is_none_or(|hot| page.first() < hot) => Some(page.first_since_ms),
+            _ => self.hot.oldest_ready(queue),
+        }
+    }
+
+    fn list(
+        &self,
+        queue: QueueId,
+        states: StateSet,
+        after: Option<Cursor>,
+        max: usize,
+        page: &mut Vec<Cursor>,
+    ) -> Lookup<()> {
+        let (begin, end) = (page.len(), page.len().saturating_add(max));
+        for section in SECTIONS.into_iter().filter(|section| states.contains(*section)) {
+            let room = end - page.len();
+            let is_over = after.is_some_and(|after| section.0 < u32::from(after.section));
+            if room == 0 || is_over {
+                continue;
+            }
+            let start = page.len();
+            self.hot.list(queue, section, after, room, page)?;
+            // Where the page is full, what comes after it need not be in memory.
+            let is_full = page.len() == start + room;
+            let last = page.last().filter(|_| is_full).map(|last| (last.key, last.birth));
+            let after = after.filter(|after| u32::from(after.section) == section.0);
+            let after = after.map(|after| (after.key, after.birth));
+            if let Some(missing) = self.cold.between(queue, section, after, last) {
+                page.truncate(begin);
+                return Err(Missing(missing));
+            }
+        }
+        Ok(())
+    }
+
+    fn counts(&self, queue: QueueId) -> Counts {
+        let mut counts = self.hot.counts(queue);
+        counts += self.cold.counts(queue);
+        counts
+    }
+
+    fn set_retention(&mut self, queue: QueueId, retention_ms: Option<u64>) {
+        self.cold.set_retention(queue, self.hot.retention(queue), retention_ms);
+        self.hot.set_retention(queue, retention_ms);
+    }
+
+    fn insert(&mut self, birth: Lsn, message: Message) {
+        self.hot.insert(birth, message);
+    }
+
+    fn change(&mut self, birth: Lsn, message: Message) {
+        self.hot.change(birth, message);
+    }
+
+    fn remove(&mut self, birth: Lsn) -> Message {
+        self.hot.remove(birth)
+    }
+
+    fn forget_boot_clock(&mut self) {
+        self.hot.forget_boot_clock();
+        self.cold.forget_boot_clock();
+    }
+
+    fn frozen(&self) -> Box<dyn Frozen> {
+        Box::new(FrozenPaged { hot: self.hot.messages().clone(), cold: self.cold.all() })
+    }
+
+    fn surplus(&mut self) -> Option<Vec<Lsn>> {
+        if self.hot.len() <= self.messages_in_memory.max(self.patience) {
+            return None;
+        }
+        let queues = self.hot.queue_count();
+        // Half of the memory is for the queues' fronts, in equal shares.
+        let share = self.messages_in_memory / (2 * queues.max(1));
+        let most = self.page_messages;
+        let least = share.clamp(self.page_messages_min, most);
+        let mut queue = self.hand;
+        for _ in 0..queues.min(QUEUES_LOOKED_AT) + 1 {
+            if let Some(births) = self.hot.wanted_last(queue, share, least, most) {
+                (self.hand, self.patience) = (queue, 0);
+                return Some(births);
+            }
+            queue = self.hot.queue_after(queue)?;
+        }
+        (self.hand, self.patience) = (queue, self.hot.len() + most);
+        None
+    }
+
+    fn page_out(&mut self, page: Lsn, births: &[u64]) {
+        let messages: Vec<(Lsn, Message)> =
+            births.iter().map(|&birth| (Lsn(birth), self.hot.remove(Lsn(birth)))).collect();
+        self.put_back(Page::new(page, &messages));
+    }
+
+    fn is_missing(&self, page: Missing) -> bool {
+        self.cold.queue_of(page.0).is_some()
+    }
+
+    fn put_back(&mut self, page: Page) {
+        let retention_ms = self.hot.retention(page.queue());
+        self.cold.add(page, retention_ms);
+    }
+
+    fn load(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) -> bool {
+        let retention_ms = self.cold.queue_of(page.0).and_then(|queue| self.hot.retention(queue));
+        let Some(page) = self.cold.take(page.0, retention_ms) else { return false };
+        for (birth, mut message) in messages {
+            page.update(&mut message);
+            self.hot.insert(birth, message);
+        }
+        true
+    }
+}
+
+struct FrozenPaged {
+    hot: Pages,
+    cold: Vec<Arc<Page>>,
+}
+
+impl Frozen for FrozenPaged {
+    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
+        self.hot.for_each(visit);
+    }
+
+    fn pages(&self) -> &[Arc<Page>] {
+        &self.cold
+    }
+}
