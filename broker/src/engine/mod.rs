@@ -10,6 +10,7 @@ mod letters;
 mod open;
 mod outbox;
 mod paging;
+mod purge;
 mod timer;
 mod unsynced;
 

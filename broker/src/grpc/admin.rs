@@ -18,7 +18,7 @@ use crate::engine::{Core, Engine};
 use crate::queue::ids::QueueId;
 use crate::queue::index::{Cursor, Index as _, Lookup, Message as Held, State, StateSet};
 use crate::queue::refused::Refused;
-use crate::queue::{self, Expected, Queue as Stored};
+use crate::queue::{self, Expected, Lost, Queue as Stored};
 
 #[cfg(test)]
 mod tests;
@@ -81,11 +81,8 @@ impl AdminService for Admin {
         &self,
         request: Request<DeleteQueueRequest>,
     ) -> Result<Response<DeleteQueueResponse>, Status> {
-        let DeleteQueueRequest { name, force, allow_missing } = request.into_inner();
-        let delete = queue::DeleteQueue { name, force, allow_missing };
-        let engine = &self.context.engine;
-        let deleted = engine.call(|core, _, out| core.delete_queue(&delete, out)).await;
-        answer(flat(deleted).map(|()| DeleteQueueResponse {}))
+        let deleted = self.delete(request.into_inner()).await;
+        answer(deleted.map(|()| DeleteQueueResponse {}))
     }
 
     async fn list_messages(
@@ -377,10 +374,23 @@ impl Admin {
         if request.states.is_empty() {
             states = StateSet::READY.with(StateSet::SCHEDULED).with(StateSet::PARKED);
         }
-        let purge = queue::PurgeQueue { name: request.name, states, include_dead_letters: false };
-        let purged = self.engine().call(|core, _, out| core.purge_queue(&purge, out)).await;
+        let purged = self.engine().purge(&request.name, states, Lost::Purged).await;
         let purged = i64::try_from(flat(purged)?).unwrap_or(i64::MAX);
         Ok(PurgeQueueResponse { purged })
+    }
+
+    /// What the queue holds goes first, in steps; then the queue, with what came meanwhile.
+    async fn delete(&self, request: DeleteQueueRequest) -> Result<(), Fault> {
+        let DeleteQueueRequest { name, force, allow_missing } = request;
+        if force {
+            let purged = self.engine().purge(&name, StateSet::ALL, Lost::Deleted).await;
+            match flat(purged) {
+                Err(Fault::Refused(Refused::QueueNotFound(_))) => {}
+                purged => drop(purged?),
+            }
+        }
+        let delete = queue::DeleteQueue { name, force, allow_missing };
+        flat(self.engine().call(|core, _, out| core.delete_queue(&delete, out)).await)
     }
 
     async fn wait_empty(

@@ -50,6 +50,7 @@ impl<I: Index> Core<I> {
                 }
             }
             Record::Parked(parked) => self.apply_parked(parked),
+            Record::Deleted(deleted) => self.apply_deleted(deleted),
             Record::PagedOut(paged) => self.index.page_out(lsn, &paged.births),
         }
     }

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
 use super::ids::QueueId;
-use super::index::{Counts, Index, Lookup, StateSet};
+use super::index::{Index, Lookup, StateSet};
 use super::policy::{self, DEAD_LETTER_SUFFIX, Policy};
 use super::record::{Purged, QueueDefinition, QueueDeleted, Record};
 use super::refused::Refused;
@@ -98,15 +98,6 @@ pub struct DeleteQueue {
     /// Also where it holds messages.
     pub force: bool,
     pub allow_missing: bool,
-}
-
-/// Deletes a queue's messages.
-#[derive(Clone, Debug)]
-pub struct PurgeQueue {
-    pub name: String,
-    pub states: StateSet,
-    /// Those of its dead-letter queue too.
-    pub include_dead_letters: bool,
 }
 
 /// Invariant: `names` holds every queue once, under its name.
@@ -270,28 +261,6 @@ impl<I: Index> Core<I> {
         Ok(())
     }
 
-    /// Deletes the messages of a queue that are in certain states; returns how many there were.
-    pub fn purge_queue(&mut self, purge: &PurgeQueue, out: &mut Output) -> Turn<u64> {
-        let queue = self.queue(&purge.name)?;
-        let letters = queue.dead_letter_queue_name().filter(|_| purge.include_dead_letters);
-        let letters = letters.and_then(|name| self.catalog.named(&name)).map(Queue::id);
-        let mut targets = vec![(queue.id(), purge.states)];
-        targets.extend(letters.map(|id| (id, StateSet::ALL)));
-        let mut draft = self.draft();
-        let (mut purged, mut lost) = (0, Vec::new());
-        for (queue, states) in targets {
-            let gone = in_states(&self.index.counts(queue), states);
-            if 0 < gone {
-                purged += gone;
-                lost.extend(self.tell_lost(queue, states, Lost::Purged)?);
-                draft.fact(Record::Purged(Purged { queue: queue.0, states: states.0 }));
-            }
-        }
-        out.effects.extend(lost);
-        self.commit(draft, out);
-        Ok(purged)
-    }
-
     /// Looks up the messages that go; tells whoever holds one of them.
     fn tell_lost(&self, queue: QueueId, states: StateSet, why: Lost) -> Lookup<Vec<Effect>> {
         let mut gone = Vec::new();
@@ -450,15 +419,4 @@ impl Draft {
     fn queue_named(&self, name: &str) -> Option<QueueId> {
         self.queues.get(name).copied()
     }
-}
-
-/// How many of these messages are in one of the states.
-fn in_states(counts: &Counts, states: StateSet) -> u64 {
-    let each = [
-        (StateSet::READY, counts.ready),
-        (StateSet::SCHEDULED, counts.scheduled),
-        (StateSet::LEASED, counts.leased),
-        (StateSet::PARKED, counts.parked),
-    ];
-    each.into_iter().filter(|(state, _)| states.contains(*state)).map(|(_, count)| count).sum()
 }

@@ -20,6 +20,7 @@ pub mod record;
 mod apply;
 mod catalog;
 mod publish;
+mod purge;
 
 mod connect;
 mod consumer;
@@ -51,7 +52,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use qbroker_storage::{Batch, Body, Lsn};
 
-pub use catalog::{CreateQueue, DeleteQueue, Expected, PurgeQueue, Queue, Totals, UpdateQueue};
+pub use catalog::{CreateQueue, DeleteQueue, Expected, Queue, Totals, UpdateQueue};
 pub use connect::{OpenConsumer, Opened};
 pub use consumer::{Consumer, Window};
 pub use dispatch::Delivery;
@@ -59,6 +60,7 @@ pub use lease::{Extend, Extended};
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
 pub use pull::{Pull, PullId, Pulled};
+pub use purge::{Purge, PurgeStep};
 pub use settle::{Outcome, Settle, Settlement};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stored::page_messages;

@@ -63,6 +63,7 @@ impl<I: Index> Core<I> {
             Record::CameDue(due) => all(&due.births),
             Record::Expired(expired) => all(&expired.births),
             Record::Parked(parked) => all(&parked.births),
+            Record::Deleted(deleted) => all(&deleted.births),
             Record::PagedOut(paged) => all(&paged.births),
             Record::Started(_)
             | Record::QueuePut(_)

@@ -65,13 +65,15 @@ pub enum Record {
     SessionChanged(SessionChanged),
     #[prost(message, tag = "24")]
     PagedOut(PagedOut),
+    #[prost(message, tag = "26")]
+    Deleted(Deleted),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26"
     )]
     record: Option<Record>,
 }
@@ -161,7 +163,8 @@ pub struct QueueDeleted {
     pub queue: u32,
 }
 
-/// Every message of a queue that was in one of these states is gone.
+/// Every message of a queue that was in one of these states is gone. Read from older logs;
+/// [`Deleted`] is what is written.
 #[derive(Clone, PartialEq, Message)]
 pub struct Purged {
     #[prost(uint32, tag = "1")]
@@ -495,6 +498,13 @@ pub struct Parked {
     /// Their records cannot be read: nobody crashed, and nothing is counted.
     #[prost(bool, tag = "2")]
     pub unreadable: bool,
+}
+
+/// Messages are gone because somebody said so; whoever held one holds it no more.
+#[derive(Clone, PartialEq, Message)]
+pub struct Deleted {
+    #[prost(uint64, repeated, tag = "1")]
+    pub births: Vec<u64>,
 }
 
 /// What the index knew of messages that wait long is in this record's body from here on, no longer in

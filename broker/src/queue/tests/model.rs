@@ -189,12 +189,12 @@ impl Model {
                 self.messages.retain(|_, message| message.queue != it.queue);
                 self.queues.remove(&it.queue);
             }
-            Record::Purged(it) => {
-                let states = StateSet(it.states);
-                assert_eq!(asked.purge, Some((it.queue, states)), "nobody purged {}", it.queue);
-                self.messages.retain(|_, message| {
-                    message.queue != it.queue || !states.contains(message.state_bit())
-                });
+            Record::Deleted(it) => {
+                let (queue, states) = asked.purge.expect("nobody purged");
+                for birth in &it.births {
+                    let message = self.messages.remove(birth).expect("it is there");
+                    assert!(message.queue == queue && states.contains(message.state_bit()));
+                }
             }
             Record::Published(it) => {
                 assert!(asked.publish, "nobody published {lsn}");
@@ -265,6 +265,7 @@ impl Model {
                 }
             }
             Record::Expired(_)
+            | Record::Purged(_)
             | Record::ProducerOpened(_)
             | Record::ProducersForgotten(_)
             | Record::BatchStored(_)

@@ -8,7 +8,7 @@ use super::show;
 use super::stage::StageIndex;
 use crate::queue::index::{Counts, State, StateSet};
 use crate::queue::policy::{Policy, Retry};
-use crate::queue::{CreateQueue, DeleteQueue, Expected, PurgeQueue, UpdateQueue};
+use crate::queue::{CreateQueue, DeleteQueue, Expected, Lost, UpdateQueue};
 
 /// `create mail lease=30s attempts=3 dead-letter-queue=x label.team=a request=1 existing-ok`
 pub(super) fn create<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
@@ -50,15 +50,20 @@ pub(super) fn delete<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>)
     script.tell(outcome, |()| Vec::new());
 }
 
-/// `purge mail states=ready,leased dead-letters`
+/// `purge mail states=ready,leased`
 pub(super) fn purge<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
-    let include_dead_letters = args.flag("dead-letters");
     let states = args.key("states").map_or(StateSet::ALL, |states| {
         states.split(',').map(state).fold(StateSet(0), StateSet::with)
     });
-    let purge = PurgeQueue { name: name(args), states, include_dead_letters };
-    let outcome = script.stage.turn(|core, _, out| core.purge_queue(&purge, out));
-    script.tell(outcome, |purged| vec![format!("{purged} purged")]);
+    let name = name(args);
+    let outcome = script.stage.turn(|core, _, out| {
+        let mut purge = core.begin_purge(&name, states, Lost::Purged)?;
+        core.purge(&mut purge, out)
+    });
+    script.tell(outcome, |step| {
+        assert!(step.is_last, "so few are one step");
+        vec![format!("{} purged", step.deleted)]
+    });
 }
 
 /// Says how many messages are in which state, and what has happened.

@@ -17,8 +17,8 @@ use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{State, StateSet};
 use crate::queue::policy::Policy;
 use crate::queue::{
-    CreateQueue, DeleteQueue, Effect, Extend, Limits, NewDue, NewMessage, OpenConsumer, Outcome,
-    Publish, Pull, PullId, Pulled, PurgeQueue, Settle, Settlement, Window,
+    CreateQueue, DeleteQueue, Effect, Extend, Limits, Lost, NewDue, NewMessage, OpenConsumer,
+    Outcome, Publish, Pull, PullId, Pulled, PurgeStep, Settle, Settlement, Window,
 };
 
 const QUEUES: [&str; 4] = ["plain", "strict", "strict.dead", "drop"];
@@ -516,11 +516,14 @@ impl<I: StageIndex> Play<I> {
         let id = self.model.queue_named(name).map(|queue| queue.id);
         let of_queue = self.model.messages.values().filter(|message| Some(message.queue) == id);
         let purged = of_queue.filter(|message| states.contains(message.state_bit())).count() as u64;
-        let purge = PurgeQueue { name: name.to_owned(), states, include_dead_letters: false };
-        let heard = self.stage.turn(|core, _, out| core.purge_queue(&purge, out));
+        let heard = self.stage.turn(|core, _, out| {
+            let mut purge = core.begin_purge(name, states, Lost::Purged)?;
+            core.purge(&mut purge, out)
+        });
         let asked = Asked { purge: id.map(|id| (id, states)), ..Asked::default() };
         self.heard(&heard, asked);
-        assert_eq!(heard.answer.ok(), id.map(|_| purged));
+        let expected = id.map(|_| PurgeStep { deleted: purged, is_last: true });
+        assert_eq!(heard.answer.ok(), expected);
     }
 
     fn delete(&mut self, queue: u8) {

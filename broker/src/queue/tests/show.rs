@@ -13,6 +13,7 @@ use crate::queue::{Delivery, Effect};
 
 pub(super) fn record(record: &Record, body: &Body) -> String {
     match record {
+        Record::Deleted(it) => format!("deleted {}", numbers(&it.births)),
         Record::PagedOut(it) => format!("paged out {}", numbers(&it.births)),
         Record::Started(it) => format!("started epoch {} {}", it.epoch, it.boot_id),
         Record::QueuePut(it) => definition(it),

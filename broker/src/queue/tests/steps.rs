@@ -5,11 +5,13 @@ use qbroker_storage::{Body, Lsn};
 
 use super::stage::Stage;
 use crate::queue::ids::ConsumerId;
-use crate::queue::index::Index;
 use crate::queue::index::memory::MemoryIndex;
+use crate::queue::index::paged::PagedIndex;
+use crate::queue::index::{Index, StateSet};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
-    Limits, NewMessage, OpenConsumer, Outcome, Publish, Settle, Settlement, Window,
+    Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, PurgeStep, Settle,
+    Settlement, Window,
 };
 
 /// More than two steps.
@@ -99,6 +101,36 @@ fn a_call_that_names_very_many_messages_takes_several_records() {
     assert!(outcome.answer.unwrap().is_empty());
     assert_eq!(outcome.logged.len(), 3);
     assert_eq!(stage.core.lease_count(), 0);
+}
+
+#[test]
+fn a_large_queue_is_purged_in_steps_of_what_was_there_when_it_began() {
+    let (mut stage, _) = Stage::<PagedIndex>::new(Limits::default());
+    let publish = Publish { messages: vec![message("mail"); MESSAGES as usize] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let pull = Pull {
+        queues: vec!["mail".to_owned()],
+        messages_max: 1,
+        lease_duration_ms: None,
+        session: String::new(),
+    };
+    let pulled = stage.turn(|core, now, out| core.pull(&pull, now, out)).answer.unwrap();
+    let Pulled::Now(deliveries) = pulled else { panic!("it waits") };
+    let mut purge = stage.core.begin_purge("mail", StateSet::ALL, Lost::Purged).unwrap();
+    let mut step = |stage: &mut Stage<PagedIndex>| {
+        stage.turn(|core, _, out| core.purge(&mut purge, out)).answer.unwrap()
+    };
+    assert_eq!(step(&mut stage), PurgeStep { deleted: 1_000, is_last: false });
+    // Where the purge has been, a message comes back; where it is going, others arrive.
+    let tokens = deliveries.iter().map(|delivery| delivery.token);
+    stage.turn(|core, _, out| core.undeliver(tokens.clone(), out)).answer.unwrap();
+    let publish = Publish { messages: vec![message("mail"); 3] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    assert_eq!(step(&mut stage), PurgeStep { deleted: 1_000, is_last: false });
+    assert_eq!(step(&mut stage), PurgeStep { deleted: 499, is_last: false });
+    assert_eq!(step(&mut stage), PurgeStep { deleted: 1, is_last: true });
+    let queue = stage.core.queue("mail").unwrap().id();
+    assert_eq!(stage.core.index().counts(queue).ready, 3);
 }
 
 #[test]

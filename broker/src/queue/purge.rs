@@ -1,0 +1,81 @@
+//! Deleting the messages of a queue: in steps, however many there are.
+
+use qbroker_storage::Lsn;
+
+use super::ids::QueueId;
+use super::index::{Cursor, Index, StateSet};
+use super::record::{Deleted, Record};
+use super::refused::Refused;
+use super::tick::STEP_MAX;
+use super::{Core, Lost, Output, Turn};
+
+/// A purge that was begun: what it deletes, and how far it is.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    queue: QueueId,
+    states: StateSet,
+    why: Lost,
+    /// Only messages that were there when it began.
+    born_before: Lsn,
+    after: Option<Cursor>,
+    /// Something was deleted since the listing was begun.
+    deleted: bool,
+}
+
+/// What a step of a purge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PurgeStep {
+    /// Messages that it deleted.
+    pub deleted: u64,
+    /// There is nothing left to do.
+    pub is_last: bool,
+}
+
+impl<I: Index> Core<I> {
+    /// Begins to delete the messages of a queue that are in these states; `why` is what those are
+    /// told who hold one of them.
+    pub fn begin_purge(&self, queue: &str, states: StateSet, why: Lost) -> Result<Purge, Refused> {
+        let queue = self.queue(queue)?.id();
+        let born_before = self.next;
+        Ok(Purge { queue, states, why, born_before, after: None, deleted: false })
+    }
+
+    /// Does the next step of a purge. A message that was settled otherwise meanwhile, or that was
+    /// not there when the purge began, is none of its business.
+    pub fn purge(&mut self, purge: &mut Purge, out: &mut Output) -> Turn<PurgeStep> {
+        let mut listed = Vec::new();
+        self.index.list(purge.queue, purge.states, purge.after, STEP_MAX, &mut listed)?;
+        let births = listed.iter().map(|cursor| cursor.birth);
+        let births: Vec<Lsn> = births.filter(|birth| *birth < purge.born_before).collect();
+        let deleted = births.len() as u64;
+        if !births.is_empty() {
+            out.effects.extend(self.lost_leases(births.iter().copied(), purge.why));
+            let mut draft = self.draft();
+            let births = births.into_iter().map(|birth| birth.0).collect();
+            draft.fact(Record::Deleted(Deleted { births }));
+            self.commit(draft, out);
+        }
+        Ok(PurgeStep { deleted, is_last: purge.step(&listed, 0 < deleted) })
+    }
+
+    pub(super) fn apply_deleted(&mut self, deleted: &Deleted) {
+        for &birth in &deleted.births {
+            self.end_lease(Lsn(birth));
+            self.finish(Lsn(birth));
+        }
+    }
+}
+
+impl Purge {
+    /// Notes what a step has listed; whether it was the last one.
+    fn step(&mut self, listed: &[Cursor], deleted: bool) -> bool {
+        let is_end = listed.len() < STEP_MAX;
+        if is_end && self.after.is_none() {
+            return true;
+        }
+        self.deleted |= deleted;
+        self.after = if is_end { None } else { listed.last().copied() };
+        // Between two steps a message may have moved to where the listing had been.
+        is_end && !std::mem::take(&mut self.deleted)
+    }
+}
