@@ -12,6 +12,8 @@ use crate::lsn::Lsn;
 
 const MAGIC: &[u8; 8] = b"QBRKCKP1";
 const VERSION: u32 = 1;
+/// Of a checkpoint that lists cold segments.
+const VERSION_COLD: u32 = 2;
 const HEADER_LEN: usize = 128;
 const TABLE_ENTRY_LEN: usize = 48;
 /// State is checksummed in pieces, so that damage can be named and memory stays small.
@@ -43,8 +45,10 @@ pub(crate) struct Meta {
     /// Epoch of the record at `lsn`: proves that the log is still the one this was taken of.
     pub(crate) epoch: u64,
     pub(crate) created_ms: u64,
-    /// Every segment there was.
+    /// Every segment there was, cold ones apart.
     pub(crate) segments: Vec<SegmentEntry>,
+    /// Every cold segment there was.
+    pub(crate) cold: Vec<SegmentEntry>,
 }
 
 /// A checkpoint read back.
@@ -59,7 +63,8 @@ pub(crate) struct Loaded {
 fn encode_front(meta: &Meta, state_len: u64, log_id: &[u8; 16]) -> (Vec<u8>, u32) {
     let mut bytes = vec![0; HEADER_LEN];
     put(&mut bytes, 0, MAGIC);
-    put(&mut bytes, 8, &VERSION.to_le_bytes());
+    let version = if meta.cold.is_empty() { VERSION } else { VERSION_COLD };
+    put(&mut bytes, 8, &version.to_le_bytes());
     let count = u32::try_from(meta.segments.len()).expect("fewer segments than 2^32");
     put(&mut bytes, 12, &count.to_le_bytes());
     put(&mut bytes, 16, log_id);
@@ -67,9 +72,11 @@ fn encode_front(meta: &Meta, state_len: u64, log_id: &[u8; 16]) -> (Vec<u8>, u32
     put(&mut bytes, 40, &meta.epoch.to_le_bytes());
     put(&mut bytes, 48, &meta.created_ms.to_le_bytes());
     put(&mut bytes, 56, &state_len.to_le_bytes());
+    let cold = u32::try_from(meta.cold.len()).expect("fewer segments than 2^32");
+    put(&mut bytes, 64, &cold.to_le_bytes());
     let crc = crc32fast::hash(&bytes[..124]);
     put(&mut bytes, 124, &crc.to_le_bytes());
-    for segment in &meta.segments {
+    for segment in meta.segments.iter().chain(&meta.cold) {
         bytes.extend_from_slice(&segment.seq.to_le_bytes());
         bytes.extend_from_slice(&segment.nonce);
         bytes.extend_from_slice(&segment.first_lsn.0.to_le_bytes());
@@ -89,24 +96,27 @@ pub(crate) fn decode(bytes: &[u8], log_id: &[u8; 16]) -> Result<(Meta, Bytes), S
         return Err("its header has a wrong checksum".into());
     }
     let version = u32_at(header, 8);
-    if version != VERSION {
-        return Err(format!("it is of version {version}, this program reads {VERSION}"));
+    if version != VERSION && version != VERSION_COLD {
+        return Err(format!("it is of version {version}, this program reads up to {VERSION_COLD}"));
     }
     if &header[16..32] != log_id {
         return Err("it is of another log".into());
     }
-    let count = u32_at(header, 12) as usize;
+    let (count, cold) = (u32_at(header, 12) as usize, u32_at(header, 64) as usize);
     let mut rest = &bytes[HEADER_LEN..];
-    let table = take(&mut rest, count * TABLE_ENTRY_LEN).ok_or("its table is cut off")?;
+    let table = take(&mut rest, (count + cold) * TABLE_ENTRY_LEN).ok_or("its table is cut off")?;
     let table_crc = take(&mut rest, 4).ok_or("its table is cut off")?;
     if u32_at(table_crc, 0) != seeded_crc(crc, table) {
         return Err("its segment table has a wrong checksum".into());
     }
+    let (segments, cold) = table.split_at(count * TABLE_ENTRY_LEN);
+    let listed = |table: &[u8]| table.chunks_exact(TABLE_ENTRY_LEN).map(decode_segment).collect();
     let meta = Meta {
         lsn: Lsn(u64_at(header, 32)),
         epoch: u64_at(header, 40),
         created_ms: u64_at(header, 48),
-        segments: table.chunks_exact(TABLE_ENTRY_LEN).map(decode_segment).collect(),
+        segments: listed(segments),
+        cold: listed(cold),
     };
     let state = decode_state(rest, crc, u64_at(header, 56))?;
     Ok((meta, state))

@@ -5,12 +5,14 @@
 //! a length is believed only after it is known to be of this segment.
 
 use crate::lsn::Lsn;
-use crate::record::{FrozenBatch, Retention};
+use crate::record::{Body, FrozenBatch, Retention, StoredRecord};
 
 /// Bytes of a frame's header.
 pub(crate) const HEADER_LEN: usize = 64;
 /// Bytes of one entry of the table.
 pub(crate) const ENTRY_LEN: usize = 12;
+/// Bytes of one entry of a `Copied` frame's table: its LSN, then an ordinary entry.
+pub(crate) const COPIED_ENTRY_LEN: usize = 8 + ENTRY_LEN;
 /// Frames begin at multiples of this, so that a forward scan has few places to look at.
 pub(crate) const ALIGN: u64 = ALIGN_LEN as u64;
 pub(crate) const ALIGN_LEN: usize = 8;
@@ -28,7 +30,7 @@ pub(crate) const FLAG_REPAIRED: u8 = 1;
 const RECORD_KEEP: u8 = 1;
 const RECORD_LOST: u8 = 2;
 
-/// What a frame is for. All but `Data` hold no records and take no LSN.
+/// What a frame is for. All but `Data` and `Copied` hold no records, and all but `Data` take no LSN.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -46,6 +48,12 @@ pub(crate) enum Kind {
     Checkpoint = 6,
     /// Written by a repair in place of what it gave up.
     Lost = 7,
+    /// A cold segment that takes the place of others once this frame is durable.
+    Adopt = 8,
+    /// Records copied into a cold segment, each with the LSN it was given.
+    Copied = 9,
+    /// Which records a cold segment holds.
+    Directory = 10,
 }
 
 impl Kind {
@@ -58,6 +66,9 @@ impl Kind {
             5 => Self::Drop,
             6 => Self::Checkpoint,
             7 => Self::Lost,
+            8 => Self::Adopt,
+            9 => Self::Copied,
+            10 => Self::Directory,
             _ => return None,
         })
     }
@@ -92,7 +103,7 @@ impl Header {
         frame_len(u64::from(self.table_len), u64::from(self.body_len))
     }
 
-    /// The LSN the next record after this frame gets, `Lost` frames apart.
+    /// The LSN the next record after this frame gets, `Lost` and `Copied` frames apart.
     pub(crate) fn next_lsn(&self) -> Lsn {
         Lsn(self.first_lsn.0 + u64::from(self.count))
     }
@@ -144,6 +155,11 @@ impl Header {
         sane.then_some(header)
     }
 
+    /// Bytes of one entry of its table.
+    pub(crate) fn entry_len(&self) -> usize {
+        if self.kind == Kind::Copied { COPIED_ENTRY_LEN } else { ENTRY_LEN }
+    }
+
     /// Whether `table` is the table this header was written with.
     pub(crate) fn table_matches(&self, table: &[u8], seed: u32) -> bool {
         seeded_crc(seed, table) == self.table_crc
@@ -166,14 +182,21 @@ pub(crate) struct Entry<'a> {
 
 /// Reads the records of a table whose checksum was right.
 ///
-/// `None` when the lengths do not add up, which only a writer's bug can cause.
+/// `None` when the lengths do not add up, or copied LSNs do not ascend, which only a writer's bug
+/// can cause.
 pub(crate) fn entries<'a>(header: &Header, table: &'a [u8]) -> Option<Vec<Entry<'a>>> {
-    let count = header.count as usize;
-    let mut head_start = count.checked_mul(ENTRY_LEN)?;
+    let (count, entry_len) = (header.count as usize, header.entry_len());
+    let mut head_start = count.checked_mul(entry_len)?;
     let mut body_start = 0_u32;
-    let mut records = Vec::with_capacity(count);
-    for (lsn, entry) in (header.first_lsn.0..).zip(table.get(..head_start)?.as_chunks().0) {
-        let entry: &[u8; ENTRY_LEN] = entry;
+    let mut lsn = header.first_lsn.0;
+    let mut records = Vec::with_capacity(count.min(table.len()));
+    for (at, entry) in table.get(..head_start)?.chunks_exact(entry_len).enumerate() {
+        let (own_lsn, entry) = entry.split_at(entry_len - ENTRY_LEN);
+        if !own_lsn.is_empty() {
+            let copied = u64_at(own_lsn, 0);
+            let follows = if at == 0 { lsn == copied } else { lsn <= copied };
+            lsn = follows.then_some(copied)?;
+        }
         let body_len = u32_at(entry, 0);
         let head_len = (u32_at(entry, 8) & 0x00ff_ffff) as usize;
         let flags = entry[11];
@@ -190,6 +213,7 @@ pub(crate) fn entries<'a>(header: &Header, table: &'a [u8]) -> Option<Vec<Entry<
         });
         head_start += head_len;
         body_start = body_start.checked_add(body_len)?;
+        lsn = lsn.checked_add(1)?;
     }
     (head_start == table.len() && body_start == header.body_len).then_some(records)
 }
@@ -262,20 +286,56 @@ pub(crate) fn encode_data<'a>(
     finish(buffer, start, header, place.seed)
 }
 
+/// One record on its way into a cold segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Copied {
+    pub(crate) lsn: Lsn,
+    pub(crate) record: StoredRecord,
+    /// A repair gave the body up.
+    pub(crate) lost: bool,
+}
+
+/// Appends a frame of copied records, in the order of their LSNs, to `buffer` and returns its
+/// header. The bodies' checksums are the ones they were first stored with.
+pub(crate) fn encode_copied(buffer: &mut Vec<u8>, place: &Place, records: &[Copied]) -> Header {
+    let start = buffer.len();
+    buffer.resize(start + HEADER_LEN, 0);
+    for Copied { lsn, record, lost } in records {
+        let flags = if *lost { RECORD_KEEP | RECORD_LOST } else { RECORD_KEEP };
+        buffer.extend_from_slice(&lsn.0.to_le_bytes());
+        push_entry(buffer, &record.body, record.head.len(), flags);
+    }
+    for Copied { record, .. } in records {
+        buffer.extend_from_slice(&record.head);
+    }
+    let table_end = buffer.len();
+    for part in records.iter().flat_map(|copied| copied.record.body.parts()) {
+        buffer.extend_from_slice(part);
+    }
+    let body_len = buffer.len() - table_end;
+    let table = &buffer[start + HEADER_LEN..table_end];
+    let header = place.header(Kind::Copied, records.len(), table, body_len);
+    finish(buffer, start, header, place.seed)
+}
+
 fn encode_entries(buffer: &mut Vec<u8>, batch: &FrozenBatch) {
     for (index, record) in batch.records.iter().enumerate() {
-        let body_len = u32::try_from(record.body.len()).expect("append refuses longer bodies");
-        let head_len = u32::try_from(batch.head_len(index)).expect("append refuses longer heads");
         let flags = match record.retention {
             Retention::Keep => RECORD_KEEP,
             Retention::Passing => 0,
         };
-        let mut entry = [0; ENTRY_LEN];
-        put(&mut entry, 0, &body_len.to_le_bytes());
-        put(&mut entry, 4, &record.body.crc().to_le_bytes());
-        put(&mut entry, 8, &(head_len | u32::from(flags) << 24).to_le_bytes());
-        buffer.extend_from_slice(&entry);
+        push_entry(buffer, &record.body, batch.head_len(index), flags);
     }
+}
+
+fn push_entry(buffer: &mut Vec<u8>, body: &Body, head_len: usize, flags: u8) {
+    let body_len = u32::try_from(body.len()).expect("append refuses longer bodies");
+    let head_len = u32::try_from(head_len).expect("append refuses longer heads");
+    let mut entry = [0; ENTRY_LEN];
+    put(&mut entry, 0, &body_len.to_le_bytes());
+    put(&mut entry, 4, &body.crc().to_le_bytes());
+    put(&mut entry, 8, &(head_len | u32::from(flags) << 24).to_le_bytes());
+    buffer.extend_from_slice(&entry);
 }
 
 /// Appends a frame without records to `buffer` and returns its header.
@@ -307,7 +367,7 @@ pub(crate) fn encode_lost(buffer: &mut Vec<u8>, place: &Place, last: Lsn, len: u
 pub(crate) fn give_up_bodies(frame: &mut [u8], header: &Header, seed: u32, records: &[usize]) {
     let table = &mut frame[HEADER_LEN..][..header.table_len as usize];
     for record in records {
-        table[record * ENTRY_LEN + 11] |= RECORD_LOST;
+        table[(record + 1) * header.entry_len() - 1] |= RECORD_LOST;
     }
     let table_crc = seeded_crc(seed, table);
     let mut repaired = Header { flags: header.flags | FLAG_REPAIRED, table_crc, ..*header };
@@ -351,7 +411,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Batch, Body};
+    use crate::record::Batch;
 
     const PLACE: Place = Place {
         flags: 0,

@@ -16,23 +16,37 @@ pub(crate) const FREE: &str = "free";
 pub(crate) const QUARANTINE: &str = "quarantine";
 const DIRS: [&str; 4] = [LOG, CKPT, FREE, QUARANTINE];
 
-/// The format this program writes, and the newest it reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The newest format this program reads.
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// What a folder begins with: programs that know no cold segments read it.
+const FORMAT_PLAIN: u32 = 1;
 const FORMAT_MAGIC: &[u8; 8] = b"QBRKFMT1";
 const FORMAT_LEN: usize = 40;
+
+/// Set in the sequence numbers of cold segments, which are counted apart.
+pub(crate) const COLD_BIT: u64 = 1 << 63;
 
 pub(crate) fn segment_path(seq: u64) -> String {
     format!("{LOG}/{}", segment_name(seq))
 }
 
 pub(crate) fn segment_name(seq: u64) -> String {
-    format!("seg-{seq:016x}.qlog")
+    match seq & COLD_BIT {
+        0 => format!("seg-{seq:016x}.qlog"),
+        _ => format!("cold-{:016x}.qlog", seq ^ COLD_BIT),
+    }
 }
 
 /// The sequence number in a segment's name; `None` for any other name.
 pub(crate) fn segment_seq(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("seg-")?.strip_suffix(".qlog")?;
     hex16(digits)
+}
+
+/// The sequence number in a cold segment's name; `None` for any other name.
+pub(crate) fn cold_seq(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("cold-")?.strip_suffix(".qlog")?;
+    Some(hex16(digits)? | COLD_BIT)
 }
 
 /// A number in the form `%016x`, and in no other: two names never mean the same file.
@@ -131,18 +145,32 @@ fn create(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
     disk.random(&mut log_id).doing("draw randomness for", FORMAT)?;
     let mut bytes = [0; FORMAT_LEN];
     put(&mut bytes, 0, FORMAT_MAGIC);
-    put(&mut bytes, 8, &FORMAT_VERSION.to_le_bytes());
+    put(&mut bytes, 8, &FORMAT_PLAIN.to_le_bytes());
     put(&mut bytes, 12, &log_id);
     put(&mut bytes, 28, &disk.now_ms().to_le_bytes());
+    write_format(disk, &mut bytes)?;
+    Ok(log_id)
+}
+
+/// Says that cold segments may follow, so that a program that knows none refuses the folder.
+pub(crate) fn raise_format(disk: &dyn Disk) -> Result<(), DiskError> {
+    let mut bytes = read_file(disk, FORMAT).doing("read", FORMAT)?;
+    if FORMAT_LEN <= bytes.len() && u32_at(&bytes, 8) < FORMAT_VERSION {
+        put(&mut bytes, 8, &FORMAT_VERSION.to_le_bytes());
+        write_format(disk, &mut bytes)?;
+    }
+    Ok(())
+}
+
+fn write_format(disk: &dyn Disk, bytes: &mut [u8]) -> Result<(), DiskError> {
     let crc = crc32fast::hash(&bytes[..36]);
-    put(&mut bytes, 36, &crc.to_le_bytes());
+    put(bytes, 36, &crc.to_le_bytes());
     let file = disk.open(FORMAT_TMP, Mode::Replace).doing("create", FORMAT_TMP)?;
-    file.write_all_at(&bytes, 0).doing("write", FORMAT_TMP)?;
+    file.write_all_at(bytes, 0).doing("write", FORMAT_TMP)?;
     file.sync_data().doing("sync", FORMAT_TMP)?;
     disk.sync_dir("").doing("sync the folder of", FORMAT)?;
     disk.rename(FORMAT_TMP, FORMAT).doing("rename", FORMAT_TMP)?;
-    disk.sync_dir("").doing("sync the folder of", FORMAT)?;
-    Ok(log_id)
+    disk.sync_dir("").doing("sync the folder of", FORMAT)
 }
 
 /// Removes the `.tmp` files a crash left: they were never put in place, so nothing counts on them.

@@ -2,7 +2,8 @@
 //!
 //! [`Log::append`] gives a batch its LSNs at once; the writer's thread puts all that has piled up
 //! into one frame, writes and syncs it, and tells the [`Observer`] what is durable. What nothing
-//! needs any more leaves in whole segments, once two checkpoints have absorbed it.
+//! needs any more leaves in whole segments, once two checkpoints have absorbed it; the few records
+//! that live on in sparse ones are copied together first.
 //!
 //! What is promised: a batch told to be durable is there after any crash, whole and in its
 //! place; one that was not is there whole, or not at all. A torn end is repaired, damage to
@@ -29,6 +30,8 @@ mod scan;
 
 // How it leaves.
 mod checkpoint;
+mod cold;
+mod compaction;
 mod liveness;
 mod retention;
 

@@ -1,10 +1,11 @@
 //! Which kept records are still needed, counted per segment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::cold::column::Column;
 use crate::lsn::Lsn;
 use crate::record::{FrozenBatch, Retention};
 
@@ -22,6 +23,8 @@ pub struct Liveness {
 struct Segments {
     /// In the order of their LSNs. Those without records have an empty span.
     spans: Vec<Span>,
+    /// What was copied out of segments that are gone.
+    cold: Vec<ColdSpan>,
     /// Retired before the writer gave them a place.
     early: BTreeSet<u64>,
     /// LSNs from here on have no place yet.
@@ -39,30 +42,86 @@ struct Span {
     first: u64,
     /// The LSN after its last.
     end: u64,
-    live: u64,
-    bits: Vec<u64>,
+    bits: Bits,
 }
 
-impl Span {
+#[derive(Debug)]
+struct ColdSpan {
+    seq: u64,
+    column: Arc<Column>,
+    bits: Bits,
+    /// A repair could not save which records were here: what lives and is nowhere else was.
+    given_up: BTreeSet<u64>,
+}
+
+/// One bit for each record of a segment.
+#[derive(Debug, Default)]
+struct Bits {
+    live: u64,
+    words: Vec<u64>,
+}
+
+impl Bits {
+    fn is_set(&self, at: usize) -> bool {
+        self.words.get(at / 64).is_some_and(|word| word & (1 << (at % 64)) != 0)
+    }
+
     /// Sets or clears a bit; whether that changed it.
-    fn set(&mut self, lsn: u64, alive: bool) -> bool {
-        let at = lsn - self.first;
-        let word = usize::try_from(at / 64).expect("a segment holds fewer records than bytes");
-        if self.bits.len() <= word {
-            self.bits.resize(word + 1, 0);
-        }
-        let mask = 1 << (at % 64);
-        let was = self.bits[word] & mask != 0;
-        if was == alive {
+    fn set(&mut self, at: usize, alive: bool) -> bool {
+        if self.is_set(at) == alive {
             return false;
         }
-        self.bits[word] ^= mask;
+        if self.words.len() <= at / 64 {
+            self.words.resize(at / 64 + 1, 0);
+        }
+        self.words[at / 64] ^= 1 << (at % 64);
         if alive {
             self.live += 1;
         } else {
             self.live -= 1;
         }
         true
+    }
+
+    /// The bits that are set, in order.
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        let in_word = |(at, &word): (usize, &u64)| {
+            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| at * 64 + bit)
+        };
+        self.words.iter().enumerate().filter(|(_, word)| **word != 0).flat_map(in_word)
+    }
+}
+
+impl Span {
+    fn new(seq: u64, first: Lsn, end: Lsn) -> Self {
+        Self { seq, first: first.0, end: end.0, bits: Bits::default() }
+    }
+
+    fn place(&self, lsn: u64) -> usize {
+        usize::try_from(lsn - self.first).expect("a segment holds fewer records than bytes")
+    }
+
+    fn set(&mut self, lsn: u64, alive: bool) -> bool {
+        let at = self.place(lsn);
+        self.bits.set(at, alive)
+    }
+
+    fn live_lsns(&self) -> impl Iterator<Item = Lsn> {
+        self.bits.iter().map(|at| Lsn(self.first + at as u64))
+    }
+}
+
+impl ColdSpan {
+    fn new(seq: u64, column: Arc<Column>) -> Self {
+        Self { seq, column, bits: Bits::default(), given_up: BTreeSet::new() }
+    }
+
+    fn live(&self) -> u64 {
+        self.bits.live + self.given_up.len() as u64
+    }
+
+    fn live_lsns(&self) -> impl Iterator<Item = Lsn> {
+        self.column.iter().enumerate().filter(|(at, _)| self.bits.is_set(*at)).map(|(_, lsn)| lsn)
     }
 }
 
@@ -76,15 +135,11 @@ impl Liveness {
     pub fn keep(&self, lsns: &[Lsn]) {
         let mut segments = self.shared.lock();
         for &lsn in lsns {
-            match segments.find(lsn.0) {
-                Some(at) => {
-                    segments.spans[at].set(lsn.0, true);
-                }
-                None if segments.recovering => {
-                    segments.orphans.insert(lsn.0);
-                }
-                None => panic!("LSN {lsn} is kept but not in the log"),
+            if segments.set(lsn, true).is_some() {
+                continue;
             }
+            assert!(segments.recovering, "LSN {lsn} is kept but not in the log");
+            segments.orphans.insert(lsn.0);
         }
     }
 
@@ -106,27 +161,31 @@ impl Liveness {
     /// How many records are kept, in all segments; for figures.
     #[must_use]
     pub fn live_records(&self) -> u64 {
-        self.shared.lock().spans.iter().map(|span| span.live).sum()
+        let segments = self.shared.lock();
+        let cold: u64 = segments.cold.iter().map(ColdSpan::live).sum();
+        cold + segments.spans.iter().map(|span| span.bits.live).sum::<u64>()
     }
 
     /// Whether the record is kept.
     #[must_use]
     pub fn is_kept(&self, lsn: Lsn) -> bool {
         let segments = self.shared.lock();
-        segments.find(lsn.0).is_some_and(|at| {
+        if let Some(at) = segments.find(lsn.0) {
             let span = &segments.spans[at];
-            let place = lsn.0 - span.first;
-            let word = usize::try_from(place / 64).unwrap_or(usize::MAX);
-            span.bits.get(word).is_some_and(|bits| bits & (1 << (place % 64)) != 0)
+            return span.bits.is_set(span.place(lsn.0));
+        }
+        segments.cold.iter().any(|cold| {
+            let copied = cold.column.find(lsn).is_some_and(|(at, _)| cold.bits.is_set(at));
+            copied || cold.given_up.contains(&lsn.0)
         })
     }
 
     /// What is kept at this moment, `appended` being what may have no place yet, in order.
     pub(crate) fn kept<'a>(&self, appended: impl Iterator<Item = (Lsn, &'a FrozenBatch)>) -> Kept {
         let segments = self.shared.lock();
-        let spans = segments.spans.iter().filter(|span| 0 < span.live);
-        let spans = spans.map(|span| (Lsn(span.first), span.bits.clone())).collect();
-        let mut rest = Vec::new();
+        let spans = segments.spans.iter().filter(|span| 0 < span.bits.live);
+        let spans = spans.map(|span| (Lsn(span.first), span.bits.words.clone())).collect();
+        let mut rest: Vec<Lsn> = segments.cold.iter().flat_map(ColdSpan::live_lsns).collect();
         for (first, batch) in appended {
             for (lsn, record) in (first.0..).zip(&batch.records) {
                 let is_placed = lsn < segments.placed_to;
@@ -141,15 +200,7 @@ impl Liveness {
 
     /// A liveness over the segments that a start found, taking what the replay says.
     pub(crate) fn recovering(spans: impl Iterator<Item = (u64, Lsn, Lsn)>) -> Self {
-        let spans: Vec<_> = spans
-            .map(|(seq, first, end)| Span {
-                seq,
-                first: first.0,
-                end: end.0,
-                live: 0,
-                bits: Vec::new(),
-            })
-            .collect();
+        let spans: Vec<_> = spans.map(|(seq, first, end)| Span::new(seq, first, end)).collect();
         let placed_to = spans.last().map_or(1, |span| span.end);
         let segments = Segments { spans, placed_to, recovering: true, ..Segments::default() };
         Self { shared: Arc::new(Mutex::new(segments)) }
@@ -175,7 +226,7 @@ impl Liveness {
         let mut segments = self.shared.lock();
         debug_assert_eq!(segments.placed_to, first.0, "segments follow each other");
         segments.placed_to = first.0;
-        segments.spans.push(Span { seq, first: first.0, end: first.0, live: 0, bits: Vec::new() });
+        segments.spans.push(Span::new(seq, first, first));
     }
 
     /// Batches got their place in the newest segment.
@@ -207,12 +258,81 @@ impl Liveness {
     /// How many records live in a segment.
     pub(crate) fn live(&self, seq: u64) -> u64 {
         let segments = self.shared.lock();
-        segments.spans.iter().find(|span| span.seq == seq).map_or(0, |span| span.live)
+        let cold = segments.cold.iter().find(|span| span.seq == seq).map(ColdSpan::live);
+        let hot = || segments.spans.iter().find(|span| span.seq == seq).map(|span| span.bits.live);
+        cold.or_else(hot).unwrap_or(0)
+    }
+
+    /// How many records live in each segment.
+    pub(crate) fn live_counts(&self) -> BTreeMap<u64, u64> {
+        let segments = self.shared.lock();
+        let hot = segments.spans.iter().map(|span| (span.seq, span.bits.live));
+        hot.chain(segments.cold.iter().map(|span| (span.seq, span.live()))).collect()
+    }
+
+    /// The records that live in a segment, in order.
+    pub(crate) fn live_lsns(&self, seq: u64) -> Vec<Lsn> {
+        let segments = self.shared.lock();
+        if let Some(span) = segments.spans.iter().find(|span| span.seq == seq) {
+            return span.live_lsns().collect();
+        }
+        let cold = segments.cold.iter().find(|span| span.seq == seq);
+        cold.map(|span| span.live_lsns().collect()).unwrap_or_default()
     }
 
     /// A segment was dropped.
     pub(crate) fn forget(&self, seq: u64) {
-        self.shared.lock().spans.retain(|span| span.seq != seq);
+        let mut segments = self.shared.lock();
+        segments.spans.retain(|span| span.seq != seq);
+        segments.cold.retain(|span| span.seq != seq);
+    }
+
+    /// A cold segment that a start found; what lives in it, the owner and the replay say.
+    pub(crate) fn add_cold(&self, seq: u64, column: Arc<Column>) {
+        self.shared.lock().cold.push(ColdSpan::new(seq, column));
+    }
+
+    /// A cold segment takes the place of `victims`: what lives in them lives in it now.
+    ///
+    /// While recovering, what lived in victims whose files are gone comes from the orphans, and
+    /// what `column` does not have goes there: its retirement may follow.
+    ///
+    /// # Panics
+    /// When something lives in a victim that was not copied, once recovered.
+    pub(crate) fn adopt(&self, seq: u64, column: &Arc<Column>, victims: &[u64]) {
+        let mut segments = self.shared.lock();
+        let known = segments.cold.iter().position(|span| span.seq == seq);
+        let new = || ColdSpan::new(seq, Arc::clone(column));
+        let mut cold = known.map_or_else(new, |at| segments.cold.remove(at));
+        for (at, lsn) in column.iter().enumerate() {
+            let alive = segments.set(lsn, false) == Some(true) || segments.orphans.remove(&lsn.0);
+            if alive {
+                cold.bits.set(at, true);
+            }
+        }
+        segments.release(victims);
+        segments.cold.push(cold);
+    }
+
+    /// While recovering: segments went whose successor is not there either.
+    pub(crate) fn release(&self, seqs: &[u64]) {
+        self.shared.lock().release(seqs);
+    }
+
+    /// While recovering: a repair could not save which records this cold segment held, so what is
+    /// needed and nowhere else, between its first and its last, was there.
+    pub(crate) fn give_up_in(&self, seq: u64, first: Lsn, last: Lsn) {
+        let mut segments = self.shared.lock();
+        let missing: BTreeSet<u64> = segments.orphans.range(first.0..=last.0).copied().collect();
+        segments.orphans.retain(|lsn| !missing.contains(lsn));
+        if let Some(span) = segments.cold.iter_mut().find(|span| span.seq == seq) {
+            span.given_up.extend(missing);
+        }
+    }
+
+    /// Whether a repair gave the record up together with where it was.
+    pub(crate) fn is_given_up(&self, lsn: Lsn) -> bool {
+        self.shared.lock().cold.iter().any(|cold| cold.given_up.contains(&lsn.0))
     }
 }
 
@@ -243,13 +363,49 @@ impl Segments {
         (lsn < self.spans[at].end).then_some(at)
     }
 
+    /// Makes a record live or not; whether that changed anything, `None` where it is not in the
+    /// log.
+    fn set(&mut self, lsn: Lsn, alive: bool) -> Option<bool> {
+        if let Some(at) = self.find(lsn.0) {
+            return Some(self.spans[at].set(lsn.0, alive));
+        }
+        let mut known = None;
+        for cold in &mut self.cold {
+            let changed = match cold.column.find(lsn) {
+                Some((at, _)) => cold.bits.set(at, alive),
+                None if alive || !cold.given_up.remove(&lsn.0) => continue,
+                None => true,
+            };
+            known = Some(known.unwrap_or(false) || changed);
+            // A copy that a crash left may be beside the one in use: one of them lives.
+            if alive || changed {
+                break;
+            }
+        }
+        known
+    }
+
     /// Whether there was something to retire.
     fn retire(&mut self, lsn: u64) -> bool {
-        match self.find(lsn) {
-            Some(at) => self.spans[at].set(lsn, false),
-            None if self.recovering => self.orphans.remove(&lsn),
-            None => self.placed_to <= lsn && self.early.insert(lsn),
+        match self.set(Lsn(lsn), false) {
+            Some(changed) if changed || !self.recovering => changed,
+            _ if self.recovering => self.orphans.remove(&lsn),
+            _ => self.placed_to <= lsn && self.early.insert(lsn),
         }
+    }
+
+    fn release(&mut self, seqs: &[u64]) {
+        let gone = |seq: &u64| seqs.contains(seq);
+        let mut left: Vec<Lsn> = Vec::new();
+        for span in self.spans.extract_if(.., |span| gone(&span.seq)) {
+            left.extend(span.live_lsns());
+        }
+        for span in self.cold.extract_if(.., |span| gone(&span.seq)) {
+            left.extend(span.live_lsns());
+            left.extend(span.given_up.iter().copied().map(Lsn));
+        }
+        assert!(left.is_empty() || self.recovering, "LSN {left:?} lives but was not copied");
+        self.orphans.extend(left.iter().map(|lsn| lsn.0));
     }
 }
 

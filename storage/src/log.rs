@@ -10,8 +10,10 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::checkpoint::Checkpoints;
+use crate::cold::ColdSegment;
+use crate::compaction::Compaction;
 use crate::disk::{Disk, Held};
-use crate::error::{AppendError, DiskError, OpenError, ReadError, WriteError};
+use crate::error::{AppendError, Damage, DiskError, OpenError, ReadError, WriteError};
 use crate::frame::{ALIGN, FRAME_BYTES_MAX, HEAD_BYTES_MAX, HEADER_LEN};
 use crate::liveness::{Kept, Liveness};
 use crate::lsn::{Lsn, LsnRange};
@@ -22,6 +24,7 @@ use crate::segment::{SEGMENT_HEADER_LEN, Segment};
 use crate::stats::{Counters, Stats};
 use crate::tail::{Control, Tail};
 use crate::writer::{self, Core};
+use crate::{compaction, reader, retention};
 
 /// How a log is kept. The defaults are what the broker uses; tests use tiny segments.
 #[derive(Clone, Debug)]
@@ -40,6 +43,9 @@ pub struct Options {
     /// How long after the last frame, if nothing follows it, a frame is written to testify that
     /// it was durable. Default 200 ms.
     pub idle_commit: Duration,
+    /// Bytes per second that compaction reads and writes while records are appended; four times
+    /// that while nothing is. Default 64 MiB.
+    pub compaction_bytes_per_second: u64,
 }
 
 impl Default for Options {
@@ -51,6 +57,7 @@ impl Default for Options {
             frame_bytes_target: 1 << 20,
             disk_reserve_bytes: 256 << 20,
             idle_commit: Duration::from_millis(200),
+            compaction_bytes_per_second: 64 << 20,
         }
     }
 }
@@ -73,6 +80,11 @@ pub trait Observer: Send + Sync + 'static {
     fn durable(&self, lsn: Lsn);
     /// The log accepts nothing any more: the caller must end the process and start again.
     fn failed(&self, error: &WriteError);
+    /// Compaction found that a segment cannot be read as it was written, and left it as it is.
+    /// Called on the compacting thread; the log goes on.
+    fn damaged(&self, damage: &Damage) {
+        let _ = damage;
+    }
 }
 
 /// What the threads of a log share.
@@ -95,6 +107,9 @@ pub(crate) struct Shared {
     pub(crate) checkpoint_disk_bytes: AtomicU64,
     /// By sequence number, which is also the order of their LSNs.
     pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
+    /// Cold segments. Changed, as `segments` is but by the writer, under the checkpoints' lock.
+    pub(crate) cold: RwLock<Vec<Arc<ColdSegment>>>,
+    pub(crate) compaction: Compaction,
     pub(crate) liveness: Liveness,
     pub(crate) pool: Pool,
     pub(crate) checkpoints: Mutex<Checkpoints>,
@@ -123,6 +138,7 @@ pub(crate) struct Found {
     pub(crate) epoch: u64,
     pub(crate) next_lsn: Lsn,
     pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) cold: Vec<Arc<ColdSegment>>,
     pub(crate) liveness: Liveness,
     pub(crate) pool: Pool,
     pub(crate) checkpoints: Checkpoints,
@@ -146,6 +162,8 @@ impl Shared {
             checkpointed_bytes: AtomicU64::new(0),
             checkpoint_disk_bytes: AtomicU64::new(found.checkpoints.disk_bytes()),
             segments: RwLock::new(found.segments),
+            cold: RwLock::new(found.cold),
+            compaction: Compaction::default(),
             liveness: found.liveness,
             pool: found.pool,
             checkpoints: Mutex::new(found.checkpoints),
@@ -228,12 +246,23 @@ impl Shared {
         }
     }
 
+    /// Waits until what is retired by now is retired in the log as well: a segment may go on the
+    /// word of no record that a crash could take back.
+    pub(crate) fn await_retirements(&self) -> Result<(), WriteError> {
+        let next_lsn = self.tail.lock().next_lsn;
+        self.wait_until(|_| next_lsn <= self.durable().next())
+    }
+
     /// Has a frame without records written; returns once it is durable.
     pub(crate) fn write_control(&self, control: Control) -> Result<(), WriteError> {
         let ticket = {
             let mut tail = self.tail.lock();
             if let Some(error) = &tail.stopped {
                 return Err(error.clone());
+            }
+            // The writer may have looked for the last time.
+            if tail.closing {
+                return Err(WriteError::Stopped);
             }
             tail.push_control(control)
         };
@@ -278,7 +307,7 @@ impl Log {
         Self { shared, threads: Mutex::new(Vec::new()) }
     }
 
-    /// Starts the thread that writes and the one that prepares files.
+    /// Starts the threads that write, prepare files, and compact.
     pub(crate) fn start_threads(&self) -> std::io::Result<()> {
         let mut threads = self.threads.lock();
         let shared = Arc::clone(&self.shared);
@@ -286,6 +315,8 @@ impl Log {
         threads.push(named("qbroker-log").spawn(move || writer::run(&shared))?);
         let shared = Arc::clone(&self.shared);
         threads.push(named("qbroker-prepare").spawn(move || prepare(&shared))?);
+        let shared = Arc::clone(&self.shared);
+        threads.push(named("qbroker-compact").spawn(move || compaction::run(&shared))?);
         Ok(())
     }
 
@@ -365,7 +396,7 @@ impl Log {
     /// read together, and every byte is checked against its checksum.
     #[must_use]
     pub fn read(&self, lsns: &[Lsn]) -> Vec<Result<StoredRecord, ReadError>> {
-        crate::reader::read(&self.shared, lsns)
+        reader::read(&self.shared, lsns)
     }
 
     /// Which kept records are still needed.
@@ -401,7 +432,16 @@ impl Log {
     /// # Panics
     /// When `lsn` was not given yet, or is before the newest checkpoint's.
     pub fn write_checkpoint(&self, lsn: Lsn, state: Vec<Bytes>) -> Result<(), WriteError> {
-        crate::retention::write_checkpoint(&self.shared, lsn, &state)
+        retention::write_checkpoint(&self.shared, lsn, &state)
+    }
+
+    /// Copies what lives in sparse segments together and lets the segments go, once; whether there
+    /// was anything to do. The log's own thread does so by itself; for those who run it without.
+    ///
+    /// # Errors
+    /// When the disk fails, which stops the log. A disk that is full only ends it.
+    pub fn compact(&self) -> Result<bool, WriteError> {
+        compaction::pass(&self.shared)
     }
 
     /// Whether publishes should be taken; costs an atomic load.
@@ -423,6 +463,11 @@ impl Log {
             + spares * u64::from(shared.options.segment_bytes)
             + segments.iter().map(|segment| u64::from(segment.header.size)).sum::<u64>();
         drop(segments);
+        let cold = shared.cold.read();
+        stats.cold_segments = cold.len() as u64;
+        stats.disk_bytes +=
+            cold.iter().map(|cold| u64::from(cold.segment.header.size)).sum::<u64>();
+        drop(cold);
         stats.live_records = shared.liveness.live_records();
         stats
     }
@@ -437,6 +482,7 @@ impl Log {
         shared.tail.lock().closing = true;
         shared.wake.notify_all();
         shared.pool.stop();
+        shared.compaction.stop();
         if shared.threaded {
             self.join();
         } else if shared.core.lock().is_some() {
@@ -472,6 +518,7 @@ impl Drop for Log {
         self.shared.wake.notify_all();
         self.shared.progress.notify_all();
         self.shared.pool.stop();
+        self.shared.compaction.stop();
         self.join();
         self.let_go();
     }

@@ -139,6 +139,13 @@ impl Pool {
         spare
     }
 
+    /// A file of the reserve, for a cold segment that finds the disk full: it gives back more room
+    /// than it takes. One file stays for the writer.
+    pub(crate) fn take_reserved(&self) -> Option<String> {
+        let mut files = self.files.lock();
+        if files.plain.len() < RESERVE_SEGMENTS { None } else { files.plain.pop() }
+    }
+
     /// How many files are ready.
     pub(crate) fn ready(&self) -> usize {
         let files = self.files.lock();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::cold::ColdSegment;
 use crate::disk::read_up_to;
 use crate::error::{Damage, DiskError, ReadError};
 use crate::frame::{self, Entry, HEADER_LEN, Kind};
@@ -15,7 +16,7 @@ use crate::segment::{FrameIndex, Segment};
 use crate::stats::Counters;
 use crate::tail::Appended;
 
-type Answer = Result<StoredRecord, ReadError>;
+pub(crate) type Answer = Result<StoredRecord, ReadError>;
 
 /// Bodies whose gap is smaller than this are read together, the gap with them.
 const GAP_BYTES: u32 = 64 << 10;
@@ -32,14 +33,22 @@ pub(crate) fn read(shared: &Shared, lsns: &[Lsn]) -> Vec<Answer> {
     let mut rest = missing.as_slice();
     while let Some(&first) = rest.first() {
         let segment = segment_of(shared, lsns[first]);
-        let Some((segment, end)) = segment else {
-            answers[first] = Some(Err(ReadError::NotFound(lsns[first])));
-            rest = &rest[1..];
-            continue;
+        let wanted_of = |count| rest[..count].iter().map(|&at| lsns[at]).collect::<Vec<Lsn>>();
+        // A segment leaves its table only after its copy is in the other one.
+        let (count, found) = match segment {
+            Some((segment, end)) => {
+                let count = rest.partition_point(|&at| lsns[at] < end);
+                (count, read_all(&wanted_of(count), |rest| read_some(&segment, rest)))
+            }
+            None => match cold_of(shared, lsns[first]) {
+                Some(cold) => {
+                    let here = |at: &&usize| cold.column.find(lsns[**at]).is_some();
+                    let count = rest.iter().take_while(here).count();
+                    (count, read_all(&wanted_of(count), |rest| read_some_cold(&cold, rest)))
+                }
+                None => (1, vec![Err(not_found(shared, lsns[first]))]),
+            },
         };
-        let count = rest.partition_point(|&at| lsns[at] < end);
-        let wanted: Vec<Lsn> = rest[..count].iter().map(|&at| lsns[at]).collect();
-        let found = read_segment(&segment, &wanted);
         for (&at, answer) in rest[..count].iter().zip(found) {
             answers[at] = Some(answer);
         }
@@ -81,11 +90,15 @@ fn segment_of(shared: &Shared, lsn: Lsn) -> Option<(Arc<Segment>, Lsn)> {
 pub struct Reader {
     /// Each with the LSN after its last.
     segments: Vec<(Arc<Segment>, Lsn)>,
+    cold: Vec<Arc<ColdSegment>>,
 }
 
 impl Reader {
-    pub(crate) fn new(segments: Vec<(Arc<Segment>, Lsn)>) -> Self {
-        Self { segments }
+    pub(crate) fn new(
+        segments: Vec<(Arc<Segment>, Lsn)>,
+        cold: Vec<Arc<ColdSegment>>,
+    ) -> Self {
+        Self { segments, cold }
     }
 
     /// The record with this LSN.
@@ -95,29 +108,70 @@ impl Reader {
     pub fn read(&self, lsn: Lsn) -> Result<StoredRecord, ReadError> {
         let after = self.segments.partition_point(|(segment, _)| segment.header.first_lsn <= lsn);
         let found = after.checked_sub(1).map(|at| &self.segments[at]);
-        let (segment, _) = found.filter(|(_, end)| lsn < *end).ok_or(ReadError::NotFound(lsn))?;
-        read_segment(segment, &[lsn]).pop().expect("an answer for each")
+        let found = found.filter(|(_, end)| lsn < *end);
+        let hot = found.map(|(segment, _)| read_some(segment, &[lsn]));
+        let copies = self.cold.iter().filter(|cold| cold.column.find(lsn).is_some());
+        let answers = hot.into_iter().chain(copies.map(|cold| read_some_cold(cold, &[lsn])));
+        // The same record may stand in several: a copy is as good as what it was copied from.
+        answers.flatten().reduce(Result::or).unwrap_or(Err(ReadError::NotFound(lsn)))
     }
 }
 
-/// The records of one segment, `wanted` in ascending order.
-fn read_segment(segment: &Segment, wanted: &[Lsn]) -> Vec<Answer> {
+/// The cold segment an LSN is in.
+fn cold_of(shared: &Shared, lsn: Lsn) -> Option<Arc<ColdSegment>> {
+    let cold = shared.cold.read();
+    cold.iter().find(|cold| cold.column.find(lsn).is_some()).cloned()
+}
+
+fn not_found(shared: &Shared, lsn: Lsn) -> ReadError {
+    if shared.liveness.is_given_up(lsn) { ReadError::Lost(lsn) } else { ReadError::NotFound(lsn) }
+}
+
+/// All of `wanted`, in ascending order, by reads that each give some.
+fn read_all(wanted: &[Lsn], read_some: impl Fn(&[Lsn]) -> Vec<Answer>) -> Vec<Answer> {
     let mut answers = Vec::with_capacity(wanted.len());
-    if let Err(bad) = build_index(segment) {
-        return wanted.iter().map(|&lsn| Err(read_error(segment, lsn, &bad))).collect();
-    }
-    while let Some(&lsn) = wanted.get(answers.len()) {
-        match frame_of(segment, lsn) {
-            Err(bad) => answers.push(Err(read_error(segment, lsn, &bad))),
-            Ok(None) => answers.push(Err(ReadError::Lost(lsn))),
-            Ok(Some(place)) => {
-                let rest = &wanted[answers.len()..];
-                let count = rest.partition_point(|&lsn| lsn < place.header.next_lsn());
-                answers.extend(read_frame(segment, &place, &rest[..count]));
-            }
-        }
+    while answers.len() < wanted.len() {
+        answers.extend(read_some(&wanted[answers.len()..]));
     }
     answers
+}
+
+/// The first of `wanted`, in ascending order, and those that share its frame. All are in the
+/// segment.
+pub(crate) fn read_some(segment: &Segment, wanted: &[Lsn]) -> Vec<Answer> {
+    let found = build_index(segment).and_then(|()| frame_of(segment, wanted[0]));
+    match found {
+        Err(bad) => vec![Err(read_error(segment, wanted[0], &bad))],
+        Ok(None) => vec![Err(ReadError::Lost(wanted[0]))],
+        Ok(Some(place)) => {
+            let count = wanted.partition_point(|&lsn| lsn < place.header.next_lsn());
+            read_frame(segment, &place, &wanted[..count])
+        }
+    }
+}
+
+/// As [`read_some`], from a cold segment.
+pub(crate) fn read_some_cold(cold: &ColdSegment, wanted: &[Lsn]) -> Vec<Answer> {
+    let offset_of = |lsn: &Lsn| cold.column.find(*lsn).map(|(_, offset)| offset);
+    let Some(offset) = offset_of(&wanted[0]) else {
+        return vec![Err(ReadError::NotFound(wanted[0]))];
+    };
+    let segment = &*cold.segment;
+    let count = wanted.partition_point(|lsn| offset_of(lsn).is_some_and(|at| at <= offset));
+    let end = u64::from(segment.header.size);
+    let mut walk =
+        Walk::new(&*segment.file, segment.header, end).starting_at(u64::from(offset), HEADER_LEN);
+    match walk.next(Depth::Headers) {
+        Some(Ok(seen)) if seen.header.kind == Kind::Copied => {
+            let place = FramePlace { offset: seen.offset, header: seen.header };
+            read_frame(segment, &place, &wanted[..count])
+        }
+        Some(Err(bad)) => vec![Err(read_error(segment, wanted[0], &bad))],
+        _ => {
+            let bad = Bad { offset: offset.into(), header: None, problem: Problem::NoFrame };
+            vec![Err(read_error(segment, wanted[0], &bad))]
+        }
+    }
 }
 
 /// A segment of an earlier start is indexed when it is first read.
@@ -178,9 +232,10 @@ fn read_frame(segment: &Segment, place: &FramePlace, wanted: &[Lsn]) -> Vec<Answ
     let Some(entries) = frame::entries(&place.header, &table) else {
         return all(&|lsn| read_error(segment, lsn, &bad(Problem::Lengths)));
     };
-    let first = place.header.first_lsn.0;
-    let index = |lsn: &Lsn| usize::try_from(lsn.0 - first).expect("inside the frame");
-    let wanted: Vec<&Entry<'_>> = wanted.iter().map(|lsn| &entries[index(lsn)]).collect();
+    let find = |lsn: &Lsn| Some(&entries[entries.binary_search_by_key(lsn, |e| e.lsn).ok()?]);
+    let Some(wanted) = wanted.iter().map(find).collect::<Option<Vec<&Entry<'_>>>>() else {
+        return all(&|lsn| read_error(segment, lsn, &bad(Problem::Lengths)));
+    };
     let bodies_at = table_at + u64::from(place.header.table_len);
     let mut answers = Vec::with_capacity(wanted.len());
     for run in wanted.chunk_by(|a, b| b.body_start <= a.body_start + a.body_len + GAP_BYTES) {

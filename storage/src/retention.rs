@@ -17,8 +17,8 @@ use crate::tail::Control;
 
 /// Bytes of one segment in a `Drop` frame.
 const DROP_ENTRY_LEN: usize = 24;
-/// Most segments of one `Drop` frame.
-const DROP_ENTRIES_MAX: usize = 64;
+/// Most segments of one `Drop` or `Adopt` frame.
+pub(crate) const DROP_ENTRIES_MAX: usize = 64;
 
 /// See [`crate::Log::write_checkpoint`].
 pub(crate) fn write_checkpoint(
@@ -33,8 +33,10 @@ pub(crate) fn write_checkpoint(
     drop(checkpoints);
     match &outcome {
         Ok(()) if !shared.threaded => shared.maintain(),
-        Ok(()) => {}
+        Ok(()) => shared.compaction.wake(),
         Err(WriteError::Disk(error)) if error.is_full() => shared.pool.note_full(),
+        // Closing: nothing failed.
+        Err(WriteError::Stopped) => {}
         Err(error) => shared.stop(error),
     }
     outcome
@@ -81,7 +83,9 @@ fn meta(shared: &Shared, lsn: Lsn) -> Meta {
     // The last that begins at or before it: those without records precede the one that has it.
     let at = segments.partition_point(|segment| segment.first_lsn <= lsn);
     let epoch = at.checked_sub(1).map_or(0, |at| segments[at].epoch);
-    Meta { lsn, epoch, created_ms: shared.disk.now_ms(), segments }
+    // Whoever installs a cold segment holds the lock of the checkpoints, so the two fit.
+    let cold = shared.cold.read().iter().map(|cold| entry(&cold.segment)).collect();
+    Meta { lsn, epoch, created_ms: shared.disk.now_ms(), segments, cold }
 }
 
 fn entry(segment: &Segment) -> SegmentEntry {
@@ -94,22 +98,30 @@ fn entry(segment: &Segment) -> SegmentEntry {
     }
 }
 
-/// Drops every sealed segment in which nothing lives and that both checkpoints have absorbed.
+/// Drops every sealed segment in which nothing lives and that both checkpoints have absorbed, and
+/// every cold one in which nothing lives. The caller holds the lock of the checkpoints.
 ///
 /// The segment with the record that proves the older checkpoint stays. Files are touched only
 /// once the `Drop` frame is durable.
-fn drop_segments(shared: &Shared, older: Lsn) -> Result<(), WriteError> {
-    let dead: Vec<Arc<Segment>> = {
+pub(crate) fn drop_segments(shared: &Shared, older: Lsn) -> Result<(), WriteError> {
+    let is_dead = |seq: u64| shared.liveness.live(seq) == 0;
+    let mut dead: Vec<Arc<Segment>> = {
         let segments = shared.segments.read();
         let absorbed =
             |segment: &&Arc<Segment>| segment.sealed_last().is_some_and(|last| last < older);
-        let dead = |segment: &&Arc<Segment>| shared.liveness.live(segment.seq()) == 0;
-        segments.iter().filter(absorbed).filter(dead).cloned().collect()
+        segments.iter().filter(absorbed).filter(|segment| is_dead(segment.seq())).cloned().collect()
     };
+    let cold = shared.cold.read();
+    dead.extend(cold.iter().filter(|cold| is_dead(cold.seq())).map(|c| Arc::clone(&c.segment)));
+    drop(cold);
+    if dead.is_empty() {
+        return Ok(());
+    }
+    shared.await_retirements()?;
     for dead in dead.chunks(DROP_ENTRIES_MAX) {
-        let payload = drop_payload(dead);
+        let payload = named(dead);
         shared.write_control(Control { kind: Kind::Drop, payload })?;
-        shared.segments.write().retain(|segment| !dead.iter().any(|d| Arc::ptr_eq(d, segment)));
+        remove_from_tables(shared, dead);
         for segment in dead {
             shared.liveness.forget(segment.seq());
         }
@@ -119,7 +131,15 @@ fn drop_segments(shared: &Shared, older: Lsn) -> Result<(), WriteError> {
     Ok(())
 }
 
-fn drop_payload(dead: &[Arc<Segment>]) -> Vec<u8> {
+/// No reader finds these any more; who has found one goes on with it.
+pub(crate) fn remove_from_tables(shared: &Shared, gone: &[Arc<Segment>]) {
+    let gone = |segment: &Arc<Segment>| gone.iter().any(|gone| Arc::ptr_eq(gone, segment));
+    shared.segments.write().retain(|segment| !gone(segment));
+    shared.cold.write().retain(|cold| !gone(&cold.segment));
+}
+
+/// Segments by sequence number and nonce, as `Drop` and `Adopt` frames name them.
+pub(crate) fn named(dead: &[Arc<Segment>]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(dead.len() * DROP_ENTRY_LEN);
     for segment in dead {
         payload.extend_from_slice(&segment.seq().to_le_bytes());

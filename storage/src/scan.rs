@@ -15,6 +15,8 @@ use crate::segment::{SEGMENT_HEADER_LEN, SegmentHeader};
 pub(crate) enum Depth {
     /// Headers: where frames are.
     Headers,
+    /// Tables too: which records there are, and how long.
+    Tables,
     /// Bodies too: everything there is.
     Bodies,
 }
@@ -146,12 +148,13 @@ impl<'a> Walk<'a> {
         let bad = |problem| Bad { offset, header: Some(header), problem };
         self.check_place(&header).map_err(bad)?;
         let whole = depth == Depth::Bodies || header.kind == Kind::Lost;
+        let tabled = whole || depth == Depth::Tables;
         if whole {
             self.check_content(&header).map_err(bad)?;
         }
-        let next_lsn = match header.kind {
-            Kind::Lost => self.lost_next(&header).map_err(bad)?,
-            _ => header.next_lsn(),
+        let next_lsn = match tabled {
+            true => self.check_table(&header, whole).map_err(bad)?,
+            false => header.next_lsn(),
         };
         self.offset += header.frame_len();
         self.next_lsn = next_lsn;
@@ -160,7 +163,7 @@ impl<'a> Walk<'a> {
         self.durable_off = self.durable_off.max(u64::from(header.durable_off));
         self.last_time_ms = Some(header.time_ms);
         self.sealed = header.kind == Kind::Seal;
-        let table_len = if whole { header.table_len as usize } else { 0 };
+        let table_len = if tabled { header.table_len as usize } else { 0 };
         let table = self
             .window
             .get(offset + HEADER_LEN as u64, table_len)
@@ -186,7 +189,9 @@ impl<'a> Walk<'a> {
             let expected = self.header.epoch;
             return Err(Problem::WrongEpoch { epoch: header.epoch, expected });
         }
-        if !self.in_the_middle && header.first_lsn != self.next_lsn {
+        // What is copied into a cold segment ascends, with gaps.
+        let due = self.header.is_cold() && self.next_lsn <= header.first_lsn;
+        if !self.in_the_middle && header.first_lsn != self.next_lsn && !due {
             return Err(Problem::LsnGap { lsn: header.first_lsn, expected: self.next_lsn });
         }
         if self.prev_crc.is_some_and(|crc| crc != header.prev_crc) {
@@ -208,7 +213,7 @@ impl<'a> Walk<'a> {
         if !header.table_matches(table, self.seed) {
             return Err(Problem::Table);
         }
-        if header.kind != Kind::Data {
+        if !matches!(header.kind, Kind::Data | Kind::Copied) {
             return Ok(());
         }
         for entry in frame::entries(header, table).ok_or(Problem::Lengths)? {
@@ -220,14 +225,23 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A `Lost` frame's payload is the last LSN that was given up.
-    fn lost_next(&mut self, header: &Header) -> Result<Lsn, Problem> {
+    /// The LSN after the frame's last. The table is checked unless it was with the bodies.
+    fn check_table(&mut self, header: &Header, checked: bool) -> Result<Lsn, Problem> {
         let at = self.offset + HEADER_LEN as u64;
-        let payload = self.window.get(at, 8).map_err(Problem::Read)?;
-        if payload.len() < 8 || header.table_len < 8 {
-            return Err(Problem::Lengths);
+        let table = self.window.get(at, header.table_len as usize).map_err(Problem::Read)?;
+        if !checked && !header.table_matches(table, self.seed) {
+            return Err(Problem::Table);
         }
-        Ok(Lsn(u64_at(payload, 0)).next())
+        match header.kind {
+            // Its payload is the last LSN that was given up.
+            Kind::Lost if table.len() < 8 => Err(Problem::Lengths),
+            Kind::Lost => Ok(Lsn(u64_at(table, 0)).next()),
+            Kind::Copied => {
+                let entries = frame::entries(header, table).ok_or(Problem::Lengths)?;
+                Ok(entries.last().map_or(header.first_lsn, |last| last.lsn.next()))
+            }
+            _ => Ok(header.next_lsn()),
+        }
     }
 }
 

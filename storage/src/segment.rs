@@ -21,6 +21,9 @@ const CRC_KIND: u8 = 1;
 /// A repair made this file in place of one that was lost: its nonce is not the one others name.
 pub(crate) const SEGMENT_REPAIRED: u8 = 1;
 
+/// The file is a cold segment: records copied out of others, with gaps between their LSNs.
+pub(crate) const SEGMENT_COLD: u8 = 2;
+
 /// Room a segment keeps for its last frame, so that it can always be sealed.
 pub(crate) const SEAL_RESERVE: u32 = 128;
 
@@ -50,6 +53,14 @@ pub(crate) enum HeaderFound {
 }
 
 impl SegmentHeader {
+    pub(crate) fn is_cold(&self) -> bool {
+        self.flags & SEGMENT_COLD != 0
+    }
+
+    pub(crate) fn is_repaired(&self) -> bool {
+        self.flags & SEGMENT_REPAIRED != 0
+    }
+
     /// The seed of every checksum in the segment.
     pub(crate) fn seed(&self) -> u32 {
         crc32fast::hash(&self.nonce)

@@ -45,11 +45,21 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Bytes of the newest checkpoint.
     pub checkpoint_bytes: u64,
-    /// Segments in the log now.
+    /// Cold segments made.
+    pub compactions: u64,
+    /// Segments whose live records were copied into cold ones.
+    pub segments_compacted: u64,
+    /// Bytes written to cold segments.
+    pub compacted_bytes: u64,
+    /// Segments that compaction or scrubbing found damaged.
+    pub damages: u64,
+    /// Segments in the log now, cold ones apart.
     pub segments: u64,
+    /// Cold segments now.
+    pub cold_segments: u64,
     /// Spare files ready now.
     pub spares: u64,
-    /// Bytes of segments, spares and the checkpoints' reserve now.
+    /// Bytes of segments, cold ones too, spares and the checkpoints' reserve now.
     pub disk_bytes: u64,
     /// Records that are kept now.
     pub live_records: u64,
@@ -72,6 +82,10 @@ pub(crate) struct Counters {
     pub(crate) reads_disk: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) checkpoint_bytes: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+    pub(crate) segments_compacted: AtomicU64,
+    pub(crate) compacted_bytes: AtomicU64,
+    pub(crate) damages: AtomicU64,
 }
 
 impl Counters {
@@ -108,6 +122,10 @@ impl Counters {
             reads_disk: read(&self.reads_disk),
             checkpoints: read(&self.checkpoints),
             checkpoint_bytes: read(&self.checkpoint_bytes),
+            compactions: read(&self.compactions),
+            segments_compacted: read(&self.segments_compacted),
+            compacted_bytes: read(&self.compacted_bytes),
+            damages: read(&self.damages),
             ..Stats::default()
         }
     }

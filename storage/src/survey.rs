@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::checkpoint::{self, Loaded, SegmentEntry};
+use crate::compaction::adopt::Adopted;
 use crate::disk::{Disk, File, Mode, read_up_to};
 use crate::error::{Damage, Doing as _, OpenError};
 use crate::frame::{self, HEADER_LEN, Header, Kind};
@@ -177,6 +178,10 @@ fn survey_segment(segment: SegmentFile) -> io::Result<Surveyed> {
                 prev_crc = seen.header.crc;
                 if seen.header.kind == Kind::Drop {
                     gone.extend(dropped(seen.table).map(|(seq, _)| seq));
+                }
+                if seen.header.kind == Kind::Adopt {
+                    let adopted = Adopted::decode(seen.table);
+                    gone.extend(adopted.iter().flat_map(|adopted| &adopted.victims));
                 }
                 continue;
             }

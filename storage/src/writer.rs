@@ -385,8 +385,8 @@ fn turn(shared: &Arc<Shared>) -> Result<bool, WriteError> {
 }
 
 /// Stops the log when the writer's thread panics: nobody may wait for a writer that is gone.
-struct Unwinding<'a> {
-    shared: &'a Arc<Shared>,
+pub(crate) struct Unwinding<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
 }
 
 impl Drop for Unwinding<'_> {

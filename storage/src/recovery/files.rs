@@ -61,6 +61,27 @@ pub(crate) fn list(
     Ok(files)
 }
 
+/// Opens a cold segment. It was whole before it got its name, so a bad header is rot.
+pub(crate) fn open_cold(
+    disk: &dyn Disk,
+    seq: u64,
+    log_id: &[u8; 16],
+) -> Result<Result<SegmentFile, Box<Damage>>, OpenError> {
+    let path = segment_path(seq);
+    let file = disk.open(&path, Mode::Read).doing("open", &path)?;
+    let problem = match read_header(&*file, &path) {
+        Ok(HeaderFound::Valid(header)) if header.seq == seq && header.log_id == *log_id => {
+            let len = file.size().doing("look at", &path)?;
+            return Ok(Ok(SegmentFile { header, path, file, len }));
+        }
+        Ok(HeaderFound::Valid(_)) => "its header is another segment's",
+        Ok(HeaderFound::Blank | HeaderFound::Bad) => "its header is damaged, in both copies",
+        Err(OpenError::Damaged(damage)) => return Ok(Err(damage)),
+        Err(other) => return Err(other),
+    };
+    Ok(Err(Damage::of(path, problem).at(0)))
+}
+
 /// A file without a header of its own may only be the one that was about to be begun.
 fn judge_headless(
     files: &Files,

@@ -1,5 +1,6 @@
 //! Opening: deciding what of a log stands, before anything listens.
 
+pub(crate) mod cold;
 pub(crate) mod files;
 mod replay;
 pub(crate) mod report;
@@ -19,6 +20,7 @@ use crate::liveness::Liveness;
 use crate::log::{Found, Log, Observer, Options, Shared};
 use crate::lsn::Lsn;
 use crate::pool::Pool;
+use crate::recovery::cold::ColdFiles;
 use crate::reader::Reader;
 use crate::recovery::files::SegmentFile;
 pub use crate::recovery::report::{Cut, RecoveryReport};
@@ -33,6 +35,7 @@ pub struct Recovery {
     folder: Folder,
     /// Those that stand, by sequence number.
     segments: Vec<FoundSegment>,
+    cold: ColdFiles,
     /// Files to remove at the start: never begun, or dropped before the checkpoint.
     leftovers: Vec<String>,
     checkpoint: Option<Loaded>,
@@ -42,7 +45,7 @@ pub struct Recovery {
     next_lsn: Lsn,
     epoch: u64,
     before: Before,
-    /// Sequence numbers that `Drop` frames named in the replay.
+    /// Sequence numbers that `Drop` and `Adopt` frames of the replay let go.
     dropped: BTreeSet<u64>,
     replayed: bool,
     /// A repair accepted that there is no checkpoint where one is needed.
@@ -103,11 +106,18 @@ impl Recovery {
             .iter()
             .map(|found| (found.file.header.seq, found.file.header.first_lsn, found.end_lsn));
         let liveness = Liveness::recovering(spans);
+        let mut cold = ColdFiles::list(&*disk, &log_id)?;
+        match &checkpoint {
+            Some(loaded) => cold.take_listed(&loaded.meta.cold, loaded.meta.lsn, &liveness),
+            None if accepted => cold.take_all(&liveness),
+            None => {}
+        }
         Ok(Self {
             disk,
             options,
             folder,
             segments,
+            cold,
             leftovers,
             checkpoint,
             usable: kept,
@@ -140,7 +150,8 @@ impl Recovery {
     #[must_use]
     pub fn reader(&self) -> Reader {
         let segments = self.segments.iter();
-        Reader::new(segments.map(|found| (Arc::clone(&found.segment), found.end_lsn)).collect())
+        let segments = segments.map(|found| (Arc::clone(&found.segment), found.end_lsn));
+        Reader::new(segments.collect(), self.cold.sound())
     }
 
     /// The LSN the next record gets.
@@ -202,6 +213,8 @@ impl Recovery {
             self.replay(&mut |_, _| ())?;
         }
         self.check_liveness()?;
+        let (cold, unused) = self.cold.settle(&self.dropped);
+        self.leftovers.extend(unused);
         self.remove_leftovers()?;
         let options = self.options.clone();
         let disk = Arc::clone(&self.disk);
@@ -224,6 +237,7 @@ impl Recovery {
                 .map(|found| found.segment)
                 .filter(|segment| !gone.contains(&segment.seq()))
                 .collect(),
+            cold,
             liveness: self.liveness.clone(),
             pool,
             checkpoints: Checkpoints::found(&*disk, std::mem::take(&mut self.usable)),
@@ -238,6 +252,7 @@ impl Recovery {
 
     /// What the owner kept and retired must fit what is in the log.
     fn check_liveness(&self) -> Result<(), OpenError> {
+        self.cold.give_up_lost(&self.liveness);
         let (orphan, unkept) = self.liveness.recovered();
         if self.redelivery_accepted || !self.report.lost.is_empty() {
             self.liveness.forgive();
@@ -261,14 +276,13 @@ impl Recovery {
     fn remove_leftovers(&mut self) -> Result<(), OpenError> {
         let dropped = self.segments.iter().filter(|f| self.dropped.contains(&f.file.header.seq));
         let mut paths = std::mem::take(&mut self.leftovers);
-        for found in dropped {
-            let (seq, path) = (found.file.header.seq, &found.file.path);
+        paths.extend(dropped.map(|found| found.file.path.clone()));
+        for &seq in &self.dropped {
             if self.liveness.live(seq) != 0 {
                 let problem = "the segment was dropped, but records in it are needed";
-                return Err(Damage::of(&**path, problem).into());
+                return Err(Damage::of(layout::segment_path(seq), problem).into());
             }
             self.liveness.forget(seq);
-            paths.push(path.clone());
         }
         for path in &paths {
             self.disk.remove(path).doing("remove", path)?;

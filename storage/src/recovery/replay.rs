@@ -1,5 +1,8 @@
 //! The replay: every record after the checkpoint, in order, everything checked on the way.
 
+use std::collections::BTreeMap;
+
+use crate::compaction::adopt::Adopted;
 use crate::error::{Damage, Lost, OpenError};
 use crate::frame::{self, Entry, Kind, u32_at, u64_at};
 use crate::layout::segment_path;
@@ -33,14 +36,44 @@ impl Recovery {
             .partition_point(|found| found.file.header.first_lsn <= checkpoint_lsn)
             .saturating_sub(1);
         let mut before: Option<Before> = None;
+        let mut copied = BTreeMap::new();
+        if self.redelivery_accepted {
+            copied = self.cold.records()?;
+        }
         for at in holding..self.segments.len() {
+            self.replay_copied(at, &mut copied, apply);
             self.check_follows(at, before)?;
             before = Some(self.replay_segment(at, checkpoint_lsn, apply)?);
         }
         self.before = before.unwrap_or_default();
         self.check_table()?;
+        self.cold.check(&self.dropped)?;
+        self.report.cold_segments = self.cold.count(&self.dropped);
         self.report.took = self.began.elapsed();
         Ok(())
+    }
+
+    /// What was copied out of segments between this one and the one before, where no checkpoint
+    /// knows of it.
+    fn replay_copied(
+        &mut self,
+        at: usize,
+        copied: &mut BTreeMap<Lsn, Vec<u8>>,
+        apply: &mut Apply<'_>,
+    ) {
+        let found = &self.segments[at];
+        let later = copied.split_off(&found.file.header.first_lsn);
+        let gone = std::mem::replace(copied, later);
+        for (lsn, head) in gone {
+            self.liveness.keep(&[lsn]);
+            // Where a repair gave up the body and the head, nobody can be told of it.
+            if !head.is_empty() {
+                apply(lsn, &head);
+                self.report.replayed_records += 1;
+            }
+        }
+        // The segment that is there tells of its records itself.
+        *copied = copied.split_off(&self.segments[at].end_lsn);
     }
 
     /// A segment follows the one replayed before it: in number, LSN and epoch.
@@ -149,7 +182,18 @@ impl Recovery {
                     self.report.lost.push(Lost { lsns, heads: true });
                 }
             }
-            Kind::Open | Kind::Seal | Kind::Commit | Kind::Checkpoint => {}
+            Kind::Adopt => {
+                if let Some(adopted) = Adopted::decode(seen.table) {
+                    self.cold.adopt(&adopted, &self.liveness);
+                    self.dropped.extend(adopted.victims);
+                }
+            }
+            Kind::Open
+            | Kind::Seal
+            | Kind::Commit
+            | Kind::Checkpoint
+            | Kind::Copied
+            | Kind::Directory => {}
         }
     }
 

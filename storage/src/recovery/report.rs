@@ -11,6 +11,8 @@ use crate::lsn::Lsn;
 pub struct RecoveryReport {
     /// Segments in the log.
     pub segments: usize,
+    /// Cold segments beside them.
+    pub cold_segments: usize,
     /// The oldest LSN in them.
     pub first_lsn: Lsn,
     /// The newest LSN in them; [`Lsn::NONE`] while nothing was ever appended.
@@ -59,6 +61,9 @@ impl fmt::Display for RecoveryReport {
             "epoch {}: {} segments, LSN {} to {}",
             self.epoch, self.segments, self.first_lsn, self.last_lsn
         )?;
+        if 0 < self.cold_segments {
+            write!(f, ", {} cold segments", self.cold_segments)?;
+        }
         match self.checkpoint {
             Some(lsn) => write!(f, ", checkpoint at {lsn} ({} bytes)", self.checkpoint_bytes)?,
             None => write!(f, ", no checkpoint")?,

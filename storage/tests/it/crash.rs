@@ -37,14 +37,22 @@ fn history(owner: &mut Owner) -> Result<(), WriteError> {
 }
 
 /// What a crash left: the disk, what was confirmed, what lived after each batch.
-struct Crashed {
-    disk: SimDisk,
-    confirmed: Lsn,
+pub(crate) struct Crashed {
+    pub(crate) disk: SimDisk,
+    pub(crate) confirmed: Lsn,
     states: BTreeMap<Lsn, BTreeMap<Lsn, Vec<u8>>>,
 }
 
 /// Runs the history until the power goes after `operations`; `None` when it ends before.
 fn crash_after(operations: u64) -> Option<Crashed> {
+    crash_in(history, operations)
+}
+
+/// Runs a history until the power goes after `operations`; `None` when it ends before.
+pub(crate) fn crash_in(
+    history: fn(&mut Owner) -> Result<(), WriteError>,
+    operations: u64,
+) -> Option<Crashed> {
     let disk = SimDisk::new(5);
     disk.set_faults(Faults { power_off_after: Some(operations), ..Faults::default() });
     let none = BTreeMap::from([(Lsn::NONE, BTreeMap::new())]);
@@ -62,7 +70,7 @@ fn crash_after(operations: u64) -> Option<Crashed> {
 }
 
 /// Recovers, starts, and checks; the last LSN found, and the epoch.
-fn check(disk: &SimDisk, crashed: &Crashed, at_least: Lsn) -> (Lsn, u64) {
+pub(crate) fn check(disk: &SimDisk, crashed: &Crashed, at_least: Lsn) -> (Lsn, u64) {
     let (recovery, live) = recover(disk, &tiny()).unwrap_or_else(|error| panic!("{error}"));
     let last = Lsn(recovery.next_lsn().0 - 1);
     assert!(at_least <= last, "LSN {at_least} was confirmed, the log ends with {last}");

@@ -4,6 +4,7 @@
 mod model;
 
 mod append;
+mod compaction;
 mod crash;
 mod damage;
 mod refusal;
