@@ -55,7 +55,7 @@ struct ColdSpan {
 }
 
 /// One bit for each record of a segment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Bits {
     live: u64,
     words: Vec<u64>,
@@ -183,19 +183,21 @@ impl Liveness {
     /// What is kept at this moment, `appended` being what may have no place yet, in order.
     pub(crate) fn kept<'a>(&self, appended: impl Iterator<Item = (Lsn, &'a FrozenBatch)>) -> Kept {
         let segments = self.shared.lock();
-        let spans = segments.spans.iter().filter(|span| 0 < span.bits.live);
-        let spans = spans.map(|span| (Lsn(span.first), span.bits.words.clone())).collect();
-        let mut rest: Vec<Lsn> = segments.cold.iter().flat_map(ColdSpan::live_lsns).collect();
+        let mut kept = Kept::default();
+        let live = segments.spans.iter().filter(|span| 0 < span.bits.live);
+        kept.spans.extend(live.map(|span| (Lsn(span.first), span.bits.words.clone())));
+        let cold = segments.cold.iter();
+        kept.cold.extend(cold.map(|span| (Arc::clone(&span.column), span.bits.clone())));
         for (first, batch) in appended {
             for (lsn, record) in (first.0..).zip(&batch.records) {
                 let is_placed = lsn < segments.placed_to;
                 let is_retired = segments.early.contains(&lsn);
                 if record.retention == Retention::Keep && !is_placed && !is_retired {
-                    rest.push(Lsn(lsn));
+                    kept.unplaced.push(Lsn(lsn));
                 }
             }
         }
-        Kept { spans, rest }
+        kept
     }
 
     /// A liveness over the segments that a start found, taking what the replay says.
@@ -341,18 +343,43 @@ impl Liveness {
 pub struct Kept {
     /// An LSN, and a bit for each from it on.
     spans: Vec<(Lsn, Vec<u64>)>,
-    /// Those that had no place yet.
-    rest: Vec<Lsn>,
+    /// The LSNs of cold segments, and a bit for each.
+    cold: Vec<(Arc<Column>, Bits)>,
+    unplaced: Vec<Lsn>,
 }
+
+/// Words of zeros that cost less than a new run.
+const GAP_WORDS: u64 = 4;
 
 impl Kept {
     /// Runs of LSNs as bits: the first LSN, and for each 64 from it on a word, the lowest bit
     /// first. Together they say which records are kept.
-    pub fn runs(&self) -> impl Iterator<Item = (Lsn, &[u64])> {
-        const ONE: &[u64] = &[1];
-        let spans = self.spans.iter().map(|(first, bits)| (*first, bits.as_slice()));
-        spans.chain(self.rest.iter().map(|&lsn| (lsn, ONE)))
+    pub fn runs(&self) -> impl Iterator<Item = (Lsn, Vec<u64>)> {
+        let cold = self.cold.iter().flat_map(|(column, bits)| {
+            as_runs(column.iter().enumerate().filter(|(at, _)| bits.is_set(*at)).map(|(_, lsn)| lsn))
+        });
+        self.spans.iter().cloned().chain(cold).chain(as_runs(self.unplaced.iter().copied()))
     }
+}
+
+/// LSNs in ascending order as runs of bits.
+fn as_runs(lsns: impl Iterator<Item = Lsn>) -> Vec<(Lsn, Vec<u64>)> {
+    let mut runs: Vec<(Lsn, Vec<u64>)> = Vec::new();
+    for lsn in lsns {
+        let place = |(first, words): &(Lsn, Vec<u64>)| {
+            let word = (lsn.0 - first.0) / 64;
+            (word < words.len() as u64 + GAP_WORDS).then_some(word)
+        };
+        let word = runs.last().and_then(place).unwrap_or_else(|| {
+            runs.push((lsn, Vec::new()));
+            0
+        });
+        let (first, words) = runs.last_mut().expect("there is one by now");
+        let word = usize::try_from(word).expect("near the end of a vector");
+        words.resize(words.len().max(word + 1), 0);
+        words[word] |= 1 << ((lsn.0 - first.0) % 64);
+    }
+    runs
 }
 
 impl Segments {

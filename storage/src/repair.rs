@@ -1,5 +1,6 @@
 //! Repairing a damaged data folder, offline: what is lost is given up by name, all else stays.
 
+mod cold;
 mod plan;
 
 use std::sync::Arc;

@@ -9,9 +9,9 @@ use crate::compaction::adopt::Adopted;
 use crate::disk::{Disk, File, Mode, read_up_to};
 use crate::error::{Damage, Doing as _, OpenError};
 use crate::frame::{self, HEADER_LEN, Header, Kind};
-use crate::layout::{Floor, LOG, segment_path, segment_seq};
-use crate::lsn::Lsn;
-use crate::recovery::files::SegmentFile;
+use crate::layout::{Floor, LOG, cold_seq, segment_path, segment_seq};
+use crate::lsn::{Lsn, LsnRange};
+use crate::recovery::files::{self, SegmentFile};
 use crate::recovery::tail;
 use crate::retention::dropped;
 use crate::scan::{Bad, Depth, Problem, Walk, next_header};
@@ -21,7 +21,7 @@ use crate::segment::{HeaderFound, SEGMENT_HEADER_LEN, SegmentHeader};
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// A frame whose records are known, but not the bodies of these.
-    Bodies { offset: u64, header: Header, records: Vec<usize> },
+    Bodies { offset: u64, header: Header, records: Vec<(usize, Lsn)> },
     /// Bytes that no frame can be made of, and the good frame after them, if there is one.
     Gap { from: u64, prev_crc: u32, first_lsn: Lsn, next: Option<(u64, Lsn)>, problem: String },
 }
@@ -35,6 +35,7 @@ pub(crate) struct Surveyed {
     pub(crate) frames: u64,
     pub(crate) records: u64,
     dropped: Vec<u64>,
+    adopted: Vec<Adopted>,
 }
 
 impl Surveyed {
@@ -49,6 +50,10 @@ impl Surveyed {
 pub(crate) struct Survey {
     pub(crate) floor: Option<Floor>,
     pub(crate) segments: BTreeMap<u64, Surveyed>,
+    /// Cold segments with a good header, in use or not.
+    pub(crate) cold: BTreeMap<u64, Surveyed>,
+    /// Files in the place of cold segments, and what is wrong with their headers.
+    pub(crate) headless_cold: BTreeMap<u64, Box<Damage>>,
     /// Files in the place of a segment, with no usable header.
     pub(crate) headless: BTreeMap<u64, String>,
     /// Newest first.
@@ -68,6 +73,8 @@ pub(crate) fn survey(disk: &dyn Disk, log_id: &[u8; 16]) -> Result<Survey, OpenE
     let mut survey = Survey {
         floor,
         segments: BTreeMap::new(),
+        cold: BTreeMap::new(),
+        headless_cold: BTreeMap::new(),
         headless: BTreeMap::new(),
         checkpoints: Vec::new(),
         bad_checkpoints: Vec::new(),
@@ -90,6 +97,15 @@ pub(crate) fn survey(disk: &dyn Disk, log_id: &[u8; 16]) -> Result<Survey, OpenE
             HeaderFound::Valid(_) | HeaderFound::Blank | HeaderFound::Bad => {
                 survey.headless.insert(seq, path);
             }
+        }
+    }
+    for seq in names.iter().filter_map(|name| cold_seq(name)) {
+        match files::open_cold(disk, seq, log_id)? {
+            Ok(file) => {
+                let path = file.path.clone();
+                survey.cold.insert(seq, survey_segment(file).doing("read", &path)?);
+            }
+            Err(damage) => drop(survey.headless_cold.insert(seq, damage)),
         }
     }
     if let Some(newest) = survey.segments.values().next_back() {
@@ -153,6 +169,25 @@ impl Survey {
         }
         expected
     }
+
+    /// The cold segments that must be there, and between which LSNs their records are: what the
+    /// newest checkpoint lists and what was adopted since, less what was dropped.
+    pub(crate) fn expected_cold(&self) -> BTreeMap<u64, LsnRange> {
+        let newest = self.checkpoints.first().map(|loaded| &loaded.meta);
+        let listed = newest.map_or(&[][..], |meta| &meta.cold);
+        let listed =
+            listed.iter().map(|e| (e.seq, LsnRange { first: e.first_lsn, last: e.last_lsn }));
+        // Frames before the checkpoint's record tell of what its table knows better.
+        let from = newest.map_or(Lsn::NONE, |meta| meta.lsn);
+        let holding = self.segments.values().filter(|s| s.file.header.first_lsn <= from).count();
+        let since = self.segments.values().skip(holding.saturating_sub(1));
+        let adopted = since.flat_map(|surveyed| &surveyed.adopted);
+        let range = |a: &Adopted| LsnRange { first: a.first_lsn, last: a.last_lsn };
+        let mut expected: BTreeMap<u64, LsnRange> =
+            listed.chain(adopted.map(|adopted| (adopted.seq, range(adopted)))).collect();
+        expected.retain(|seq, _| !self.dropped.contains(seq));
+        expected
+    }
 }
 
 fn header_of(file: &Arc<dyn File>) -> io::Result<HeaderFound> {
@@ -168,7 +203,7 @@ fn survey_segment(segment: SegmentFile) -> io::Result<Surveyed> {
     let mut walk = Walk::new(&patient, segment.header, segment.len);
     let mut faults = Vec::new();
     let (mut frames, mut records, mut prev_crc) = (0, 0, 0);
-    let mut gone = Vec::new();
+    let (mut gone, mut adopted) = (Vec::new(), Vec::new());
     loop {
         let bad = match walk.next(Depth::Bodies) {
             None => break,
@@ -179,9 +214,11 @@ fn survey_segment(segment: SegmentFile) -> io::Result<Surveyed> {
                 if seen.header.kind == Kind::Drop {
                     gone.extend(dropped(seen.table).map(|(seq, _)| seq));
                 }
-                if seen.header.kind == Kind::Adopt {
-                    let adopted = Adopted::decode(seen.table);
-                    gone.extend(adopted.iter().flat_map(|adopted| &adopted.victims));
+                if seen.header.kind == Kind::Adopt
+                    && let Some(adopt) = Adopted::decode(seen.table)
+                {
+                    gone.extend(&adopt.victims);
+                    adopted.push(adopt);
                 }
                 continue;
             }
@@ -189,11 +226,12 @@ fn survey_segment(segment: SegmentFile) -> io::Result<Surveyed> {
         };
         if let (Problem::Body { .. }, Some(header)) = (&bad.problem, bad.header) {
             let damaged = bad_bodies(&patient, &header, bad.offset)?;
-            faults.push(Fault::Bodies { offset: bad.offset, header, records: damaged });
             frames += 1;
             records += u64::from(header.count);
             prev_crc = header.crc;
-            walk.resume(bad.offset + header.frame_len(), header.next_lsn());
+            let next_lsn = damaged.last().map_or(Lsn::NONE, |(_, lsn)| lsn.next());
+            walk.resume(bad.offset + header.frame_len(), next_lsn.max(header.next_lsn()));
+            faults.push(Fault::Bodies { offset: bad.offset, header, records: damaged });
             continue;
         }
         let next = next_frame(&patient, seed, &segment, &bad, walk.next_lsn)?;
@@ -210,11 +248,11 @@ fn survey_segment(segment: SegmentFile) -> io::Result<Surveyed> {
         }
     }
     let next_lsn = walk.next_lsn;
-    Ok(Surveyed { file: segment, faults, next_lsn, frames, records, dropped: gone })
+    Ok(Surveyed { file: segment, faults, next_lsn, frames, records, dropped: gone, adopted })
 }
 
 /// The records of a frame whose bodies do not have their checksums.
-fn bad_bodies(file: &dyn File, header: &Header, offset: u64) -> io::Result<Vec<usize>> {
+fn bad_bodies(file: &dyn File, header: &Header, offset: u64) -> io::Result<Vec<(usize, Lsn)>> {
     let mut bytes = vec![0; usize::try_from(header.frame_len()).unwrap_or(usize::MAX)];
     read_up_to(file, &mut bytes, offset)?;
     let (table, bodies) = bytes[HEADER_LEN..].split_at(header.table_len as usize);
@@ -223,7 +261,8 @@ fn bad_bodies(file: &dyn File, header: &Header, offset: u64) -> io::Result<Vec<u
         let body = &bodies[entry.body_start as usize..][..entry.body_len as usize];
         !entry.lost && crc32fast::hash(body) != entry.body_crc
     };
-    Ok((0..entries.len()).filter(|&at| damaged(&entries[at])).collect())
+    let all = entries.iter().enumerate();
+    Ok(all.filter(|(_, entry)| damaged(entry)).map(|(at, entry)| (at, entry.lsn)).collect())
 }
 
 /// The next frame behind a bad one that can follow it.

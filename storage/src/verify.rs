@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::checkpoint;
+use crate::cold::file::read_column;
 use crate::disk::Disk;
 use crate::error::{Damage, OpenError};
 use crate::layout::{self, CKPT, segment_path};
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, LsnRange};
 use crate::repair;
 use crate::survey::{Fault, Survey, Surveyed, survey};
 
@@ -15,6 +16,8 @@ use crate::survey::{Fault, Survey, Surveyed, survey};
 pub struct VerifyReport {
     /// Segments read.
     pub segments: usize,
+    /// Cold segments among what the log names.
+    pub cold_segments: usize,
     /// Frames read in them.
     pub frames: u64,
     /// Records read in them.
@@ -63,6 +66,18 @@ pub(crate) fn report(survey: &Survey, redelivery_accepted: bool) -> VerifyReport
         let faults = faults.filter(|fault| !may_end || !is_open_end(survey, *seq, fault));
         report.damages.extend(faults.map(|fault| *damage(surveyed, fault)));
     }
+    let expected = survey.expected_cold();
+    report.cold_segments = expected.len();
+    for (seq, lsns) in expected {
+        match survey.cold.get(&seq) {
+            Some(surveyed) => {
+                report.frames += surveyed.frames;
+                report.records += surveyed.records;
+                report.damages.extend(cold_damages(surveyed));
+            }
+            None => report.damages.push(*cold_missing(survey, seq, lsns)),
+        }
+    }
     report.damages.extend(missing(survey, redelivery_accepted));
     if report.damages.is_empty() {
         report.damages.extend(survey.tail_damage.clone());
@@ -85,11 +100,42 @@ fn damage(surveyed: &Surveyed, fault: &Fault) -> Box<Damage> {
     let path = &*surveyed.file.path;
     match fault {
         Fault::Bodies { offset, header, records } => {
-            let lsn = |at: usize| Lsn(header.first_lsn.0 + at as u64);
             let problem = format!("the bodies of {} records have wrong checksums", records.len());
-            let first = records.first().map_or(0, |&at| at);
-            let last = records.last().map_or(0, |&at| at);
-            Damage::of(path, problem).at(*offset).with_lsns(lsn(first), Some(lsn(last)))
+            let first = records.first().map_or(header.first_lsn, |&(_, lsn)| lsn);
+            let last = records.last().map(|&(_, lsn)| lsn);
+            Damage::of(path, problem).at(*offset).with_lsns(first, last)
+        }
+        Fault::Gap { from, first_lsn, next, problem, .. } => {
+            let last = next.map(|(_, lsn)| Lsn(lsn.0 - 1)).filter(|last| first_lsn <= last);
+            Damage::of(path, &**problem).at(*from).with_lsns(*first_lsn, last)
+        }
+    }
+}
+
+/// What is wrong in a cold segment that is there.
+pub(crate) fn cold_damages(surveyed: &Surveyed) -> Vec<Damage> {
+    let damages: Vec<Damage> =
+        surveyed.faults.iter().map(|fault| *damage(surveyed, fault)).collect();
+    match read_column(&surveyed.file) {
+        Err(damage) if damages.is_empty() => vec![*damage],
+        _ => damages,
+    }
+}
+
+fn cold_missing(survey: &Survey, seq: u64, lsns: LsnRange) -> Box<Damage> {
+    let missing = || Damage::of(segment_path(seq), "the cold segment is missing");
+    let headless = survey.headless_cold.get(&seq).cloned();
+    headless.unwrap_or_else(missing).with_lsns(lsns.first, Some(lsns.last))
+}
+
+fn damage(surveyed: &Surveyed, fault: &Fault) -> Box<Damage> {
+    let path = &*surveyed.file.path;
+    match fault {
+        Fault::Bodies { offset, header, records } => {
+            let problem = format!("the bodies of {} records have wrong checksums", records.len());
+            let first = records.first().map_or(header.first_lsn, |&(_, lsn)| lsn);
+            let last = records.last().map(|&(_, lsn)| lsn);
+            Damage::of(path, problem).at(*offset).with_lsns(first, last)
         }
         Fault::Gap { from, first_lsn, next, problem, .. } => {
             let last = next.map(|(_, lsn)| Lsn(lsn.0 - 1)).filter(|last| first_lsn <= last);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use qbroker_storage::disk::Disk;
 use qbroker_storage::{
-    Log, Lsn, Observer, OpenError, Reader, Recovery, RecoveryReport, WriteError, Writer,
+    Damage, Log, Lsn, Observer, OpenError, Reader, Recovery, RecoveryReport, WriteError, Writer,
 };
 use tokio::sync::{Notify, Semaphore, watch};
-use tracing::info;
+use tracing::{error, info};
 
 use super::paging::PageError;
 use super::unsynced::Unsynced;
@@ -85,6 +85,10 @@ impl Observer for Commits {
 
     fn failed(&self, error: &WriteError) {
         self.fail(&Failure::Write(error.clone()));
+    }
+
+    fn damaged(&self, damage: &Damage) {
+        error!(%damage, "a segment is damaged: it is left as it is, and nothing is copied out of it");
     }
 }
 

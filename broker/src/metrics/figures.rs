@@ -92,6 +92,14 @@ pub struct LogFigures {
     pub rotations_unfilled_total: u64,
     /// Segments dropped.
     pub segments_dropped_total: u64,
+    /// Cold segments made.
+    pub compactions_total: u64,
+    /// Segments whose place a cold one took.
+    pub segments_compacted_total: u64,
+    /// Bytes written to cold segments.
+    pub compacted_bytes_total: u64,
+    /// Segments that compaction found damaged.
+    pub damages_total: u64,
     /// Records read from memory.
     pub reads_cached_total: u64,
     /// Records read from disk.
@@ -100,8 +108,10 @@ pub struct LogFigures {
     pub checkpoints_total: u64,
     /// Bytes of the newest checkpoint.
     pub checkpoint_bytes: u64,
-    /// Segments now.
+    /// Segments now, cold ones apart.
     pub segments: u64,
+    /// Cold segments now.
+    pub cold_segments: u64,
     /// Bytes of the data folder's segments, spares and reserve now.
     pub disk_bytes: u64,
     /// Records kept now.

@@ -229,7 +229,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The bytes that [`Core::restore`] reads. `kept` says which records the log keeps at this
     /// moment, as in [`qbroker_storage::Kept::runs`].
-    pub fn encode<'a>(self, kept: impl Iterator<Item = (Lsn, &'a [u64])>) -> Vec<Bytes> {
+    pub fn encode(self, kept: impl Iterator<Item = (Lsn, Vec<u64>)>) -> Vec<Bytes> {
         let Self { mut pieces, messages } = self;
         for (first, words) in kept {
             for (at, words) in (0..).step_by(KEPT_WORDS).zip(words.chunks(KEPT_WORDS)) {

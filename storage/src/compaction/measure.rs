@@ -7,6 +7,10 @@ use crate::frame::{self, Kind};
 use crate::log::Shared;
 use crate::lsn::Lsn;
 use crate::scan::{Depth, Walk};
+use crate::segment::SEGMENT_HEADER_LEN;
+
+/// Bodies between tables are hopped over, where they are longer than a read.
+const HOP_BYTES: usize = 16 << 10;
 
 /// What was found in a segment.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -37,9 +41,9 @@ pub(crate) fn measure(shared: &Shared, source: &Source, live: u64) -> Result<Mea
     let mut rest = lsns.as_slice();
     let mut live_bytes = 0;
     let end = u64::from(segment.state.lock().end);
-    let mut walk = Walk::new(&*segment.file, segment.header, end);
+    let from = u64::from(SEGMENT_HEADER_LEN);
+    let mut walk = Walk::new(&*segment.file, segment.header, end).starting_at(from, HOP_BYTES);
     while let Some(&first) = rest.first() {
-        let before = walk.offset;
         let seen = match walk.next(Depth::Tables) {
             Some(Ok(seen)) => seen,
             Some(Err(bad)) => {
@@ -61,7 +65,9 @@ pub(crate) fn measure(shared: &Shared, source: &Source, live: u64) -> Result<Mea
         if rest.first().is_some_and(|&lsn: &Lsn| lsn < seen.next_lsn) {
             return Err(Abandoned::GivenUp(seq));
         }
-        pace::pace(shared, walk.offset - before)?;
+        let table_len = u64::from(seen.header.table_len);
+        let read = seen.header.frame_len().min(table_len + HOP_BYTES as u64);
+        pace::pace(shared, read)?;
     }
     Ok(Measured { live, live_bytes, size })
 }

@@ -8,6 +8,7 @@ use crate::error::Lost;
 use crate::frame::{self, FLAG_REPAIRED, FRAME_BYTES_MAX, Kind, Place, put};
 use crate::layout::{CKPT, LOG, segment_path};
 use crate::lsn::{Lsn, LsnRange};
+use crate::repair::cold;
 use crate::segment::{SEGMENT_HEADER_LEN, SEGMENT_REPAIRED, SegmentHeader};
 use crate::survey::{Fault, Patient, Survey, Surveyed};
 use crate::writer::{Before, SEAL_RECOVERED, open_payload, seal_payload};
@@ -80,6 +81,19 @@ impl Plan {
                 None => plan.stand_in(seq, extent, log_id, may_be_dropped),
             }
         }
+        let expected = survey.expected_cold();
+        for (&seq, &lsns) in &expected {
+            cold::mend(&mut plan, survey, seq, lsns, log_id);
+        }
+        let named = |seq: &u64| expected.contains_key(seq) || survey.dropped.contains(seq);
+        for (_, surveyed) in survey.cold.iter().filter(|(seq, _)| !named(seq)) {
+            // A start would remove it; the frame that put it in use may be among what is lost.
+            if may_be_dropped {
+                let why = "the log does not name it (the frame doing so may be lost)".to_owned();
+                let path = surveyed.file.path.clone();
+                plan.steps.push(Step::SetAside { path, dir: LOG, why });
+            }
+        }
         if without_history {
             plan.steps.push(Step::AcceptRedelivery);
         }
@@ -123,7 +137,7 @@ impl Plan {
     }
 }
 
-fn describe(lost: &Lost) -> String {
+pub(super) fn describe(lost: &Lost) -> String {
     let what = if lost.heads { "lost" } else { "kept without their bodies" };
     format!("LSN {} {what}", lost.lsns)
 }
@@ -182,10 +196,11 @@ fn mended(surveyed: &Surveyed, end_lsn: Lsn, lost: &mut Vec<Lost>) -> Vec<u8> {
         match fault {
             Fault::Bodies { offset, header, records } => {
                 let from = usize::try_from(*offset).expect("within the segment");
-                frame::give_up_bodies(&mut bytes[from..], header, seed, records);
-                lost.extend(records.iter().map(|&record| {
-                    let lsn = Lsn(header.first_lsn.0 + record as u64);
-                    Lost { lsns: LsnRange { first: lsn, last: lsn }, heads: false }
+                let places: Vec<usize> = records.iter().map(|&(at, _)| at).collect();
+                frame::give_up_bodies(&mut bytes[from..], header, seed, &places);
+                lost.extend(records.iter().map(|&(_, lsn)| Lost {
+                    lsns: LsnRange { first: lsn, last: lsn },
+                    heads: false,
                 }));
             }
             Fault::Gap { from, prev_crc, first_lsn, next, .. } => {

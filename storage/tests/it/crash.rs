@@ -40,7 +40,7 @@ fn history(owner: &mut Owner) -> Result<(), WriteError> {
 pub(crate) struct Crashed {
     pub(crate) disk: SimDisk,
     pub(crate) confirmed: Lsn,
-    states: BTreeMap<Lsn, BTreeMap<Lsn, Vec<u8>>>,
+    pub(crate) states: BTreeMap<Lsn, BTreeMap<Lsn, Vec<u8>>>,
 }
 
 /// Runs the history until the power goes after `operations`; `None` when it ends before.
@@ -80,6 +80,7 @@ pub(crate) fn check(disk: &SimDisk, crashed: &Crashed, at_least: Lsn) -> (Lsn, u
     let epoch = recovery.epoch();
     let (log, mut writer) = recovery.start_stepped(Arc::new(Told::default())).unwrap();
     check_bodies(&log, &live);
+    assert_eq!(log.stats().live_records, live.len() as u64);
     assert!(!writer.step().unwrap());
     (last, epoch)
 }

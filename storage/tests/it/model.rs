@@ -8,8 +8,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use qbroker_storage::disk::sim::SimDisk;
 use qbroker_storage::{
-    Batch, Body, Log, Lsn, LsnRange, Observer, OpenError, Options, Recovery, Retention, WriteError,
-    Writer,
+    Batch, Body, Damage, Log, Lsn, LsnRange, Observer, OpenError, Options, Recovery, Retention,
+    WriteError, Writer,
 };
 
 /// Options with segments of 16 KiB, so that a small history rotates.
@@ -29,6 +29,7 @@ pub(crate) fn tiny() -> Options {
 pub(crate) struct Told {
     pub(crate) durable: Mutex<Lsn>,
     pub(crate) failed: Mutex<Option<WriteError>>,
+    pub(crate) damages: Mutex<Vec<Damage>>,
 }
 
 impl Observer for Told {
@@ -40,6 +41,10 @@ impl Observer for Told {
 
     fn failed(&self, error: &WriteError) {
         assert!(self.failed.lock().replace(error.clone()).is_none(), "told of a failure once");
+    }
+
+    fn damaged(&self, damage: &Damage) {
+        self.damages.lock().push(damage.clone());
     }
 }
 
@@ -156,6 +161,11 @@ impl Owner {
     /// Takes a checkpoint of everything appended so far.
     pub(crate) fn checkpoint(&self) -> Result<(), WriteError> {
         let lsn = Lsn(self.log.next_lsn().0 - 1);
+        self.log.write_checkpoint(lsn, self.checkpoint_state())
+    }
+
+    /// What a checkpoint of everything appended so far holds.
+    pub(crate) fn checkpoint_state(&self) -> Vec<Bytes> {
         let state = self.live.iter().map(|(lsn, body)| {
             // The first byte of a body is the low byte of its number; numbers stay below 256.
             let number = u64::from(body.first().copied().unwrap_or(0));
@@ -163,7 +173,7 @@ impl Owner {
                 [lsn.0.to_le_bytes(), number.to_le_bytes(), (body.len() as u64).to_le_bytes()];
             Bytes::from(entry.concat())
         });
-        self.log.write_checkpoint(lsn, state.collect())
+        state.collect()
     }
 
     /// Reads everything that lives and compares it.

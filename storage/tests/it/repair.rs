@@ -42,7 +42,7 @@ fn contents(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Repairs, dry first, and checks that a start accepts it and that only what was named is lost.
-fn repaired(disk: &SimDisk, live: &BTreeMap<Lsn, Vec<u8>>) -> RepairReport {
+pub(crate) fn repaired(disk: &SimDisk, live: &BTreeMap<Lsn, Vec<u8>>) -> RepairReport {
     let before = contents(disk);
     let dry = repair(&disk.shared(), DRY).unwrap();
     assert_eq!(contents(disk), before, "a dry run changes nothing");

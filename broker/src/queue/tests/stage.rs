@@ -319,7 +319,7 @@ pub(super) fn deliveries_of(effect: &Effect) -> &[Delivery] {
 }
 
 fn joined<I: Index>(core: &Core<I>, kept: &BTreeSet<Lsn>) -> Bytes {
-    core.snapshot().encode(kept.iter().map(|&lsn| (lsn, &[1][..]))).concat().into()
+    core.snapshot().encode(kept.iter().map(|&lsn| (lsn, vec![1]))).concat().into()
 }
 
 fn sorted(lsns: &[Lsn]) -> Vec<Lsn> {
