@@ -19,6 +19,9 @@ pub struct Liveness {
     shared: Arc<Mutex<Segments>>,
 }
 
+/// How many records are moved to a cold segment under one hold of the lock.
+const ADOPTED_AT_ONCE: usize = 4096;
+
 #[derive(Debug, Default)]
 struct Segments {
     /// In the order of their LSNs. Those without records have an empty span.
@@ -170,9 +173,9 @@ impl Liveness {
     #[must_use]
     pub fn is_kept(&self, lsn: Lsn) -> bool {
         let segments = self.shared.lock();
-        if let Some(at) = segments.find(lsn.0) {
-            let span = &segments.spans[at];
-            return span.bits.is_set(span.place(lsn.0));
+        let hot = segments.find(lsn.0).map(|at| &segments.spans[at]);
+        if hot.is_some_and(|span| span.bits.is_set(span.place(lsn.0))) {
+            return true;
         }
         segments.cold.iter().any(|cold| {
             let copied = cold.column.find(lsn).is_some_and(|(at, _)| cold.bits.is_set(at));
@@ -302,18 +305,19 @@ impl Liveness {
     /// # Panics
     /// When something lives in a victim that was not copied, once recovered.
     pub(crate) fn adopt(&self, seq: u64, column: &Arc<Column>, victims: &[u64]) {
-        let mut segments = self.shared.lock();
-        let known = segments.cold.iter().position(|span| span.seq == seq);
-        let new = || ColdSpan::new(seq, Arc::clone(column));
-        let mut cold = known.map_or_else(new, |at| segments.cold.remove(at));
-        for (at, lsn) in column.iter().enumerate() {
-            let alive = segments.set(lsn, false) == Some(true) || segments.orphans.remove(&lsn.0);
-            if alive {
-                cold.bits.set(at, true);
+        {
+            let mut segments = self.shared.lock();
+            if segments.cold.iter().all(|span| span.seq != seq) {
+                segments.cold.push(ColdSpan::new(seq, Arc::clone(column)));
             }
         }
-        segments.release(victims);
-        segments.cold.push(cold);
+        let lsns: Vec<(usize, Lsn)> = column.iter().enumerate().collect();
+        // A few at a time: whoever retires records does so under a lock of his own. Each is alive in
+        // one place at any moment.
+        for lsns in lsns.chunks(ADOPTED_AT_ONCE) {
+            self.shared.lock().take_over(seq, lsns);
+        }
+        self.shared.lock().release(victims);
     }
 
     /// While recovering: segments went whose successor is not there either.
@@ -393,10 +397,14 @@ impl Segments {
     /// Makes a record live or not; whether that changed anything, `None` where it is not in the
     /// log.
     fn set(&mut self, lsn: Lsn, alive: bool) -> Option<bool> {
-        if let Some(at) = self.find(lsn.0) {
-            return Some(self.spans[at].set(lsn.0, alive));
-        }
         let mut known = None;
+        if let Some(at) = self.find(lsn.0) {
+            let changed = self.spans[at].set(lsn.0, alive);
+            known = Some(changed);
+            if alive || changed {
+                return known;
+            }
+        }
         for cold in &mut self.cold {
             let changed = match cold.column.find(lsn) {
                 Some((at, _)) => cold.bits.set(at, alive),
@@ -404,12 +412,24 @@ impl Segments {
                 None => true,
             };
             known = Some(known.unwrap_or(false) || changed);
-            // A copy that a crash left may be beside the one in use: one of them lives.
+            // The copy being adopted, or one that a crash left, may be beside it: one of them lives.
             if alive || changed {
                 break;
             }
         }
         known
+    }
+
+    /// Moves what lives among these of a cold segment's records to it.
+    fn take_over(&mut self, seq: u64, lsns: &[(usize, Lsn)]) {
+        let cold = self.cold.iter().position(|span| span.seq == seq);
+        let cold = cold.expect("it was added before");
+        for &(at, lsn) in lsns {
+            let alive = self.set(lsn, false) == Some(true) || self.orphans.remove(&lsn.0);
+            if alive {
+                self.cold[cold].bits.set(at, true);
+            }
+        }
     }
 
     /// Whether there was something to retire.

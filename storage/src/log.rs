@@ -248,7 +248,7 @@ impl Shared {
 
     /// Waits until what is retired by now is retired in the log as well: a segment may go on the
     /// word of no record that a crash could take back.
-    pub(crate) fn await_retirements(&self) -> Result<(), WriteError> {
+    pub(crate) fn wait_for_retirements(&self) -> Result<(), WriteError> {
         let next_lsn = self.tail.lock().next_lsn;
         self.wait_until(|_| next_lsn <= self.durable().next())
     }

@@ -117,7 +117,7 @@ pub(crate) fn drop_segments(shared: &Shared, older: Lsn) -> Result<(), WriteErro
     if dead.is_empty() {
         return Ok(());
     }
-    shared.await_retirements()?;
+    shared.wait_for_retirements()?;
     for dead in dead.chunks(DROP_ENTRIES_MAX) {
         let payload = named(dead);
         shared.write_control(Control { kind: Kind::Drop, payload })?;

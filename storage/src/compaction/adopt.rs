@@ -31,8 +31,12 @@ pub(super) fn install(
         return Ok(shared.disk.remove(path).doing("remove", path)?);
     }
     // What was not copied because it was settled is settled in the log, too.
-    shared.await_retirements()?;
-    raise_format(&*shared.disk)?;
+    shared.wait_for_retirements()?;
+    if let Err(error) = raise_format(&*shared.disk) {
+        // Best effort: nothing names it, and it may be what fills the disk.
+        drop(shared.disk.remove(&cold.segment.path));
+        return Err(error.into());
+    }
     let payload = payload(&cold, &victims);
     shared.write_control(Control { kind: Kind::Adopt, payload })?;
     let seqs: Vec<u64> = victims.iter().map(|segment| segment.seq()).collect();

@@ -36,7 +36,7 @@ pub(crate) fn copy(
     let path = segment_path(seq);
     let tmp = format!("{path}.tmp");
     let outcome = write_tmp(shared, victims, seq, &tmp, bytes + overhead_max(bytes));
-    if outcome.is_err() {
+    if matches!(&outcome, Err(abandoned) if !matches!(abandoned, Abandoned::NothingLives)) {
         // Best effort: it may be what fills the disk. A start removes it otherwise.
         drop(shared.disk.remove(&tmp));
     }
@@ -54,6 +54,7 @@ fn write_tmp(
     bytes: u64,
 ) -> Result<ColdSegment, Abandoned> {
     let live = in_order(shared, victims);
+    let first_lsn = live.first().map(|&(lsn, _)| lsn).ok_or(Abandoned::NothingLives)?;
     let file = make_file(shared, tmp, bytes)?;
     let mut nonce = [0; 16];
     shared.disk.random(&mut nonce).doing("draw randomness for", tmp)?;
@@ -65,7 +66,7 @@ fn write_tmp(
         log_id: shared.log_id,
         created_ms: shared.disk.now_ms(),
         epoch: shared.epoch,
-        first_lsn: live.first().map_or(Lsn::NONE, |&(lsn, _)| lsn),
+        first_lsn,
     };
     let mut writer = ColdWriter::new(Arc::clone(&file), tmp.to_owned(), header);
     let mut unsynced = 0;

@@ -114,6 +114,8 @@ impl Source {
 enum Abandoned {
     /// The log is being closed.
     Stopping,
+    /// All of it was settled meanwhile.
+    NothingLives,
     /// A segment cannot be read as it was written.
     Damaged(u64, Box<Damage>),
     /// A segment holds something that a repair gave up, which only it can say.
@@ -150,7 +152,7 @@ pub(crate) fn pass(shared: &Shared) -> Result<bool, WriteError> {
     drop(work);
     match outcome {
         Ok(done) => Ok(done),
-        Err(Abandoned::Stopping) => Ok(false),
+        Err(Abandoned::Stopping | Abandoned::NothingLives) => Ok(false),
         Err(Abandoned::Damaged(seq, damage)) => {
             leave_alone(shared, seq);
             Counters::add(&shared.counters.damages, 1);

@@ -155,3 +155,59 @@ fn reads_go_on_while_segments_are_dropped_and_used_again() {
     assert!(stats.disk_bytes < 18 * (256 << 10), "{stats:?}");
     log.close().unwrap();
 }
+
+/// A log of eight segments in each of which little lives, once two checkpoints have absorbed it.
+fn sparse(folder: &std::path::Path, options: Options) -> (Log, Vec<Lsn>) {
+    let disk = Arc::new(RealDisk::open(folder).unwrap());
+    let durable = Arc::new(Durable::default());
+    let log = Log::recover(disk, options).unwrap().start(durable.clone()).unwrap();
+    for number in 1..=2000_u64 {
+        let lsns = log.append(message(number, 900)).unwrap();
+        if number % 100 == 0 {
+            durable.wait(lsns.last);
+        }
+    }
+    let (live, done): (Vec<Lsn>, Vec<Lsn>) =
+        (1..=2000).map(Lsn).partition(|lsn| lsn.0.is_multiple_of(100));
+    log.liveness().retire(&done);
+    for number in 2001..=2003 {
+        let lsns = log.append(message(number, 10)).unwrap();
+        log.write_checkpoint(lsns.last, vec![Bytes::from_static(b"state")]).unwrap();
+    }
+    (log, live)
+}
+
+#[test]
+fn sparse_segments_are_compacted_by_themselves_while_records_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, live) = sparse(folder.path(), options());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut stats = log.stats();
+    while stats.cold_segments == 0 || 2 < stats.segments {
+        for (lsn, answer) in live.iter().zip(log.read(&live)) {
+            assert_eq!(answer.unwrap().head, lsn.0.to_le_bytes()[..]);
+        }
+        assert!(std::time::Instant::now() < deadline, "{stats:?}");
+        stats = log.stats();
+    }
+    for (lsn, answer) in live.iter().zip(log.read(&live)) {
+        let wanted = lsn.0.to_le_bytes()[0];
+        assert_eq!(answer.unwrap().body.parts().concat(), vec![wanted; 900]);
+    }
+    log.liveness().retire(&live);
+    assert_eq!(log.stats().live_records, 3);
+    log.close().unwrap();
+}
+
+#[test]
+fn closing_waits_for_no_compaction() {
+    let folder = tempfile::tempdir().unwrap();
+    // At a byte a second it would take days.
+    let options = Options { compaction_bytes_per_second: 1, ..options() };
+    let (log, _) = sparse(folder.path(), options);
+    log.close().unwrap();
+    let disk = Arc::new(RealDisk::open(folder.path()).unwrap());
+    let mut recovery = Log::recover(disk, self::options()).unwrap();
+    recovery.replay(&mut |_, _| ()).unwrap();
+    assert!(recovery.report().closed, "{}", recovery.report());
+}
