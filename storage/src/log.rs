@@ -46,6 +46,9 @@ pub struct Options {
     /// Bytes per second that compaction reads and writes while records are appended; four times
     /// that while nothing is. Default 64 MiB.
     pub compaction_bytes_per_second: u64,
+    /// Bytes of sealed segments that are read and checked each second in which nothing is
+    /// appended; 0 for none. Default 1 MiB, 84 GiB a day.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for Options {
@@ -58,6 +61,7 @@ impl Default for Options {
             disk_reserve_bytes: 256 << 20,
             idle_commit: Duration::from_millis(200),
             compaction_bytes_per_second: 64 << 20,
+            scrub_bytes_per_second: 1 << 20,
         }
     }
 }
@@ -80,8 +84,8 @@ pub trait Observer: Send + Sync + 'static {
     fn durable(&self, lsn: Lsn);
     /// The log accepts nothing any more: the caller must end the process and start again.
     fn failed(&self, error: &WriteError);
-    /// Compaction found that a segment cannot be read as it was written, and left it as it is.
-    /// Called on the compacting thread; the log goes on.
+    /// Compaction or scrubbing found that a segment cannot be read as it was written, and left it
+    /// as it is. Called on the compacting thread, once for each segment; the log goes on.
     fn damaged(&self, damage: &Damage) {
         let _ = damage;
     }
@@ -442,6 +446,12 @@ impl Log {
     /// When the disk fails, which stops the log. A disk that is full only ends it.
     pub fn compact(&self) -> Result<bool, WriteError> {
         compaction::pass(&self.shared)
+    }
+
+    /// Reads about so many bytes of sealed segments, from where the last call ended, and checks them;
+    /// [`Observer::damaged`] is told what is wrong. The log's own thread does so by itself.
+    pub fn scrub(&self, bytes: u64) {
+        compaction::scrub(&self.shared, bytes);
     }
 
     /// Whether publishes should be taken; costs an atomic load.

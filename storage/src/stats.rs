@@ -51,6 +51,8 @@ pub struct Stats {
     pub segments_compacted: u64,
     /// Bytes written to cold segments.
     pub compacted_bytes: u64,
+    /// Bytes that scrubbing has read.
+    pub scrubbed_bytes: u64,
     /// Segments that compaction or scrubbing found damaged.
     pub damages: u64,
     /// Segments in the log now, cold ones apart.
@@ -85,6 +87,7 @@ pub(crate) struct Counters {
     pub(crate) compactions: AtomicU64,
     pub(crate) segments_compacted: AtomicU64,
     pub(crate) compacted_bytes: AtomicU64,
+    pub(crate) scrubbed_bytes: AtomicU64,
     pub(crate) damages: AtomicU64,
 }
 
@@ -125,6 +128,7 @@ impl Counters {
             compactions: read(&self.compactions),
             segments_compacted: read(&self.segments_compacted),
             compacted_bytes: read(&self.compacted_bytes),
+            scrubbed_bytes: read(&self.scrubbed_bytes),
             damages: read(&self.damages),
             ..Stats::default()
         }

@@ -175,7 +175,7 @@ pub static METRICS: &[Metric] = &[
         |s| one(s.log.segments_compacted_total)),
     counter("qbroker_log_compacted_bytes_total", &[], "Bytes written to cold segments.",
         |s| one(s.log.compacted_bytes_total)),
-    counter("qbroker_log_damages_total", &[], "Segments that compaction found damaged and left alone.",
+    counter("qbroker_log_damages_total", &[], "Segments that compaction or scrubbing found damaged and left alone.",
         |s| one(s.log.damages_total)),
     counter("qbroker_log_reads_total", &["source"], "Records read back, by source: cache, disk.",
         |s| vec![labelled("cache", s.log.reads_cached_total), labelled("disk", s.log.reads_disk_total)]),

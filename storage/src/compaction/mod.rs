@@ -8,6 +8,7 @@ mod copy;
 mod measure;
 mod pace;
 mod policy;
+mod scrub;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +24,6 @@ use crate::lsn::Lsn;
 use crate::reader::{self, Answer};
 use crate::retention;
 use crate::segment::Segment;
-use crate::stats::Counters;
 use crate::writer::Unwinding;
 
 /// How often it is looked for something to do.
@@ -47,6 +47,7 @@ struct Work {
     left_alone: BTreeSet<u64>,
     /// Cold segments begun by this start.
     begun: u64,
+    scrubbed: scrub::Position,
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +133,7 @@ impl<E: Into<WriteError>> From<E> for Abandoned {
 /// The compacting thread.
 pub(crate) fn run(shared: &Arc<Shared>) {
     let guard = Unwinding { shared };
+    let mut appended = shared.appended_bytes();
     while shared.compaction.wait() {
         loop {
             match pass(shared) {
@@ -140,6 +142,11 @@ pub(crate) fn run(shared: &Arc<Shared>) {
                 // Reported where it happened; there is nothing left to compact for.
                 Err(_) => return,
             }
+        }
+        // Only while nobody writes.
+        let before = std::mem::replace(&mut appended, shared.appended_bytes());
+        if before == appended {
+            scrub(shared, shared.options.scrub_bytes_per_second);
         }
     }
     drop(guard);
@@ -154,14 +161,12 @@ pub(crate) fn pass(shared: &Shared) -> Result<bool, WriteError> {
         Ok(done) => Ok(done),
         Err(Abandoned::Stopping | Abandoned::NothingLives) => Ok(false),
         Err(Abandoned::Damaged(seq, damage)) => {
-            leave_alone(shared, seq);
-            Counters::add(&shared.counters.damages, 1);
-            shared.observer.damaged(&damage);
+            shared.compaction.work.lock().tell(shared, seq, &damage);
             // The others need not wait for this one.
             Ok(true)
         }
         Err(Abandoned::GivenUp(seq)) => {
-            leave_alone(shared, seq);
+            shared.compaction.work.lock().left_alone.insert(seq);
             Ok(true)
         }
         // Told by `space`, and tried again at the next look.
@@ -177,8 +182,9 @@ pub(crate) fn pass(shared: &Shared) -> Result<bool, WriteError> {
     }
 }
 
-fn leave_alone(shared: &Shared, seq: u64) {
-    shared.compaction.work.lock().left_alone.insert(seq);
+/// Reads about so many bytes of sealed segments and tells of damage.
+pub(crate) fn scrub(shared: &Shared, bytes: u64) {
+    shared.compaction.work.lock().scrub(shared, bytes);
 }
 
 impl Work {

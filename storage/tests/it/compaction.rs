@@ -386,3 +386,29 @@ fn whatever_comes_in_whatever_order_what_lives_is_there_and_takes_little_room() 
     }
     assert!(50 < compactions && 20 < crashes, "{compactions} compactions, {crashes} crashes");
 }
+
+#[test]
+fn scrubbing_finds_rot_wherever_it_is_and_tells_of_it_once() {
+    let (disk, _, cold) = compacted();
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    for number in 0..20 {
+        owner.append(&[(number, 1300)], &[]).unwrap();
+        owner.writer.step().unwrap();
+    }
+    for _ in 0..400 {
+        owner.log.scrub(1000);
+    }
+    assert_eq!(owner.told.damages.lock().as_slice(), []);
+    assert!(100_000 < owner.log.stats().scrubbed_bytes, "several rounds");
+    let hot = disk.paths().into_iter().find(|path| path.starts_with("log/seg-")).unwrap();
+    for path in [&hot, &cold] {
+        disk.tamper(path, |bytes| bytes[4096 + 70] ^= 1);
+    }
+    for _ in 0..400 {
+        owner.log.scrub(1000);
+    }
+    let told = owner.told.damages.lock();
+    let mut files: Vec<&String> = told.iter().map(|damage| &damage.file).collect();
+    files.sort_unstable();
+    assert_eq!(files, [&cold, &hot], "{told:?}");
+}
