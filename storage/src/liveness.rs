@@ -360,7 +360,9 @@ impl Kept {
     /// first. Together they say which records are kept.
     pub fn runs(&self) -> impl Iterator<Item = (Lsn, Vec<u64>)> {
         let cold = self.cold.iter().flat_map(|(column, bits)| {
-            as_runs(column.iter().enumerate().filter(|(at, _)| bits.is_set(*at)).map(|(_, lsn)| lsn))
+            as_runs(
+                column.iter().enumerate().filter(|(at, _)| bits.is_set(*at)).map(|(_, lsn)| lsn),
+            )
         });
         self.spans.iter().cloned().chain(cold).chain(as_runs(self.unplaced.iter().copied()))
     }

@@ -94,10 +94,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(
-        segments: Vec<(Arc<Segment>, Lsn)>,
-        cold: Vec<Arc<ColdSegment>>,
-    ) -> Self {
+    pub(crate) fn new(segments: Vec<(Arc<Segment>, Lsn)>, cold: Vec<Arc<ColdSegment>>) -> Self {
         Self { segments, cold }
     }
 

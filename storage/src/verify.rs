@@ -96,22 +96,6 @@ fn is_open_end(survey: &Survey, seq: u64, fault: &Fault) -> bool {
     floor.is_none_or(|floor| u64::from(floor.offset) <= *from) && survey.confirmed() < *first_lsn
 }
 
-fn damage(surveyed: &Surveyed, fault: &Fault) -> Box<Damage> {
-    let path = &*surveyed.file.path;
-    match fault {
-        Fault::Bodies { offset, header, records } => {
-            let problem = format!("the bodies of {} records have wrong checksums", records.len());
-            let first = records.first().map_or(header.first_lsn, |&(_, lsn)| lsn);
-            let last = records.last().map(|&(_, lsn)| lsn);
-            Damage::of(path, problem).at(*offset).with_lsns(first, last)
-        }
-        Fault::Gap { from, first_lsn, next, problem, .. } => {
-            let last = next.map(|(_, lsn)| Lsn(lsn.0 - 1)).filter(|last| first_lsn <= last);
-            Damage::of(path, &**problem).at(*from).with_lsns(*first_lsn, last)
-        }
-    }
-}
-
 /// What is wrong in a cold segment that is there.
 pub(crate) fn cold_damages(surveyed: &Surveyed) -> Vec<Damage> {
     let damages: Vec<Damage> =
