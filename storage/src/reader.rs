@@ -11,7 +11,7 @@ use crate::frame::{self, Entry, HEADER_LEN, Kind};
 use crate::log::Shared;
 use crate::lsn::Lsn;
 use crate::record::{Body, StoredRecord};
-use crate::scan::{Bad, Depth, Problem, Walk};
+use crate::scan::{Bad, Depth, Problem, Walk, next_frame};
 use crate::segment::{FrameIndex, Segment};
 use crate::stats::Counters;
 use crate::tail::Appended;
@@ -182,9 +182,23 @@ fn build_index(segment: &Segment) -> Result<(), Bad> {
     };
     let mut index = FrameIndex::new(segment.header.first_lsn);
     let mut walk = Walk::new(&*segment.file, segment.header, end);
-    while let Some(seen) = walk.next(Depth::Headers) {
-        let seen = seen?;
-        index.note(seen.header.first_lsn, narrow(seen.offset));
+    loop {
+        let bad = match walk.next(Depth::Headers) {
+            None => break,
+            Some(Ok(seen)) => {
+                index.note(seen.header.first_lsn, narrow(seen.offset));
+                continue;
+            }
+            Some(Err(bad)) => bad,
+        };
+        // What stands in it is told to whoever reads that; what stands behind it can be read.
+        let (file, due) = (&*segment.file, walk.next_lsn);
+        let Ok(next) = next_frame(file, &segment.header, end, bad.offset, due) else {
+            return Err(bad);
+        };
+        let Some((offset, first_lsn)) = next else { break };
+        index.note_behind_a_gap(first_lsn, narrow(offset));
+        walk.resume(offset, first_lsn);
     }
     segment.state.lock().index.get_or_insert(index);
     Ok(())

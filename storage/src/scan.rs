@@ -278,6 +278,28 @@ pub(crate) fn next_header(
     Ok(None)
 }
 
+/// The next frame behind a bad one at `offset` that can follow it, `due` being the LSN that the bad
+/// one should have begun with: its place and first LSN.
+///
+/// # Errors
+/// When the disk cannot be read there.
+pub(crate) fn next_frame(
+    file: &dyn File,
+    segment: &SegmentHeader,
+    len: u64,
+    offset: u64,
+    due: Lsn,
+) -> io::Result<Option<(u64, Lsn)>> {
+    let mut at = offset + 1;
+    while let Some((offset, header)) = next_header(file, segment.seed(), at, len)? {
+        if header.epoch == segment.epoch && due <= header.first_lsn {
+            return Ok(Some((offset, header.first_lsn)));
+        }
+        at = offset + 1;
+    }
+    Ok(None)
+}
+
 /// A part of a file in memory, moved along by the one who reads it.
 struct Window<'a> {
     file: &'a dyn File,

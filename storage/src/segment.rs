@@ -172,10 +172,15 @@ impl FrameIndex {
     pub(crate) fn note(&mut self, first_lsn: Lsn, offset: u32) {
         let due = self.points.last().is_none_or(|&(_, last)| last + INDEX_STRIDE <= offset);
         if due {
-            let delta = u32::try_from(first_lsn.0 - self.first_lsn)
-                .expect("a segment holds fewer records than bytes");
-            self.points.push((delta, offset));
+            self.note_behind_a_gap(first_lsn, offset);
         }
+    }
+
+    /// Notes a frame that nobody can hop to from the one before.
+    pub(crate) fn note_behind_a_gap(&mut self, first_lsn: Lsn, offset: u32) {
+        let delta = u32::try_from(first_lsn.0 - self.first_lsn)
+            .expect("a segment holds fewer records than bytes");
+        self.points.push((delta, offset));
     }
 
     /// An offset at or before the frame of `lsn`, where a frame begins.

@@ -14,7 +14,7 @@ use crate::lsn::{Lsn, LsnRange};
 use crate::recovery::files::{self, SegmentFile};
 use crate::recovery::tail;
 use crate::retention::dropped;
-use crate::scan::{Bad, Depth, Problem, Walk, next_header};
+use crate::scan::{Depth, Problem, Walk, next_frame};
 use crate::segment::{HeaderFound, SEGMENT_HEADER_LEN, SegmentHeader};
 
 /// Something wrong in a segment, and what a repair needs to know to step around it.
@@ -199,7 +199,6 @@ fn header_of(file: &Arc<dyn File>) -> io::Result<HeaderFound> {
 /// Walks a segment, and goes on behind whatever is damaged.
 fn survey_segment(segment: SegmentFile) -> io::Result<Surveyed> {
     let patient = Patient(Arc::clone(&segment.file));
-    let seed = segment.header.seed();
     let mut walk = Walk::new(&patient, segment.header, segment.len);
     let mut faults = Vec::new();
     let (mut frames, mut records, mut prev_crc) = (0, 0, 0);
@@ -234,7 +233,7 @@ fn survey_segment(segment: SegmentFile) -> io::Result<Surveyed> {
             faults.push(Fault::Bodies { offset: bad.offset, header, records: damaged });
             continue;
         }
-        let next = next_frame(&patient, seed, &segment, &bad, walk.next_lsn)?;
+        let next = next_frame(&patient, &segment.header, segment.len, bad.offset, walk.next_lsn)?;
         faults.push(Fault::Gap {
             from: bad.offset,
             prev_crc,
@@ -263,24 +262,6 @@ fn bad_bodies(file: &dyn File, header: &Header, offset: u64) -> io::Result<Vec<(
     };
     let all = entries.iter().enumerate();
     Ok(all.filter(|(_, entry)| damaged(entry)).map(|(at, entry)| (at, entry.lsn)).collect())
-}
-
-/// The next frame behind a bad one that can follow it.
-fn next_frame(
-    file: &dyn File,
-    seed: u32,
-    segment: &SegmentFile,
-    bad: &Bad,
-    due: Lsn,
-) -> io::Result<Option<(u64, Lsn)>> {
-    let mut at = bad.offset + 1;
-    while let Some((offset, header)) = next_header(file, seed, at, segment.len)? {
-        if header.epoch == segment.header.epoch && due <= header.first_lsn {
-            return Ok(Some((offset, header.first_lsn)));
-        }
-        at = offset + 1;
-    }
-    Ok(None)
 }
 
 /// A file whose unreadable sectors read as zeros, so that what is around them can be looked at.

@@ -148,7 +148,7 @@ async fn a_folder_of_a_newer_format_is_refused_and_left_as_it_is() {
     let ended = refused(&folder, &[]).await;
     assert_eq!(ended.code, Some(78));
     let expected =
-        "the data folder has format 9, this version reads up to 1: use the newer version";
+        "the data folder has format 9, this version reads up to 2: use the newer version";
     assert!(ended.errors().contains(expected), "{}", ended.log);
     let verified = data(&folder, &["verify"]);
     assert_eq!(verified.code, 78, "{}", verified.err);

@@ -337,6 +337,36 @@ fn a_read_tells_of_damage_that_the_checkpoint_has_absorbed() {
 }
 
 #[test]
+fn behind_a_damaged_frame_everything_can_be_read() {
+    let disk = SimDisk::new(8);
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    for number in 0..40 {
+        owner.append(&[(number, 300)], &[]).unwrap();
+        owner.writer.step().unwrap();
+    }
+    owner.checkpoint().unwrap();
+    let disk = disk.killed();
+    let lsns: Vec<Lsn> = owner.live.keys().copied().collect();
+    let path = disk.paths().into_iter().find(|path| path.starts_with("log/")).unwrap();
+    // The header of the third frame with records in the first segment.
+    let body = &owner.live[&lsns[2]];
+    let bytes = disk.bytes(&path);
+    let at = bytes.windows(body.len()).position(|window| window == body).unwrap();
+    let frame = bytes[..at].windows(4).rposition(|window| window == b"QFR1").unwrap();
+    disk.tamper(&path, |bytes| bytes[frame + 9] ^= 1);
+    let (recovery, _) = recover(&disk, &tiny()).unwrap();
+    let (log, _writer) = recovery.start_stepped(Arc::new(Told::default())).unwrap();
+    for (place, answer) in log.read(&lsns).into_iter().enumerate() {
+        match answer {
+            Ok(record) => assert_eq!(record.body.parts().concat(), owner.live[&lsns[place]]),
+            Err(ReadError::Damaged(damage)) => assert_eq!((place, damage.file), (2, path.clone())),
+            Err(other) => panic!("{other}"),
+        }
+        assert!(place != 2 || log.read(&lsns[2..3])[0].is_err());
+    }
+}
+
+#[test]
 fn a_checkpoint_of_another_history_is_not_used() {
     // Two histories of one log: the same LSNs, written by different starts.
     let disk = SimDisk::new(8);

@@ -21,6 +21,8 @@ use crate::queue::time::Now;
 const PAGE_MESSAGES: usize = 512;
 /// Smaller pages would take more memory than they save.
 const PAGE_MESSAGES_MIN: usize = 16;
+/// So many ready messages are found at once even where that takes pages; who wants more asks again.
+const READY_AT_ONCE: usize = 8_192;
 /// Queues that are looked at for messages to put away, before the others have their turn.
 const QUEUES_LOOKED_AT: usize = 256;
 
@@ -100,7 +102,11 @@ impl Index for PagedIndex {
         let Some(page) = self.cold.first(queue, StateSet::READY) else { return Ok(()) };
         let before = births[start..].partition_point(|&birth| self.stand(birth) < page.first());
         births.truncate(start + before);
-        if before == 0 && 0 < max { Err(Missing(Lsn(page.lsn))) } else { Ok(()) }
+        if before < max.min(READY_AT_ONCE) {
+            births.truncate(start);
+            return Err(Missing(Lsn(page.lsn)));
+        }
+        Ok(())
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
