@@ -184,7 +184,7 @@ const BATCH_BYTES: usize = 256 << 10;
 /// What the log must take at once: a batch that is not full yet, and the largest commit after it,
 /// which is on disk as a whole or not at all. That is a publish batch of these bounds with the
 /// outcomes of its stream; what else is committed at once is smaller than
-/// [`OTHER_COMMIT_BYTES_MAX`].
+/// `OTHER_COMMIT_BYTES_MAX`.
 pub fn turn_bytes_max(batch_bytes_max: usize, batch_messages_max: usize) -> usize {
     let heads = batch_messages_max.saturating_mul(MESSAGE_OVERHEAD_BYTES);
     let publish = batch_bytes_max.saturating_add(heads).saturating_add(producer::REFUSED_BYTES_MAX);

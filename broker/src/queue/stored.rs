@@ -100,7 +100,7 @@ pub(super) fn page_body(messages: &[(Lsn, Message)]) -> Body {
     small_body(&StoredPage { messages: messages.collect() })
 }
 
-/// Reads what [`page_body`] wrote.
+/// Reads the body of a [`super::record::PagedOut`].
 ///
 /// # Errors
 /// Where another version wrote it: its bytes were checked.
