@@ -151,6 +151,14 @@ impl Reader {
             .ok()
             .filter(|number| *number != 0)
             .ok_or_else(|| Fault::invalid("batch_id", "it begins at 1"))?;
+        // Nobody knows the outcome of a batch that is only on its way.
+        let confirmed_through = u64::try_from(batch.confirmed_through_batch_id)
+            .ok()
+            .filter(|confirmed_through| *confirmed_through < number)
+            .ok_or_else(|| {
+                let problem = format!("it is not within 0 to {}", number - 1);
+                Fault::invalid("confirmed_through_batch_id", problem)
+            })?;
         let request = batch.request.unwrap_or_default();
         if request.allow_partial {
             return Err(Fault::invalid("allow_partial", "a batch of a stream is all or nothing"));
@@ -171,7 +179,6 @@ impl Reader {
                 (Err(refusal(producer, number, index, &fault)), bytes)
             }
         };
-        let confirmed_through = u64::try_from(batch.confirmed_through_batch_id).unwrap_or_default();
         let on = OnStream { producer, stream: self.id, batch: number, confirmed_through };
         Ok(Taken { on, content, bytes })
     }

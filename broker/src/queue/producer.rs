@@ -177,6 +177,10 @@ impl Producers {
             return Err(Refused::ProducerFenced(producer.name.clone()));
         }
         let expected = producer.through + 1;
+        if on.batch <= on.confirmed_through {
+            // Its outcome would be forgotten before it is told.
+            return Err(Refused::BatchOutOfOrder { expected, got: on.batch });
+        }
         if on.batch == expected {
             return Ok(None);
         }

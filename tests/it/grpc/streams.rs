@@ -81,6 +81,14 @@ pub(super) fn batch(number: i64, request: PublishRequest) -> PublishStreamReques
     PublishStreamRequest { kind: Some(Offer::Batch(batch)) }
 }
 
+/// A batch whose client claims to know the outcomes up to this one.
+fn knowing(through: i64, mut request: PublishStreamRequest) -> PublishStreamRequest {
+    if let Some(Offer::Batch(batch)) = &mut request.kind {
+        batch.confirmed_through_batch_id = through;
+    }
+    request
+}
+
 fn good() -> PublishRequest {
     publish("q", vec![message("m")])
 }
@@ -163,6 +171,9 @@ async fn a_publishing_stream_ends_at_what_is_out_of_turn() {
         (batch(0, good()), "INVALID_ARGUMENT"),
         (batch(2, good()), "BATCH_OUT_OF_ORDER"),
         (batch(1, partial), "INVALID_ARGUMENT"),
+        (knowing(1, batch(1, good())), "INVALID_ARGUMENT"),
+        (knowing(i64::MAX, batch(1, good())), "INVALID_ARGUMENT"),
+        (knowing(-1, batch(1, good())), "INVALID_ARGUMENT"),
     ];
     for producer in ["", "known"] {
         for (number, (request, reason)) in cases.iter().enumerate() {
