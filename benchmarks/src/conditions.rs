@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::process::{processor_time, ticks};
+use crate::process::ticks;
+use crate::process_tree::processor_time;
 use crate::samples::{Latency, histogram};
 use crate::system::Fallible;
 
@@ -25,8 +26,6 @@ const SYNCS: usize = 300;
 pub(crate) struct Watch {
     file: File,
     syncs: Histogram<u64>,
-    /// The processes that belong to the benchmark.
-    processes: Vec<u32>,
     start: Busy,
 }
 
@@ -45,17 +44,17 @@ struct Busy {
     at: Instant,
     /// Of everybody, and what a hypervisor gave to other machines.
     all: Duration,
-    /// Of the benchmark's processes.
+    /// Of the benchmark and its servers.
     own: Duration,
 }
 
 impl Watch {
-    /// Watches the disk below `folder`, and whoever is not one of `processes`.
-    pub(crate) fn start(folder: &Path, processes: Vec<u32>) -> Fallible<Self> {
+    /// Watches the disk below `folder`, and whoever is neither this process nor started by it.
+    pub(crate) fn start(folder: &Path) -> Fallible<Self> {
         let file = tempfile::tempfile_in(folder).context("cannot make a file to time the disk")?;
         zero_fill(&file)?;
-        let start = Busy::now(&processes)?;
-        Ok(Self { file, syncs: histogram(), processes, start })
+        let start = Busy::now()?;
+        Ok(Self { file, syncs: histogram(), start })
     }
 
     /// Times the disk, which is to be idle: writes to a zero-filled file, as both logs are.
@@ -71,7 +70,7 @@ impl Watch {
 
     /// What was seen since the start.
     pub(crate) fn end(self) -> Fallible<Conditions> {
-        let end = Busy::now(&self.processes)?;
+        let end = Busy::now()?;
         Ok(Conditions {
             fdatasync_us: Latency::of(&self.syncs),
             others_share: others_share(
@@ -84,10 +83,11 @@ impl Watch {
 }
 
 impl Busy {
-    fn now(processes: &[u32]) -> Fallible<Self> {
+    fn now() -> Fallible<Self> {
         let stat = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let all = busy_ticks(&stat).context("cannot understand /proc/stat")?;
-        let own = processes.iter().map(|&process| processor_time(process)).sum::<Fallible<_>>()?;
+        // Servers that have ended are in it as well, but not what outlived their first process.
+        let own = processor_time(std::process::id())?;
         Ok(Self { at: Instant::now(), all: ticks(all)?, own })
     }
 }
@@ -109,7 +109,7 @@ fn busy_ticks(stat: &str) -> Option<u64> {
 
 fn others_share(start: Busy, end: Busy, cores: usize) -> f64 {
     let all = (end.all - start.all).as_secs_f64();
-    let own = (end.own - start.own).as_secs_f64();
+    let own = end.own.saturating_sub(start.own).as_secs_f64();
     let machine = (end.at - start.at).as_secs_f64() * cores as f64;
     // The two are counted in ticks, at slightly different times.
     ((all - own) / machine).clamp(0.0, 1.0)
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn the_disk_is_timed() {
         let folder = tempfile::tempdir().unwrap();
-        let mut watch = Watch::start(folder.path(), vec![std::process::id()]).unwrap();
+        let mut watch = Watch::start(folder.path()).unwrap();
         watch.time_disk().unwrap();
         let conditions = watch.end().unwrap();
         let latency = conditions.fdatasync_us;

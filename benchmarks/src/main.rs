@@ -1,13 +1,17 @@
-//! qbroker's figures beside the floor: what a durable broker over gRPC can come close to.
+//! qbroker's figures beside the floor, what a durable broker over gRPC can come close to, and beside
+//! those of other brokers.
 
+mod compare;
 mod conditions;
 mod floor;
 mod machine;
 mod meter;
 mod process;
+mod process_tree;
 mod qbroker;
 mod quick;
 mod report;
+mod round_trip;
 mod row;
 mod samples;
 mod system;
@@ -16,6 +20,7 @@ mod workload;
 use std::io::Write as _;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The broker's own, so that the floor has it too.
 #[global_allocator]
@@ -33,6 +38,8 @@ struct Cli {
 enum Command {
     /// Publish, consume and round trip, beside the floor, in a few minutes
     Quick(quick::QuickArgs),
+    /// The same work for other brokers as installed here, beside qbroker and the floor
+    Compare(compare::CompareArgs),
     /// Serves the floor; `quick` starts it as a process of its own
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -40,11 +47,30 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // Dropping what runs ends the servers and removes their files.
+    tokio::select! {
+        ended = run(command) => ended,
+        signal = interrupted() => anyhow::bail!("ended by {}", signal?),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Quick(args) => {
             let report = quick::run(args).await?;
             Ok(write!(std::io::stdout().lock(), "{report}")?)
         }
+        Command::Compare(args) => compare::run(args).await,
         Command::FloorServer(args) => floor::serve(args).await,
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interrupted() -> anyhow::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| "SIGINT").map_err(Into::into),
+        _ = terminate.recv() => Ok("SIGTERM"),
     }
 }

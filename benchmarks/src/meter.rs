@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::process::processor_time;
+use crate::process_tree::processor_time;
 use crate::system::Fallible;
 
 /// Measures a server.

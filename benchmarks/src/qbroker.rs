@@ -12,6 +12,7 @@ use qbroker_client::{Client, Delivery, OutgoingMessage, PendingBatch, SettlingAl
 use tokio::process::Command;
 
 use crate::process::ServerProcess;
+use crate::round_trip::Trip;
 use crate::system::{self, Fallible, System};
 
 /// The broker to measure: the one named, else the one that cargo builds, else the one beside this
@@ -90,9 +91,8 @@ fn grpc_address(line: &str) -> Option<SocketAddr> {
 
 impl System for Qbroker {
     type Publisher = Publisher;
-    type Caller = Caller;
     type Consumer = Consumer;
-    type RoundTrip = RoundTrip;
+    type RoundTrip = Trip<Publisher, Consumer>;
 
     const NAME: &'static str = "qbroker";
 
@@ -105,18 +105,13 @@ impl System for Qbroker {
         Ok(Publisher { publisher, pending: VecDeque::new() })
     }
 
-    async fn caller(&self, queue: &str) -> Fallible<Caller> {
-        Ok(Caller { client: self.client.clone(), queue: queue.to_owned() })
-    }
-
     async fn consumer(&self, queue: &str, window: u32) -> Fallible<Consumer> {
         let consumer = self.client.consumer([queue]).window(window).open().await?;
         Ok(Consumer { consumer, acks: VecDeque::new() })
     }
 
-    async fn round_trip(&self, queue: &str) -> Fallible<RoundTrip> {
-        let publisher = self.publisher(queue).await?;
-        Ok(RoundTrip { publisher, consumer: self.consumer(queue, 1).await?, delivered: Vec::new() })
+    async fn round_trip(&self, queue: &str) -> Fallible<Self::RoundTrip> {
+        Ok(Trip::new(self.publisher(queue).await?, self.consumer(queue, 1).await?))
     }
 
     fn needs_messages(&self) -> bool {
@@ -125,6 +120,14 @@ impl System for Qbroker {
 
     async fn discard(&self, queue: &str) -> Fallible<()> {
         Ok(self.client.delete_queue(queue, true).await?)
+    }
+}
+
+impl system::Unary for Qbroker {
+    type Caller = Caller;
+
+    async fn caller(&self, queue: &str) -> Fallible<Caller> {
+        Ok(Caller { client: self.client.clone(), queue: queue.to_owned() })
     }
 }
 
@@ -239,37 +242,6 @@ impl system::Consumer for Consumer {
 
     async fn acked(&mut self) -> Fallible<()> {
         std::future::poll_fn(|cx| self.poll_acks(cx)).await
-    }
-}
-
-/// A publisher and a consumer of one queue.
-#[derive(Debug)]
-pub(crate) struct RoundTrip {
-    publisher: Publisher,
-    consumer: Consumer,
-    delivered: Vec<Delivery>,
-}
-
-impl system::RoundTrip for RoundTrip {
-    async fn there(&mut self, payload: &Bytes) -> Fallible<()> {
-        system::Publisher::offer(&mut self.publisher, payload, 1).await?;
-        let (confirmed, delivered) = tokio::try_join!(
-            system::Publisher::confirmed(&mut self.publisher),
-            system::Consumer::receive(&mut self.consumer),
-        )?;
-        let delivered_messages = delivered.len();
-        ensure!(
-            (confirmed, delivered_messages) == (1, 1),
-            "of 1 message {confirmed} confirmed, {delivered_messages} delivered"
-        );
-        self.delivered = delivered;
-        Ok(())
-    }
-
-    async fn back(&mut self) -> Fallible<()> {
-        let delivered = std::mem::take(&mut self.delivered);
-        system::Consumer::ack(&mut self.consumer, delivered).await?;
-        system::Consumer::acked(&mut self.consumer).await
     }
 }
 

@@ -16,7 +16,7 @@ use crate::qbroker::{self, Qbroker};
 use crate::report::Report;
 use crate::row::Row;
 use crate::samples::Samples;
-use crate::system::{Fallible, System};
+use crate::system::{Fallible, System as _, Unary};
 use crate::workload::{self, Load, Run};
 
 /// What `quick` is told.
@@ -74,6 +74,8 @@ pub(crate) async fn run(args: QuickArgs) -> Fallible<Report> {
     let qbroker = Qbroker::start(&program, &folder_in(folder.path(), "qbroker")?).await?;
     let settings = args.settings(qbroker::version(&program).await?);
 
+    // A run that is given up may hold on to them for longer than the folder is there.
+    let _ends = [floor.server().end_on_drop(), qbroker.server().end_on_drop()];
     let bench = Bench {
         load: args.load(),
         rows: args.rows(),
@@ -82,7 +84,7 @@ pub(crate) async fn run(args: QuickArgs) -> Fallible<Report> {
         qbroker: Arc::new(qbroker),
     };
     bench.warm_up().await?;
-    let mut watch = Watch::start(folder.path(), bench.processes())?;
+    let mut watch = Watch::start(folder.path())?;
     let mut samples: Vec<_> =
         bench.rows.iter().map(|&row| (row, Samples::new(), Samples::new())).collect();
     for round in 0..args.rounds {
@@ -116,6 +118,7 @@ impl QuickArgs {
             payload: Bytes::from(vec![7; self.payload as usize]),
             messages_max: self.messages,
             duration_max: Duration::from_secs_f64(self.seconds),
+            in_flight: None,
         }
     }
 
@@ -126,7 +129,7 @@ impl QuickArgs {
     }
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if 0.0 < seconds && seconds <= 60.0 => Ok(seconds),
         Ok(_) => Err("must be more than 0 and at most 60".to_owned()),
@@ -151,11 +154,6 @@ struct Bench {
 }
 
 impl Bench {
-    /// The client's, which is this one, and the servers'.
-    fn processes(&self) -> Vec<u32> {
-        vec![std::process::id(), self.floor.server().id(), self.qbroker.server().id()]
-    }
-
     /// Every row once and little of it: connections, allocators and page cache are not the subject.
     async fn warm_up(&self) -> Fallible<()> {
         let messages_max = self.load.messages_max.div_ceil(20);
@@ -194,7 +192,7 @@ impl Bench {
     }
 }
 
-async fn run_once<S: System>(
+async fn run_once<S: Unary>(
     row: Row,
     system: &Arc<S>,
     queue: &str,
@@ -202,7 +200,11 @@ async fn run_once<S: System>(
     profile: Option<PathBuf>,
 ) -> Fallible<Run> {
     let meter = Meter::new(system.server().id(), profile);
-    let run = workload::run(row, Arc::clone(system), queue.to_owned(), load.clone(), meter).await;
+    let (shared, queue, load) = (Arc::clone(system), queue.to_owned(), load.clone());
+    let run = match row {
+        Row::PublishUnary => workload::run_calls(shared, queue, load, meter).await,
+        _ => workload::run(row, shared, queue, load, meter).await,
+    };
     run.with_context(|| {
         format!("{}'s server said last:\n{}", S::NAME, system.server().last_words())
     })

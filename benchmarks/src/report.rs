@@ -130,7 +130,7 @@ const HEADER: [&str; 8] = [
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.fmt_machine(f)?;
+        fmt_machine(f, &self.machine, &self.conditions)?;
         self.fmt_settings(f)?;
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(HEADER);
@@ -150,30 +150,6 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    fn fmt_machine(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let machine = &self.machine;
-        writeln!(
-            f,
-            "machine    {} cores ({}), {:.1} GiB, Linux {}",
-            machine.cores,
-            machine.processor,
-            machine.memory_bytes as f64 / f64::from(1 << 30),
-            machine.kernel
-        )?;
-        writeln!(
-            f,
-            "disk       {} at {}; 1 KiB and fdatasync: p50 {:.0} us, p99 {:.0} us",
-            machine.file_system,
-            machine.folder.display(),
-            self.conditions.fdatasync_us.p50,
-            self.conditions.fdatasync_us.p99
-        )?;
-        if machine.is_volatile() {
-            writeln!(f, "WARNING    this folder is memory: nothing is synced. Use --dir")?;
-        }
-        Ok(())
-    }
-
     fn fmt_settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let settings = &self.settings;
         writeln!(
@@ -186,16 +162,53 @@ impl Report {
             thousands(f64::from(settings.payload_bytes))
         )?;
         writeln!(f, "broker     {}", settings.qbroker)?;
-        let others = self.conditions.others_share;
-        if NOISE < others {
-            let percent = others * 100.0;
-            writeln!(f, "WARNING    others used {percent:.0} % of the processors: measure again")?;
-        }
-        if settings.debug_build {
-            writeln!(f, "WARNING    built without optimisations: use cargo run --release")?;
-        }
-        Ok(())
+        fmt_warnings(f, &self.conditions, settings.debug_build)
     }
+}
+
+/// The machine and its disk.
+pub(crate) fn fmt_machine(
+    f: &mut fmt::Formatter<'_>,
+    machine: &Machine,
+    conditions: &Conditions,
+) -> fmt::Result {
+    writeln!(
+        f,
+        "machine    {} cores ({}), {:.1} GiB, Linux {}",
+        machine.cores,
+        machine.processor,
+        machine.memory_bytes as f64 / f64::from(1 << 30),
+        machine.kernel
+    )?;
+    writeln!(
+        f,
+        "disk       {} at {}; 1 KiB and fdatasync: p50 {:.0} us, p99 {:.0} us",
+        machine.file_system,
+        machine.folder.display(),
+        conditions.fdatasync_us.p50,
+        conditions.fdatasync_us.p99
+    )?;
+    if machine.is_volatile() {
+        writeln!(f, "WARNING    this folder is memory: nothing is synced. Use --dir")?;
+    }
+    Ok(())
+}
+
+/// Why the figures may not be worth much.
+pub(crate) fn fmt_warnings(
+    f: &mut fmt::Formatter<'_>,
+    conditions: &Conditions,
+    debug_build: bool,
+) -> fmt::Result {
+    let others = conditions.others_share;
+    if NOISE < others {
+        let percent = others * 100.0;
+        writeln!(f, "WARNING    others used {percent:.0} % of the processors: measure again")?;
+    }
+    if debug_build {
+        writeln!(f, "WARNING    built without optimisations: use cargo run --release")?;
+    }
+    Ok(())
 }
 
 /// Share of the processors that others may have before the figures are in doubt. The kernel's own
@@ -217,7 +230,7 @@ fn spread(spread: Spread, text: impl Fn(f64) -> String) -> String {
 }
 
 /// A whole number with commas between groups of three digits.
-fn thousands(number: f64) -> String {
+pub(crate) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
     for (position, digit) in digits.chars().enumerate() {

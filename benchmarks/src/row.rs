@@ -55,6 +55,18 @@ impl Row {
         }
     }
 
+    /// Its name on the command line and in JSON.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::PublishBatches => "publish-batches",
+            Self::PublishSingles => "publish-singles",
+            Self::PublishUnary => "publish-unary",
+            Self::Consume => "consume",
+            Self::Both => "both",
+            Self::RoundTrip => "round-trip",
+        }
+    }
+
     /// Messages on their way at a time: published and not confirmed, delivered and not acked.
     pub(crate) fn in_flight(self) -> u32 {
         match self {

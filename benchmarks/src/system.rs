@@ -1,4 +1,4 @@
-//! What is measured: the few things that a workload asks of the broker and of the floor alike.
+//! What is measured: the few things that a workload asks of every broker and of the floor alike.
 
 use std::future::Future;
 
@@ -11,7 +11,6 @@ use crate::process::ServerProcess;
 /// A queue is made when it is first named. The floor knows none and takes any name.
 pub(crate) trait System: Send + Sync + 'static {
     type Publisher: Publisher;
-    type Caller: Caller;
     type Consumer: Consumer;
     type RoundTrip: RoundTrip;
 
@@ -23,9 +22,6 @@ pub(crate) trait System: Send + Sync + 'static {
 
     /// A stream for publishing to `queue`.
     fn publisher(&self, queue: &str) -> impl Future<Output = Fallible<Self::Publisher>> + Send;
-
-    /// Something that publishes to `queue` by single calls; clones share it.
-    fn caller(&self, queue: &str) -> impl Future<Output = Fallible<Self::Caller>> + Send;
 
     /// A stream for consuming `queue` with this window.
     fn consumer(
@@ -42,6 +38,14 @@ pub(crate) trait System: Send + Sync + 'static {
 
     /// Removes `queue` and what is left in it.
     fn discard(&self, queue: &str) -> impl Future<Output = Fallible<()>> + Send;
+}
+
+/// A system that takes single calls beside streams.
+pub(crate) trait Unary: System {
+    type Caller: Caller;
+
+    /// Something that publishes to `queue` by single calls; clones share it.
+    fn caller(&self, queue: &str) -> impl Future<Output = Fallible<Self::Caller>> + Send;
 }
 
 /// The outcome of a step; whatever goes wrong ends the benchmark.

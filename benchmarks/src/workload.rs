@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::sync::watch;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::meter::{Measured, Meter};
 use crate::row::Row;
 use crate::samples::histogram;
-use crate::system::{Caller, Consumer, Fallible, Publisher, RoundTrip as _, System};
+use crate::system::{Caller, Consumer, Fallible, Publisher, RoundTrip as _, System, Unary};
 
 /// How much is done in one run of a row; it ends at the first of the two.
 #[derive(Debug, Clone)]
@@ -24,6 +24,14 @@ pub(crate) struct Load {
     pub(crate) messages_max: u64,
     /// So long. What is on its way then is still waited for, and counted.
     pub(crate) duration_max: Duration,
+    /// Messages on their way at a time, where not as many as the row says.
+    pub(crate) in_flight: Option<u32>,
+}
+
+impl Load {
+    fn in_flight(&self, row: Row) -> u32 {
+        self.in_flight.unwrap_or_else(|| row.in_flight())
+    }
 }
 
 /// What came out of a run.
@@ -55,9 +63,54 @@ pub(crate) async fn run<S: System>(
         system.discard(&queue).await?;
         Ok(run)
     };
-    // On a worker of the runtime, where the connections' tasks are: the main thread is none.
-    let run = match tokio::time::timeout(STUCK, tokio::spawn(driving)).await {
-        Ok(driven) => driven.context("the workload panicked")?,
+    bounded::<S>(row, driving).await
+}
+
+/// Runs the row of single calls once, on a queue of its own.
+///
+/// # Errors
+///
+/// As of [`run`].
+pub(crate) async fn run_calls<S: Unary>(
+    system: Arc<S>,
+    queue: String,
+    load: Load,
+    meter: Meter,
+) -> Fallible<Run> {
+    let row = Row::PublishUnary;
+    let driving = async move {
+        let drive = Drive { row, system: &*system, queue: &queue, load: &load, meter: &meter };
+        let run = drive.call().await?;
+        system.discard(&queue).await?;
+        Ok(run)
+    };
+    bounded::<S>(row, driving).await
+}
+
+/// Publishes the load as `row` does and leaves it in `queue`; how many messages.
+///
+/// # Errors
+///
+/// Anything that goes wrong.
+pub(crate) async fn fill<S: System>(
+    row: Row,
+    system: &S,
+    queue: &str,
+    load: Load,
+) -> Fallible<u64> {
+    publish(system.publisher(queue).await?, row, load).await
+}
+
+async fn bounded<S: System>(
+    row: Row,
+    driving: impl Future<Output = Fallible<Run>> + Send + 'static,
+) -> Fallible<Run> {
+    // On a worker of the runtime, where the connections' tasks are: the main thread is none. A set
+    // ends its tasks when it is dropped, and a system must not outlive a run that was given up.
+    let mut task = JoinSet::new();
+    task.spawn(driving);
+    let run = match tokio::time::timeout(STUCK, task.join_next()).await {
+        Ok(driven) => driven.expect("one task").context("the workload panicked")?,
         Err(_) => Err(anyhow!("no end after {STUCK:?}")),
     };
     run.with_context(|| format!("{}: {}", S::NAME, row.title()))
@@ -79,7 +132,7 @@ impl<S: System> Drive<'_, S> {
     async fn run(&self) -> Fallible<Run> {
         match self.row {
             Row::PublishBatches | Row::PublishSingles => self.publish().await,
-            Row::PublishUnary => self.call().await,
+            Row::PublishUnary => bail!("only some systems take single calls"),
             Row::Consume => self.consume().await,
             Row::Both => self.both().await,
             Row::RoundTrip => self.round_trip().await,
@@ -93,23 +146,6 @@ impl<S: System> Drive<'_, S> {
         Ok(Run { messages, measured: begun.end().await?, latency: None })
     }
 
-    /// Publishes by single calls, as many at a time as the row says.
-    async fn call(&self) -> Fallible<Run> {
-        let caller = self.system.caller(self.queue).await?;
-        let calls = Arc::new(AtomicU64::new(0));
-        let mut callers = JoinSet::new();
-        let begun = self.meter.begin().await?;
-        for _ in 0..self.row.in_flight() {
-            callers.spawn(call(caller.clone(), self.load.clone(), Arc::clone(&calls)));
-        }
-        let mut latency = histogram();
-        while let Some(of_caller) = callers.join_next().await {
-            latency.add(of_caller??)?;
-        }
-        let measured = begun.end().await?;
-        Ok(Run { messages: latency.len(), measured, latency: Some(latency) })
-    }
-
     async fn consume(&self) -> Fallible<Run> {
         let mut stored = self.load.messages_max;
         if self.system.needs_messages() {
@@ -117,7 +153,7 @@ impl<S: System> Drive<'_, S> {
             let publisher = self.system.publisher(self.queue).await?;
             stored = publish(publisher, self.row, self.load.clone()).await?;
         }
-        let consumer = self.system.consumer(self.queue, self.row.in_flight()).await?;
+        let consumer = self.system.consumer(self.queue, self.load.in_flight(self.row)).await?;
         let (_all, all) = watch::channel(Some(stored));
         let begun = self.meter.begin().await?;
         let messages = consume(consumer, self.load.clone(), all).await?;
@@ -127,7 +163,7 @@ impl<S: System> Drive<'_, S> {
     /// Publishes and consumes at once; ends when the last message published is acked.
     async fn both(&self) -> Fallible<Run> {
         let publisher = self.system.publisher(self.queue).await?;
-        let consumer = self.system.consumer(self.queue, self.row.in_flight()).await?;
+        let consumer = self.system.consumer(self.queue, self.load.in_flight(self.row)).await?;
         let (published, all) = watch::channel(None);
         // What was published is consumed to the end, or backlog would count as speed.
         let to_the_end = Load { duration_max: Duration::MAX, ..self.load.clone() };
@@ -155,9 +191,28 @@ impl<S: System> Drive<'_, S> {
     }
 }
 
+impl<S: Unary> Drive<'_, S> {
+    /// Publishes by single calls, as many at a time as the row says.
+    async fn call(&self) -> Fallible<Run> {
+        let caller = self.system.caller(self.queue).await?;
+        let calls = Arc::new(AtomicU64::new(0));
+        let mut callers = JoinSet::new();
+        let begun = self.meter.begin().await?;
+        for _ in 0..self.load.in_flight(self.row) {
+            callers.spawn(call(caller.clone(), self.load.clone(), Arc::clone(&calls)));
+        }
+        let mut latency = histogram();
+        while let Some(of_caller) = callers.join_next().await {
+            latency.add(of_caller??)?;
+        }
+        let measured = begun.end().await?;
+        Ok(Run { messages: latency.len(), measured, latency: Some(latency) })
+    }
+}
+
 /// Publishes with as much in flight as the row says, until the load is done; how many messages.
 async fn publish(mut publisher: impl Publisher, row: Row, load: Load) -> Fallible<u64> {
-    let (batch, in_flight) = (row.batch() as u64, u64::from(row.in_flight()));
+    let (batch, in_flight) = (row.batch() as u64, u64::from(load.in_flight(row)));
     let (mut offered, mut confirmed) = (0, 0);
     let start = Instant::now();
     loop {

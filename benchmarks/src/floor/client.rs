@@ -85,7 +85,6 @@ const REQUESTS_QUEUED: usize = 64;
 
 impl System for Floor {
     type Publisher = Publisher;
-    type Caller = Caller;
     type Consumer = Consumer;
     type RoundTrip = RoundTrip;
 
@@ -100,10 +99,6 @@ impl System for Floor {
         let responses = self.connections.next().publish_stream(ReceiverStream::new(stream)).await?;
         let responses = responses.into_inner();
         Ok(Publisher { requests, responses, batches: Vec::new(), confirmed: 0 })
-    }
-
-    async fn caller(&self, _: &str) -> Fallible<Caller> {
-        Ok(Caller { connections: self.connections.clone() })
     }
 
     async fn consumer(&self, _: &str, window: u32) -> Fallible<Consumer> {
@@ -121,6 +116,14 @@ impl System for Floor {
 
     async fn discard(&self, _: &str) -> Fallible<()> {
         Ok(())
+    }
+}
+
+impl system::Unary for Floor {
+    type Caller = Caller;
+
+    async fn caller(&self, _: &str) -> Fallible<Caller> {
+        Ok(Caller { connections: self.connections.clone() })
     }
 }
 
