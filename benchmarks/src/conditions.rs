@@ -86,7 +86,7 @@ impl Busy {
     fn now() -> Fallible<Self> {
         let stat = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let all = busy_ticks(&stat).context("cannot understand /proc/stat")?;
-        // Servers that have ended are in it as well, but not what outlived their first process.
+        // Servers that have ended are in it as well.
         let own = processor_time(std::process::id())?;
         Ok(Self { at: Instant::now(), all: ticks(all)?, own })
     }

@@ -87,7 +87,7 @@ pub(crate) async fn run_calls<S: Unary>(
     bounded::<S>(row, driving).await
 }
 
-/// Publishes the load as `row` does and leaves it in `queue`; how many messages.
+/// Publishes the load as `row` does and leaves it in `queue`; how many messages, and the publisher.
 ///
 /// # Errors
 ///
@@ -97,8 +97,9 @@ pub(crate) async fn fill<S: System>(
     system: &S,
     queue: &str,
     load: Load,
-) -> Fallible<u64> {
-    publish(system.publisher(queue).await?, row, load).await
+) -> Fallible<(u64, S::Publisher)> {
+    let mut publisher = system.publisher(queue).await?;
+    Ok((publish(&mut publisher, row, load).await?, publisher))
 }
 
 async fn bounded<S: System>(
@@ -140,9 +141,9 @@ impl<S: System> Drive<'_, S> {
     }
 
     async fn publish(&self) -> Fallible<Run> {
-        let publisher = self.system.publisher(self.queue).await?;
+        let mut publisher = self.system.publisher(self.queue).await?;
         let begun = self.meter.begin().await?;
-        let messages = publish(publisher, self.row, self.load.clone()).await?;
+        let messages = publish(&mut publisher, self.row, self.load.clone()).await?;
         Ok(Run { messages, measured: begun.end().await?, latency: None })
     }
 
@@ -150,8 +151,8 @@ impl<S: System> Drive<'_, S> {
         let mut stored = self.load.messages_max;
         if self.system.needs_messages() {
             // Not measured; it may take as long as what is.
-            let publisher = self.system.publisher(self.queue).await?;
-            stored = publish(publisher, self.row, self.load.clone()).await?;
+            let mut publisher = self.system.publisher(self.queue).await?;
+            stored = publish(&mut publisher, self.row, self.load.clone()).await?;
         }
         let consumer = self.system.consumer(self.queue, self.load.in_flight(self.row)).await?;
         let (_all, all) = watch::channel(Some(stored));
@@ -162,14 +163,14 @@ impl<S: System> Drive<'_, S> {
 
     /// Publishes and consumes at once; ends when the last message published is acked.
     async fn both(&self) -> Fallible<Run> {
-        let publisher = self.system.publisher(self.queue).await?;
+        let mut publisher = self.system.publisher(self.queue).await?;
         let consumer = self.system.consumer(self.queue, self.load.in_flight(self.row)).await?;
         let (published, all) = watch::channel(None);
         // What was published is consumed to the end, or backlog would count as speed.
         let to_the_end = Load { duration_max: Duration::MAX, ..self.load.clone() };
         let begun = self.meter.begin().await?;
         let consuming = tokio::spawn(consume(consumer, to_the_end, all));
-        let messages = publish(publisher, self.row, self.load.clone()).await?;
+        let messages = publish(&mut publisher, self.row, self.load.clone()).await?;
         published.send_replace(Some(messages));
         let messages = consuming.await??;
         Ok(Run { messages, measured: begun.end().await?, latency: None })
@@ -211,7 +212,7 @@ impl<S: Unary> Drive<'_, S> {
 }
 
 /// Publishes with as much in flight as the row says, until the load is done; how many messages.
-async fn publish(mut publisher: impl Publisher, row: Row, load: Load) -> Fallible<u64> {
+async fn publish(publisher: &mut impl Publisher, row: Row, load: Load) -> Fallible<u64> {
     let (batch, in_flight) = (row.batch() as u64, u64::from(load.in_flight(row)));
     let (mut offered, mut confirmed) = (0, 0);
     let start = Instant::now();

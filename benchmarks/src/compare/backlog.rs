@@ -54,17 +54,21 @@ where
     let mut task = tokio::task::JoinSet::new();
     task.spawn(filling);
     let filled = tokio::time::timeout(STUCK, task.join_next()).await.context("no end of it")?;
-    let filled = filled.expect("one task").context("filling panicked")??;
+    // Who published stays connected until the memory is read: PostgreSQL's is shared, and what no
+    // process of it has touched belongs to none.
+    let (filled, publisher) = filled.expect("one task").context("filling panicked")??;
     let fill_seconds = begin.elapsed().as_secs_f64();
     ensure!(filled == messages, "{filled} confirmed of {messages}");
+    tokio::time::sleep(P::SETTLES_WITHIN.saturating_sub(begin.elapsed())).await;
     let memory = process_tree::memory(server.id())?;
-    drop(peer);
+    drop((publisher, peer));
     server.kill();
 
     let begin = Instant::now();
     let peer = start().await?;
     let _end = peer.server().end_on_drop();
-    let mut consumer = peer.consumer(QUEUE, WINDOW).await?;
+    // Some listen before all queues are back: RabbitMQ's quorum queues first elect their leaders.
+    let mut consumer = peer.server().until(|| peer.consumer(QUEUE, WINDOW)).await?;
     let first = tokio::time::timeout(STUCK, consumer.receive()).await.context("no delivery")??;
     let restart_seconds = begin.elapsed().as_secs_f64();
     let delivered = P::Consumer::check(&first, &payload).context("after the restart")?;

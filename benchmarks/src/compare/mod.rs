@@ -16,6 +16,8 @@ mod postgresql;
 mod program;
 #[cfg(feature = "peers")]
 mod rabbitmq;
+#[cfg(not(feature = "peers"))]
+mod rebuild;
 #[cfg(feature = "peers")]
 mod redis;
 mod table;
@@ -34,6 +36,7 @@ use self::peer::{Contender, Found, Name};
 use self::table::{Comparison, Entrant, Settings};
 use crate::conditions::Watch;
 use crate::machine::Machine;
+use crate::process_tree;
 use crate::qbroker;
 use crate::row::Row;
 use crate::samples::Samples;
@@ -89,6 +92,10 @@ const ROWS: [Row; 5] =
 
 /// Measures and reports.
 pub(crate) async fn run(args: CompareArgs) -> Fallible<()> {
+    #[cfg(not(feature = "peers"))]
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        return rebuild::with_clients(&cargo);
+    }
     if args.install_hint {
         return install_hint(&find_peers(&[]).await?);
     }
@@ -139,26 +146,37 @@ async fn find(name: Name) -> Fallible<Option<Found>> {
     Ok(Some(found))
 }
 
-/// Prints the command that installs what is not there.
+/// Prints the command that installs what is not there, and what no package would bring.
 fn install_hint(found: &[Found]) -> Fallible<()> {
-    let mut packages: Vec<_> = found
-        .iter()
-        .filter_map(|found| match found {
+    let missing = || {
+        found.iter().filter_map(|found| match found {
             Found::Ready(_) => None,
-            Found::Missing(missing) => missing.package,
+            Found::Missing(missing) => Some(missing),
         })
-        .collect();
+    };
+    let mut packages: Vec<_> = missing().filter_map(|missing| missing.package).collect();
     packages.dedup();
     let mut out = std::io::stdout().lock();
     if packages.is_empty() {
-        return Ok(writeln!(out, "Nothing is missing that a package would bring.")?);
+        writeln!(out, "No package is missing.")?;
+    } else {
+        writeln!(out, "sudo apt-get install --no-install-recommends {}", packages.join(" "))?;
+        writeln!(
+            out,
+            "\nDebian starts what it installs. `compare` starts servers of its own, on other ports and \
+             in\ntemporary folders, so stop those: sudo systemctl disable --now NAME"
+        )?;
     }
-    writeln!(out, "sudo apt-get install --no-install-recommends {}", packages.join(" "))?;
-    Ok(writeln!(
-        out,
-        "\nDebian starts what it installs. `compare` starts servers of its own, on other ports and in\n\
-         temporary folders, so stop those: sudo systemctl disable --now NAME"
-    )?)
+    for missing in missing().filter(|missing| missing.package.is_none()) {
+        writeln!(out, "{}: {}", key(missing.name), missing.reason)?;
+    }
+    Ok(())
+}
+
+/// A participant's name as it is given on the command line.
+fn key(name: Name) -> String {
+    let value = name.to_possible_value().expect("no participant is hidden");
+    value.get_name().to_owned()
 }
 
 fn write_file(path: &Path, text: &str) -> Fallible<()> {
@@ -177,11 +195,12 @@ async fn measure(args: &CompareArgs) -> Fallible<Comparison> {
         match found {
             Found::Ready(contender) => field.enter(contender),
             Found::Missing(peer) => {
-                note(&format!("skipped: {:?}, {}", peer.name, peer.reason));
+                note(&format!("skipped: {}: {}", key(peer.name), peer.reason));
                 missing.push(peer);
             }
         }
     }
+    process_tree::adopt_orphans()?;
     let mut watch = Watch::start(folder.path())?;
     for round in 0..args.rounds {
         watch.time_disk()?;

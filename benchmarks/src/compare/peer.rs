@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -17,6 +18,10 @@ use crate::workload::{Load, Run};
 pub(crate) trait Peer: System + Sized {
     /// Its programs and settings.
     type Setup: Send + Sync + 'static;
+
+    /// How old a queue must be to come back after a crash, whatever was confirmed. A backlog that
+    /// stands is the subject.
+    const SETTLES_WITHIN: Duration = Duration::ZERO;
 
     /// Starts the server on `folder`, or again on what it left there, and connects.
     fn start(setup: &Self::Setup, folder: &Path) -> impl Future<Output = Fallible<Self>> + Send;

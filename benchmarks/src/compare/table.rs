@@ -287,7 +287,7 @@ impl Comparison {
             }
         }
         for missing in &self.missing {
-            writeln!(f, "  skipped: {:?}: {}", missing.name, missing.reason)?;
+            writeln!(f, "  skipped: {}: {}", super::key(missing.name), missing.reason)?;
         }
         Ok(())
     }
