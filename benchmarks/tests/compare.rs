@@ -28,7 +28,7 @@ fn who_is_installed_is_measured_and_who_is_not_is_named() {
     let asked = if std::env::var_os("QBROKER_SLOW").is_some() { &ALL[..] } else { &QUICK[..] };
     let output = compare()
         .args(["--only", &asked.join(",")])
-        .args(["--messages", "300", "--seconds", "0.1", "--rounds", "1", "--backlog", "200"])
+        .args(["--messages", "120", "--seconds", "0.1", "--rounds", "1", "--backlog", "200"])
         .arg("--json")
         .arg(&json)
         .arg("--svg")
