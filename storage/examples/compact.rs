@@ -4,45 +4,21 @@
 //! `cargo run --release -p qbroker-storage --example compact -- FOLDER [MIB]`
 #![expect(clippy::print_stdout, reason = "it prints figures")]
 
+mod durable;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use durable::Durable;
 use qbroker_storage::disk::RealDisk;
-use qbroker_storage::{Batch, Body, Log, Lsn, Observer, Options, Retention, Stats, WriteError};
+use qbroker_storage::{Batch, Body, Log, Lsn, Options, Retention, Stats};
 
 const RECORD_BYTES: usize = 1024;
 const BATCH: u64 = 100;
 const CHECKPOINT_BYTES: u64 = 128 << 20;
-
-#[derive(Default)]
-struct Durable {
-    lsn: Mutex<Lsn>,
-    grown: Condvar,
-}
-
-impl Observer for Durable {
-    fn durable(&self, lsn: Lsn) {
-        *self.lsn.lock() = lsn;
-        self.grown.notify_all();
-    }
-
-    fn failed(&self, error: &WriteError) {
-        panic!("{error}");
-    }
-}
-
-impl Durable {
-    fn wait(&self, lsn: Lsn) {
-        let mut durable = self.lsn.lock();
-        while *durable < lsn {
-            self.grown.wait(&mut durable);
-        }
-    }
-}
 
 fn main() {
     let mut arguments = std::env::args().skip(1);

@@ -4,15 +4,17 @@
 //! `cargo run --release -p qbroker-storage --example prepare -- FOLDER`
 #![expect(clippy::print_stdout, reason = "it prints figures")]
 
+mod durable;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use durable::Durable;
 use qbroker_storage::disk::{Disk as _, Mode, RealDisk};
-use qbroker_storage::{Batch, Body, Log, Lsn, Observer, Options, Retention, WriteError};
+use qbroker_storage::{Batch, Body, Log, Lsn, Options, Retention};
 
 const SEGMENT_BYTES: usize = 64 << 20;
 
@@ -66,23 +68,6 @@ fn frames(folder: &Path, how: &str, bytes: usize) -> io::Result<(Duration, Durat
     Ok((took[count / 2], took[count * 99 / 100], prepared))
 }
 
-#[derive(Default)]
-struct Durable {
-    lsn: Mutex<Lsn>,
-    grown: Condvar,
-}
-
-impl Observer for Durable {
-    fn durable(&self, lsn: Lsn) {
-        *self.lsn.lock() = lsn;
-        self.grown.notify_all();
-    }
-
-    fn failed(&self, error: &WriteError) {
-        panic!("{error}");
-    }
-}
-
 /// Appends for three seconds with 4 MiB in flight, or one batch where a batch is one record.
 fn log(
     folder: &Path,
@@ -109,10 +94,7 @@ fn log(
         let call = Instant::now();
         let lsns = log.append(batch)?;
         appending += call.elapsed();
-        let mut durable_lsn = durable.lsn.lock();
-        while durable_lsn.0 + in_flight < lsns.last.0 {
-            durable.grown.wait(&mut durable_lsn);
-        }
+        durable.wait(Lsn(lsns.last.0.saturating_sub(in_flight)));
     }
     let took = began.elapsed();
     let stats = log.stats();

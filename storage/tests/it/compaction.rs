@@ -7,7 +7,7 @@ use std::sync::Arc;
 use qbroker_storage::disk::sim::{Faults, Rng, SimDisk};
 use qbroker_storage::{Lsn, OpenError, ReadError, RepairOptions, WriteError, repair, verify};
 
-use crate::crash::{Crashed, check, crash_in};
+use crate::crash::{Crashed, check, crash_at_every_point, crash_in};
 use crate::model::{Owner, Told, check_bodies, recover, recover_repaired, tiny};
 use crate::repair::repaired;
 
@@ -49,20 +49,7 @@ fn history(owner: &mut Owner) -> Result<(), WriteError> {
 #[test]
 fn a_crash_at_every_point_of_a_compaction_loses_nothing_and_brings_nothing_back() {
     let seeds = if std::env::var_os("QBROKER_SLOW").is_some() { 12 } else { 2 };
-    let mut points = 0;
-    for operations in 0.. {
-        let Some(crashed) = crash_in(history, operations) else { break };
-        points += 1;
-        for seed in 0..seeds {
-            let disk = crashed.disk.power_loss(seed);
-            let (last, epoch) = check(&disk, &crashed, crashed.confirmed);
-            let again = check(&disk.power_loss(seed + 1), &crashed, last);
-            assert_eq!(again, (last, epoch + 1), "recovered twice, after {operations}");
-        }
-        let killed = crashed.disk.killed();
-        let (last, _) = check(&killed, &crashed, crashed.confirmed);
-        check(&killed.power_loss(operations), &crashed, last);
-    }
+    let points = crash_at_every_point(history, seeds);
     assert!(500 < points, "{points} crash points");
     let mut owner = Owner::open(&SimDisk::new(5), &tiny()).unwrap();
     history(&mut owner).unwrap();
@@ -73,6 +60,16 @@ fn a_crash_at_every_point_of_a_compaction_loses_nothing_and_brings_nothing_back(
     owner.check_bodies();
 }
 
+/// Settles all but two in sixteen, and has two checkpoints absorb it.
+fn settle_most(owner: &mut Owner) {
+    let done: Vec<Lsn> = owner.live.keys().copied().filter(|lsn| lsn.0 % 16 > 1).collect();
+    owner.append(&[], &done).unwrap();
+    for number in 0..2 {
+        owner.checkpoint().unwrap();
+        owner.append(&[(number, 20)], &[]).unwrap();
+    }
+}
+
 /// A log with a cold segment that holds what is left of several hot ones; not closed.
 fn compacted() -> (SimDisk, BTreeMap<Lsn, Vec<u8>>, String) {
     let disk = SimDisk::new(8);
@@ -81,12 +78,7 @@ fn compacted() -> (SimDisk, BTreeMap<Lsn, Vec<u8>>, String) {
         owner.append(&[(number, 1300), (number, 200)], &[]).unwrap();
         owner.writer.step().unwrap();
     }
-    let done: Vec<Lsn> = owner.live.keys().copied().filter(|lsn| lsn.0 % 16 > 1).collect();
-    owner.append(&[], &done).unwrap();
-    for number in 0..2 {
-        owner.checkpoint().unwrap();
-        owner.append(&[(number, 20)], &[]).unwrap();
-    }
+    settle_most(&mut owner);
     assert!(owner.log.compact().unwrap());
     assert!(!owner.log.compact().unwrap(), "once is enough");
     owner.checkpoint().unwrap();
@@ -256,12 +248,7 @@ fn on_a_full_disk_a_cold_segment_takes_what_is_held_back_for_it() {
         owner.append(&[(number, 1300)], &[]).unwrap();
         owner.writer.step().unwrap();
     }
-    let done: Vec<Lsn> = owner.live.keys().copied().filter(|lsn| lsn.0 % 16 > 1).collect();
-    owner.append(&[], &done).unwrap();
-    for number in 0..2 {
-        owner.checkpoint().unwrap();
-        owner.append(&[(number, 20)], &[]).unwrap();
-    }
+    settle_most(&mut owner);
     owner.writer.step().unwrap();
     let used = disk.paths().iter().map(|path| disk.bytes(path).len() as u64).sum();
     disk.set_faults(Faults { capacity: Some(used), ..Faults::default() });

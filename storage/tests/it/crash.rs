@@ -43,11 +43,6 @@ pub(crate) struct Crashed {
     pub(crate) states: BTreeMap<Lsn, BTreeMap<Lsn, Vec<u8>>>,
 }
 
-/// Runs the history until the power goes after `operations`; `None` when it ends before.
-fn crash_after(operations: u64) -> Option<Crashed> {
-    crash_in(history, operations)
-}
-
 /// Runs a history until the power goes after `operations`; `None` when it ends before.
 pub(crate) fn crash_in(
     history: fn(&mut Owner) -> Result<(), WriteError>,
@@ -85,12 +80,15 @@ pub(crate) fn check(disk: &SimDisk, crashed: &Crashed, at_least: Lsn) -> (Lsn, u
     (last, epoch)
 }
 
-#[test]
-fn a_crash_at_every_point_loses_nothing_confirmed_however_often_it_comes() {
-    let seeds = if std::env::var_os("QBROKER_SLOW").is_some() { 20 } else { 3 };
+/// Crashes at every point of a history, by power loss in `seeds` ways and by a kill, and recovers
+/// twice; how many points there are.
+pub(crate) fn crash_at_every_point(
+    history: fn(&mut Owner) -> Result<(), WriteError>,
+    seeds: u64,
+) -> u64 {
     let mut points = 0;
     for operations in 0.. {
-        let Some(crashed) = crash_after(operations) else { break };
+        let Some(crashed) = crash_in(history, operations) else { break };
         points += 1;
         for seed in 0..seeds {
             let disk = crashed.disk.power_loss(seed);
@@ -103,6 +101,13 @@ fn a_crash_at_every_point_loses_nothing_confirmed_however_often_it_comes() {
         let (last, _) = check(&killed, &crashed, crashed.confirmed);
         check(&killed.power_loss(operations), &crashed, last);
     }
+    points
+}
+
+#[test]
+fn a_crash_at_every_point_loses_nothing_confirmed_however_often_it_comes() {
+    let seeds = if std::env::var_os("QBROKER_SLOW").is_some() { 20 } else { 3 };
+    let points = crash_at_every_point(history, seeds);
     assert!(250 < points, "{points} crash points");
     let mut owner = Owner::open(&SimDisk::new(5), &tiny()).unwrap();
     history(&mut owner).unwrap();
@@ -116,7 +121,7 @@ fn a_crash_at_every_point_of_a_recovery_is_recovered_from() {
     let stride = if std::env::var_os("QBROKER_SLOW").is_some() { 1 } else { 17 };
     let mut tried = 0;
     for operations in (0..).step_by(stride) {
-        let Some(crashed) = crash_after(operations) else { break };
+        let Some(crashed) = crash_in(history, operations) else { break };
         for inner in 0.. {
             let disk = crashed.disk.power_loss(operations);
             disk.set_faults(Faults { power_off_after: Some(inner), ..Faults::default() });
@@ -138,7 +143,7 @@ fn a_crash_at_every_point_of_a_recovery_is_recovered_from() {
 #[test]
 fn life_goes_on_after_a_crash() {
     for operations in (20..).step_by(23) {
-        let Some(crashed) = crash_after(operations) else { break };
+        let Some(crashed) = crash_in(history, operations) else { break };
         let disk = crashed.disk.power_loss(operations);
         let mut owner = Owner::open(&disk, &tiny()).unwrap();
         history(&mut owner).unwrap();

@@ -1,40 +1,15 @@
 //! The log with its threads, on a real folder.
 
+#[path = "../../examples/durable/mod.rs"]
+mod durable;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use durable::Durable;
 use qbroker_storage::disk::RealDisk;
-use qbroker_storage::{
-    Batch, Body, Log, Lsn, Observer, OpenError, Options, ReadError, Retention, WriteError,
-};
-
-#[derive(Default)]
-struct Durable {
-    lsn: Mutex<Lsn>,
-    grown: Condvar,
-}
-
-impl Observer for Durable {
-    fn durable(&self, lsn: Lsn) {
-        *self.lsn.lock() = lsn;
-        self.grown.notify_all();
-    }
-
-    fn failed(&self, error: &WriteError) {
-        panic!("{error}");
-    }
-}
-
-impl Durable {
-    fn wait(&self, lsn: Lsn) {
-        let mut durable = self.lsn.lock();
-        while *durable < lsn {
-            self.grown.wait(&mut durable);
-        }
-    }
-}
+use qbroker_storage::{Batch, Body, Log, Lsn, OpenError, Options, ReadError, Retention};
 
 fn options() -> Options {
     Options {
