@@ -1,9 +1,15 @@
 //! Which kept records are still needed, counted per segment.
 
+mod bits;
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+
+use bits::Bits;
+pub use kept::Kept;
 
 use crate::cold::column::Column;
 use crate::lsn::Lsn;
@@ -55,44 +61,6 @@ struct ColdSpan {
     bits: Bits,
     /// A repair could not save which records were here: what lives and is nowhere else was.
     given_up: BTreeSet<u64>,
-}
-
-/// One bit for each record of a segment.
-#[derive(Clone, Debug, Default)]
-struct Bits {
-    live: u64,
-    words: Vec<u64>,
-}
-
-impl Bits {
-    fn is_set(&self, at: usize) -> bool {
-        self.words.get(at / 64).is_some_and(|word| word & (1 << (at % 64)) != 0)
-    }
-
-    /// Sets or clears a bit; whether that changed it.
-    fn set(&mut self, at: usize, alive: bool) -> bool {
-        if self.is_set(at) == alive {
-            return false;
-        }
-        if self.words.len() <= at / 64 {
-            self.words.resize(at / 64 + 1, 0);
-        }
-        self.words[at / 64] ^= 1 << (at % 64);
-        if alive {
-            self.live += 1;
-        } else {
-            self.live -= 1;
-        }
-        true
-    }
-
-    /// The bits that are set, in order.
-    fn iter(&self) -> impl Iterator<Item = usize> {
-        let in_word = |(at, &word): (usize, &u64)| {
-            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| at * 64 + bit)
-        };
-        self.words.iter().enumerate().filter(|(_, word)| **word != 0).flat_map(in_word)
-    }
 }
 
 impl Span {
@@ -183,22 +151,27 @@ impl Liveness {
         })
     }
 
-    /// What is kept at this moment, `appended` being what may have no place yet, in order.
+    /// LSNs from here on have no place in a segment yet.
+    pub(crate) fn placed_to(&self) -> Lsn {
+        Lsn(self.shared.lock().placed_to)
+    }
+
+    /// What is kept at this moment; `appended`, in order, is everything that has no place yet.
     pub(crate) fn kept<'a>(&self, appended: impl Iterator<Item = (Lsn, &'a FrozenBatch)>) -> Kept {
         let segments = self.shared.lock();
-        let mut kept = Kept::default();
         let live = segments.spans.iter().filter(|span| 0 < span.bits.live);
-        kept.spans.extend(live.map(|span| (Lsn(span.first), span.bits.words.clone())));
-        let cold = segments.cold.iter();
-        kept.cold.extend(cold.map(|span| (Arc::clone(&span.column), span.bits.clone())));
+        let mut kept = Kept {
+            spans: live.map(|span| (Lsn(span.first), span.bits.words.clone())).collect(),
+            cold: segments.cold.iter().map(|s| (Arc::clone(&s.column), s.bits.clone())).collect(),
+            unplaced: Vec::new(),
+        };
         for (first, batch) in appended {
-            for (lsn, record) in (first.0..).zip(&batch.records) {
-                let is_placed = lsn < segments.placed_to;
-                let is_retired = segments.early.contains(&lsn);
-                if record.retention == Retention::Keep && !is_placed && !is_retired {
-                    kept.unplaced.push(Lsn(lsn));
-                }
-            }
+            let kept_ones = (first.0..).zip(&batch.records).filter(|(lsn, record)| {
+                record.retention == Retention::Keep
+                    && segments.placed_to <= *lsn
+                    && !segments.early.contains(lsn)
+            });
+            kept.unplaced.extend(kept_ones.map(|(lsn, _)| Lsn(lsn)));
         }
         kept
     }
@@ -340,52 +313,6 @@ impl Liveness {
     pub(crate) fn is_given_up(&self, lsn: Lsn) -> bool {
         self.shared.lock().cold.iter().any(|cold| cold.given_up.contains(&lsn.0))
     }
-}
-
-/// The records that were kept at one moment; for the owner's checkpoint of that moment.
-#[derive(Debug, Default)]
-pub struct Kept {
-    /// An LSN, and a bit for each from it on.
-    spans: Vec<(Lsn, Vec<u64>)>,
-    /// The LSNs of cold segments, and a bit for each.
-    cold: Vec<(Arc<Column>, Bits)>,
-    unplaced: Vec<Lsn>,
-}
-
-/// Words of zeros that cost less than a new run.
-const GAP_WORDS: u64 = 4;
-
-impl Kept {
-    /// Runs of LSNs as bits: the first LSN, and for each 64 from it on a word, the lowest bit
-    /// first. Together they say which records are kept.
-    pub fn runs(&self) -> impl Iterator<Item = (Lsn, Vec<u64>)> {
-        let cold = self.cold.iter().flat_map(|(column, bits)| {
-            as_runs(
-                column.iter().enumerate().filter(|(at, _)| bits.is_set(*at)).map(|(_, lsn)| lsn),
-            )
-        });
-        self.spans.iter().cloned().chain(cold).chain(as_runs(self.unplaced.iter().copied()))
-    }
-}
-
-/// LSNs in ascending order as runs of bits.
-fn as_runs(lsns: impl Iterator<Item = Lsn>) -> Vec<(Lsn, Vec<u64>)> {
-    let mut runs: Vec<(Lsn, Vec<u64>)> = Vec::new();
-    for lsn in lsns {
-        let place = |(first, words): &(Lsn, Vec<u64>)| {
-            let word = (lsn.0 - first.0) / 64;
-            (word < words.len() as u64 + GAP_WORDS).then_some(word)
-        };
-        let word = runs.last().and_then(place).unwrap_or_else(|| {
-            runs.push((lsn, Vec::new()));
-            0
-        });
-        let (first, words) = runs.last_mut().expect("there is one by now");
-        let word = usize::try_from(word).expect("near the end of a vector");
-        words.resize(words.len().max(word + 1), 0);
-        words[word] |= 1 << ((lsn.0 - first.0) % 64);
-    }
-    runs
 }
 
 impl Segments {

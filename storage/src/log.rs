@@ -414,7 +414,7 @@ impl Log {
     #[must_use]
     pub fn kept(&self) -> Kept {
         let shared = &self.shared;
-        let appended = shared.tail.lock().all();
+        let appended = shared.tail.lock().from(shared.liveness.placed_to());
         shared.liveness.kept(appended.iter().map(|entry| (entry.first, &*entry.batch)))
     }
 

@@ -1,6 +1,6 @@
 //! Reading records: from the tail cache, else from a segment, checked.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,6 +11,8 @@ use crate::frame::{self, Entry, HEADER_LEN, Kind};
 use crate::log::Shared;
 use crate::lsn::Lsn;
 use crate::record::{Body, StoredRecord};
+use crate::recovery::cold::open_unnamed;
+use crate::recovery::files::SegmentFile;
 use crate::scan::{Bad, Depth, Problem, Walk, next_frame};
 use crate::segment::{FrameIndex, Segment};
 use crate::stats::Counters;
@@ -86,16 +88,19 @@ fn segment_of(shared: &Shared, lsn: Lsn) -> Option<(Arc<Segment>, Lsn)> {
 }
 
 /// Reads records of a log that is being recovered: those before what is replayed just then.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Reader {
     /// Each with the LSN after its last.
     segments: Vec<(Arc<Segment>, Lsn)>,
-    cold: Vec<Arc<ColdSegment>>,
+    /// The log may name one only after a record that needs what is in it.
+    cold_files: Vec<SegmentFile>,
+    /// Those that are sound, opened when somebody needs them.
+    cold: OnceLock<Vec<ColdSegment>>,
 }
 
 impl Reader {
-    pub(crate) fn new(segments: Vec<(Arc<Segment>, Lsn)>, cold: Vec<Arc<ColdSegment>>) -> Self {
-        Self { segments, cold }
+    pub(crate) fn new(segments: Vec<(Arc<Segment>, Lsn)>, cold_files: Vec<SegmentFile>) -> Self {
+        Self { segments, cold_files, cold: OnceLock::new() }
     }
 
     /// The record with this LSN.
@@ -105,12 +110,24 @@ impl Reader {
     pub fn read(&self, lsn: Lsn) -> Result<StoredRecord, ReadError> {
         let after = self.segments.partition_point(|(segment, _)| segment.header.first_lsn <= lsn);
         let found = after.checked_sub(1).map(|at| &self.segments[at]);
-        let found = found.filter(|(_, end)| lsn < *end);
-        let hot = found.map(|(segment, _)| read_some(segment, &[lsn]));
-        let copies = self.cold.iter().filter(|cold| cold.column.find(lsn).is_some());
-        let answers = hot.into_iter().chain(copies.map(|cold| read_some_cold(cold, &[lsn])));
+        let hot = found.filter(|(_, end)| lsn < *end);
+        let hot = hot.into_iter().flat_map(|(segment, _)| read_some(segment, &[lsn]));
         // The same record may stand in several: a copy is as good as what it was copied from.
-        answers.flatten().reduce(Result::or).unwrap_or(Err(ReadError::NotFound(lsn)))
+        let copies = std::iter::once_with(|| self.cold()).flatten();
+        let copies = copies.filter(|cold| cold.column.find(lsn).is_some());
+        let mut failed = None;
+        for answer in hot.chain(copies.flat_map(|cold| read_some_cold(cold, &[lsn]))) {
+            match answer {
+                Ok(record) => return Ok(record),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or(ReadError::NotFound(lsn)))
+    }
+
+    fn cold(&self) -> &[ColdSegment] {
+        let open = |file| open_unnamed(file).ok();
+        self.cold.get_or_init(|| self.cold_files.iter().filter_map(open).collect())
     }
 }
 

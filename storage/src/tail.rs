@@ -123,9 +123,10 @@ impl Tail {
         evicted
     }
 
-    /// Everything that is here, in order.
-    pub(crate) fn all(&self) -> Vec<Appended> {
-        self.entries.iter().cloned().collect()
+    /// The batches with records from `lsn` on, in order.
+    pub(crate) fn from(&self, lsn: Lsn) -> Vec<Appended> {
+        let before = self.entries.partition_point(|entry| entry.end() <= lsn.0);
+        self.entries.range(before..).cloned().collect()
     }
 
     /// The batch an LSN is in, while it is here.

@@ -51,11 +51,7 @@ impl Engine {
     /// Writes a checkpoint of the state as it is. Blocks until it is in place.
     pub fn checkpoint(&self) -> Result<(), WriteError> {
         let began = Instant::now();
-        let (lsn, snapshot, kept) = {
-            let state = self.state.lock();
-            let lsn = Lsn(state.core.next_lsn().0 - 1);
-            (lsn, state.core.snapshot(), self.log.kept())
-        };
+        let (lsn, (snapshot, kept)) = self.look(|core| (core.snapshot(), self.log.kept()));
         let held = began.elapsed();
         let state = snapshot.encode(kept.runs());
         let bytes: usize = state.iter().map(bytes::Bytes::len).sum();

@@ -155,9 +155,7 @@ impl Engine {
                 Ok(answer) => break Ok(answer),
                 Err(Stop::Refused(refused)) => break Err(refused),
                 Err(Stop::Missing(page)) => {
-                    self.append(&mut state, std::mem::take(&mut out), now)?;
-                    state = self.load(state, page)?;
-                    now = self.clock.now();
+                    state = self.load_within(state, page, &mut out, &mut now)?;
                 }
             }
         };
@@ -165,9 +163,7 @@ impl Engine {
         let result = then(&mut state, lsn, answer);
         let mut out = Output::default();
         while let Err(page) = state.core.dispatch(now, &mut out) {
-            self.append(&mut state, std::mem::take(&mut out), now)?;
-            state = self.load(state, page)?;
-            now = self.clock.now();
+            state = self.load_within(state, page, &mut out, &mut now)?;
         }
         let lsn = self.append(&mut state, out, now)?;
         self.page_out(&mut state, now)?;
@@ -191,7 +187,7 @@ impl Engine {
         if !retired.is_empty() {
             self.log.liveness().retire(&retired);
         }
-        let lsn = Lsn(state.core.next_lsn().0 - 1);
+        let lsn = state.core.last_lsn();
         for effect in effects {
             state.send(lsn, effect, now);
         }
@@ -216,7 +212,7 @@ impl Engine {
     pub fn look<T>(&self, question: impl FnOnce(&Core) -> T) -> (Lsn, T) {
         let state = self.state.lock();
         let answer = question(&state.core);
-        (Lsn(state.core.next_lsn().0 - 1), answer)
+        (state.core.last_lsn(), answer)
     }
 
     /// Gives the core one command and waits until its answer may be told.

@@ -124,7 +124,7 @@ impl Engine {
     ) -> Result<(Arc<Self>, RecoveryReport, T), StartError> {
         let mut recovery = Log::recover(disk, options.log)?;
         let core = recover(&mut recovery, options.limits)?;
-        let (epoch, last) = (recovery.epoch(), Lsn(core.next_lsn().0 - 1));
+        let (epoch, last) = (recovery.epoch(), core.last_lsn());
         let report = recovery.report().clone();
         let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });
         let unsynced = Arc::new(Unsynced::default());

@@ -33,10 +33,23 @@ impl PageError {
 }
 
 impl Engine {
+    /// [`Self::load`] in the midst of a turn. Others have theirs meanwhile, so what it has decided
+    /// goes to the log before, and it goes on at a later moment.
+    pub(super) fn load_within<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        page: Missing,
+        out: &mut Output,
+        now: &mut Now,
+    ) -> Result<MutexGuard<'a, State>, Stopped> {
+        self.append(&mut state, std::mem::take(out), *now)?;
+        let state = self.load(state, page)?;
+        *now = self.clock.now();
+        Ok(state)
+    }
+
     /// Lets the lock go, reads a page, and takes the lock again with the page in memory.
-    ///
-    /// What was appended before must be in the log: others have their turns meanwhile.
-    pub(super) fn load<'a>(
+    fn load<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         page: Missing,
@@ -92,7 +105,7 @@ impl Engine {
                 Err(page) => state = self.load(state, page)?,
             }
         };
-        let lsn = Lsn(state.core.next_lsn().0 - 1);
+        let lsn = state.core.last_lsn();
         self.page_out(&mut state, self.clock.now())?;
         Ok((lsn, answer))
     }

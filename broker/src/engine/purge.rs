@@ -1,7 +1,5 @@
 //! Deleting many messages: a turn for each step, with others' turns between them.
 
-use qbroker_storage::Lsn;
-
 use super::{Engine, Stopped};
 use crate::queue::index::StateSet;
 use crate::queue::refused::Refused;
@@ -25,15 +23,14 @@ impl Engine {
     async fn finish_purge(&self, mut purge: Purge) -> Result<u64, Stopped> {
         let mut deleted = 0;
         loop {
-            let (lsn, step): (Lsn, _) = self.turn(|core, _, out| core.purge(&mut purge, out))?;
+            let (lsn, step) = self.turn(|core, _, out| core.purge(&mut purge, out))?;
             let step = step.expect("a purge that was begun is not refused");
             deleted += step.deleted;
-            if step.is_last {
-                self.durable(lsn).await?;
-                return Ok(deleted);
-            }
             // What is decided is bounded by what is written.
             self.durable(lsn).await?;
+            if step.is_last {
+                return Ok(deleted);
+            }
         }
     }
 }

@@ -76,6 +76,11 @@ impl From<State> for StateSet {
     }
 }
 
+/// Urgency and place in one number; fifty-six bits of LSN outlast any disk.
+fn ready_order(rank: u8, place: Lsn) -> u64 {
+    u64::from(rank) << 56 | place.0
+}
+
 /// What the core keeps of a message; the rest is in its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -101,10 +106,10 @@ pub struct Message {
 
 impl Message {
     /// Where it stands among the messages of its queue that do the same; its birth decides between
-    /// equals. Urgency and place are one number: fifty-six bits of LSN outlast any disk.
+    /// equals.
     fn order(&self) -> u64 {
         match self.state {
-            State::Ready => u64::from(self.rank()) << 56 | self.place.0,
+            State::Ready => ready_order(self.rank(), self.place),
             State::Scheduled(due) => due.wall_ms,
             State::Leased => 0,
             State::Parked => self.place.0,

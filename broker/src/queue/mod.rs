@@ -303,9 +303,14 @@ impl<I: Index> Core<I> {
         self.restart_deadlines(now);
     }
 
-    /// LSN of the next record; an effect waits for the one before.
+    /// LSN of the next record; an effect waits for [`Self::last_lsn`].
     pub fn next_lsn(&self) -> Lsn {
         self.next
+    }
+
+    /// LSN of the last record.
+    pub fn last_lsn(&self) -> Lsn {
+        Lsn(self.next.0 - 1)
     }
 
     /// Says whether the disk is at its reserve: publishes are then refused.

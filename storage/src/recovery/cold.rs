@@ -150,10 +150,9 @@ impl ColdFiles {
         self.open.iter().filter(|cold| !dropped.contains(&cold.seq())).count()
     }
 
-    /// Every sound file, for reading during the replay: the log may name one only after a record
-    /// that needs what is in it.
-    pub(crate) fn sound(&self) -> Vec<Arc<ColdSegment>> {
-        self.there.values().filter_map(|file| open_unnamed(file).ok()).map(Arc::new).collect()
+    /// Every file whose header reads well, whether the log names it or not.
+    pub(crate) fn files(&self) -> Vec<SegmentFile> {
+        self.there.values().cloned().collect()
     }
 
     /// The segments in use, and the paths of the files that are not.
@@ -201,7 +200,8 @@ fn open(file: &SegmentFile, named: &Named) -> Result<ColdSegment, Box<Damage>> {
     open_unnamed(file)
 }
 
-fn open_unnamed(file: &SegmentFile) -> Result<ColdSegment, Box<Damage>> {
+/// Opens a cold segment, whatever the log says of it.
+pub(crate) fn open_unnamed(file: &SegmentFile) -> Result<ColdSegment, Box<Damage>> {
     let header = file.header;
     let column = read_column(file)?;
     let state = SegmentState { sealed_last: column.last(), end: header.size, index: None };

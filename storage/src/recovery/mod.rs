@@ -151,7 +151,7 @@ impl Recovery {
     pub fn reader(&self) -> Reader {
         let segments = self.segments.iter();
         let segments = segments.map(|found| (Arc::clone(&found.segment), found.end_lsn));
-        Reader::new(segments.collect(), self.cold.sound())
+        Reader::new(segments.collect(), self.cold.files())
     }
 
     /// The LSN the next record gets.

@@ -65,7 +65,7 @@ fn compare(disk: &SimDisk, crashed: &Crashed, at: &str) -> (Lsn, bool) {
         Log::recover(disk.shared(), options.log).unwrap_or_else(|error| panic!("{at}: {error}"));
     let core = engine::recover(&mut recovery, options.limits)
         .unwrap_or_else(|error| panic!("{at}: {error}"));
-    let last = Lsn(core.next_lsn().0 - 1);
+    let last = core.last_lsn();
     assert!(crashed.durable <= last, "{at}: told of {}, found {last}", crashed.durable);
     // A turn may append twice; what stands between the two was never seen from outside.
     let expected = story.states.get(&last);

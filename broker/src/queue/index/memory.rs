@@ -7,7 +7,9 @@ use qbroker_storage::Lsn;
 
 use super::pages::Pages;
 use super::ready::ReadyOrder;
-use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, State, StateSet};
+use super::{
+    Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, State, StateSet, ready_order,
+};
 use crate::queue::ids::QueueId;
 use crate::queue::time::{Due, Now};
 
@@ -35,13 +37,8 @@ struct Orders {
     bytes: u64,
 }
 
-/// Urgency and place in one number, as in [`Message::order`].
-fn key(rank: u8, place: Lsn) -> u64 {
-    u64::from(rank) << 56 | place.0
-}
-
-/// Undoes [`key`].
-fn split_key(key: u64, birth: Lsn) -> (u8, Lsn, Lsn) {
+/// Undoes [`ready_order`].
+fn split_order(key: u64, birth: Lsn) -> (u8, Lsn, Lsn) {
     let [rank, ..] = key.to_be_bytes();
     (rank, Lsn(key & (u64::MAX >> 8)), birth)
 }
@@ -242,8 +239,11 @@ impl Index for MemoryIndex {
         };
         if rest(StateSet::READY) {
             let last = after.filter(|after| u32::from(after.section) == StateSet::READY.0);
-            let ready = orders.ready.after(last.map(|last| split_key(last.key, last.birth)));
-            add(StateSet::READY, &mut ready.map(|(rank, place, birth)| (key(rank, place), birth)));
+            let ready = orders.ready.after(last.map(|last| split_order(last.key, last.birth)));
+            add(
+                StateSet::READY,
+                &mut ready.map(|(rank, place, birth)| (ready_order(rank, place), birth)),
+            );
         }
         if rest(StateSet::SCHEDULED) {
             let scheduled = orders.scheduled.range((from(StateSet::SCHEDULED), Bound::Unbounded));

@@ -286,7 +286,7 @@ impl<I: StageIndex> Stage<I> {
 
     /// A snapshot is in place as a checkpoint.
     fn finish_checkpoint(&mut self) {
-        let lsn = Lsn(self.core.next_lsn().0 - 1);
+        let lsn = self.core.last_lsn();
         let previous = std::mem::replace(&mut self.checkpoint, lsn);
         for page in self.core.forget_pages_back(previous) {
             assert!(self.kept.remove(&page), "{page} is let go twice");
