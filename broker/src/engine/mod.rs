@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod letters;
+mod line;
 mod open;
 mod outbox;
 mod paging;

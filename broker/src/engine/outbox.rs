@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use qbroker_storage::Lsn;
 use tokio::sync::{Notify, watch};
 
+use super::line::Line;
 use super::{Durable, Stopped};
 
 /// A queue of events in the order of the log; one task takes them out.
@@ -13,8 +14,7 @@ use super::{Durable, Stopped};
 /// Its length is bounded by what fills it: a consumer's window, a publisher's unanswered batches.
 #[derive(Debug)]
 pub struct Outbox<T> {
-    /// Invariant: their LSNs ascend.
-    events: Mutex<VecDeque<(Lsn, T)>>,
+    events: Mutex<Line<T>>,
     filled: Notify,
     durable: watch::Receiver<Durable>,
 }
@@ -31,8 +31,7 @@ impl<T> Outbox<T> {
     pub fn push(&self, lsn: Lsn, event: T) {
         let mut events = self.events.lock();
         let was_empty = events.is_empty();
-        let lsn = events.back().map_or(lsn, |(last, _)| lsn.max(*last));
-        events.push_back((lsn, event));
+        events.push(lsn, event);
         drop(events);
         if was_empty {
             self.filled.notify_one();
@@ -61,13 +60,11 @@ impl<T> Outbox<T> {
 
     fn take(&self, durable: Lsn) -> Taken<T> {
         let mut events = self.events.lock();
-        match events.front() {
-            None => Taken::Empty,
-            Some((lsn, _)) if durable < *lsn => Taken::Held,
-            Some(_) => {
-                let count = events.partition_point(|(lsn, _)| *lsn <= durable);
-                Taken::Events(events.drain(..count).map(|(_, event)| event).collect())
-            }
+        let taken: VecDeque<T> = events.take(durable);
+        match (taken.is_empty(), events.is_empty()) {
+            (false, _) => Taken::Events(taken),
+            (true, false) => Taken::Held,
+            (true, true) => Taken::Empty,
         }
     }
 }

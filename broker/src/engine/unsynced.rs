@@ -1,14 +1,14 @@
 //! Reservations of the byte budget, given back by the commit that makes their bytes durable.
 
-use std::collections::VecDeque;
-
 use parking_lot::Mutex;
 use qbroker_storage::Lsn;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Invariant: their LSNs ascend, and none of them is durable for longer than a commit takes.
+use super::line::Line;
+
+/// Invariant: none of them waits for an LSN that is durable for longer than a commit takes.
 #[derive(Debug, Default)]
-pub(super) struct Unsynced(Mutex<VecDeque<(Lsn, OwnedSemaphorePermit)>>);
+pub(super) struct Unsynced(Mutex<Line<OwnedSemaphorePermit>>);
 
 impl Unsynced {
     /// Holds a reservation until `lsn` is durable. `durable` is asked under the lock, so that the
@@ -21,18 +21,14 @@ impl Unsynced {
     ) {
         let mut held = self.0.lock();
         if durable() < lsn {
-            let lsn = held.back().map_or(lsn, |(last, _)| lsn.max(*last));
-            held.push_back((lsn, permit));
+            held.push(lsn, permit);
         }
     }
 
     /// The log is durable up to `lsn`, and whoever asks is told so.
     pub(super) fn release(&self, lsn: Lsn) {
-        let mut held = self.0.lock();
-        let count = held.partition_point(|(last, _)| *last <= lsn);
         // Waiters are woken with the lock let go.
-        let released: Vec<_> = held.drain(..count).collect();
-        drop(held);
+        let released: Vec<_> = self.0.lock().take(lsn);
         drop(released);
     }
 }

@@ -1,33 +1,23 @@
-//! Queues: declare, describe, look into, empty, delete.
+//! Queues: declare, describe, empty, delete.
 
 use std::time::Duration;
 
 use qbroker_proto::v1::admin_service_server::AdminService;
 use qbroker_proto::v1::*;
-use qbroker_storage::Lsn;
 use tonic::{Request, Response, Status};
 
-use super::Context;
+use super::convert::bounds;
 use super::convert::policy::{self, Figures, NewQueue};
-use super::convert::time::{duration_ms, to_timestamp};
-use super::convert::{bounds, outgoing};
+use super::convert::time::duration_ms;
 use super::fault::{Fault, flat};
-use super::listing;
-use super::records::{self, Parts};
+use super::{Context, browse, listing};
 use crate::engine::{Core, Engine};
-use crate::queue::ids::QueueId;
-use crate::queue::index::{Cursor, Index as _, Lookup, Message as Held, State, StateSet};
+use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
 use crate::queue::{self, Expected, Lost, Queue as Stored};
 
 #[cfg(test)]
 mod tests;
-
-/// Payload bytes shown of a listed message where the client does not say.
-const SHOWN_BYTES: i32 = 4_096;
-const SHOWN_BYTES_MAX: i32 = 1 << 20;
-/// Bytes after which a page of messages ends.
-const PAGE_BYTES: u64 = 8 << 20;
 
 /// `AdminService`.
 #[derive(Clone, Debug)]
@@ -89,7 +79,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ListMessagesRequest>,
     ) -> Result<Response<ListMessagesResponse>, Status> {
-        answer(self.peek(request.into_inner()).await)
+        answer(browse::list_messages(self.engine(), request.into_inner()).await)
     }
 
     async fn purge_queue(
@@ -239,9 +229,6 @@ impl AdminService for Admin {
         later("watch")
     }
 }
-
-/// A message of a page, and where it stands.
-type Listed = (Lsn, Held, Option<(u64, queue::ids::ConsumerId)>);
 
 impl Admin {
     pub(super) fn new(context: Context) -> Self {
@@ -423,132 +410,10 @@ impl Admin {
             }
         }
     }
-
-    async fn peek(&self, request: ListMessagesRequest) -> Result<ListMessagesResponse, Fault> {
-        let size = listing::page_size(request.page_size)?;
-        check_filter(request.filter)?;
-        let shown = match request.max_payload_bytes.unwrap_or(SHOWN_BYTES) {
-            shown @ 0..=SHOWN_BYTES_MAX => usize::try_from(shown).unwrap_or_default(),
-            _ => return Err(Fault::invalid("max_payload_bytes", "it is not within 0 to 1 MiB")),
-        };
-        let question = [request.queue.as_str()];
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => Some(listing::parse_cursor(listing::from_token(&question, token)?)?),
-        };
-        let found = |core: &Core| match core.queue(&request.queue) {
-            Ok(queue) => page(core, queue.id(), after, size + 1).map(Ok),
-            Err(refused) => Ok(Err(refused)),
-        };
-        let mut listed = self.engine().find(found).await??;
-        let mut bytes = 0;
-        let fits = listed.iter().take(size).position(|(_, (_, held, _))| {
-            bytes += u64::from(held.size);
-            PAGE_BYTES < bytes
-        });
-        // A page holds at least one message, however large it is.
-        let count = fits.map_or(size, |count| count.max(1));
-        let more = count < listed.len();
-        listed.truncate(count);
-        let next_page_token = match listed.last() {
-            Some((cursor, _)) if more => {
-                listing::to_token(&question, &listing::cursor_text(*cursor))
-            }
-            _ => String::new(),
-        };
-        let listed: Vec<Listed> = listed.into_iter().map(|(_, listed)| listed).collect();
-        let messages = self.read(&request.queue, &listed, shown);
-        Ok(ListMessagesResponse { messages, next_page_token })
-    }
-
-    /// Reads what is listed; what was finished meanwhile is left out, what cannot be read says so.
-    fn read(&self, queue: &str, listed: &[Listed], shown: usize) -> Vec<MessageInfo> {
-        let part = |(birth, held, _): &Listed| Parts {
-            birth: *birth,
-            last_failure: held.last_failure,
-            dead_letter: held.dead_letter,
-        };
-        let parts: Vec<Parts> = listed.iter().map(part).collect();
-        let mut messages = Vec::with_capacity(listed.len());
-        for (listed, stored) in listed.iter().zip(records::read(self.engine(), &parts)) {
-            let is_there = || self.engine().look(|core| core.index().message(listed.0)).1;
-            match stored.and_then(|stored| outgoing::message(queue.to_owned(), stored)) {
-                Ok(message) => messages.push(message_info(listed, message, shown)),
-                Err(fault) if !matches!(is_there(), Ok(None)) => {
-                    let message = unreadable(queue, listed.0);
-                    let error = Some(fault.to_item());
-                    messages.push(MessageInfo { error, ..message_info(listed, message, shown) });
-                }
-                Err(_) => {}
-            }
-        }
-        messages
-    }
 }
 
 fn unknown_state(state: i32) -> Fault {
     Fault::invalid("states", format!("{state} is no state"))
-}
-
-fn check_filter(filter: Option<MessageFilter>) -> Result<(), Fault> {
-    match filter {
-        None => Ok(()),
-        Some(filter) if !filter.terms.is_empty() => {
-            Err(Fault::Unsupported { field: "filter.terms", feature: "message_filter" })
-        }
-        Some(MessageFilter { all: true, .. }) => Ok(()),
-        Some(_) => Err(Fault::invalid("filter", "it has no term and does not say \"all\"")),
-    }
-}
-
-fn page(
-    core: &Core,
-    id: QueueId,
-    after: Option<Cursor>,
-    max: usize,
-) -> Lookup<Vec<(Cursor, Listed)>> {
-    let mut cursors = Vec::new();
-    core.index().list(id, StateSet::ALL, after, max, &mut cursors)?;
-    let mut listed = Vec::with_capacity(cursors.len());
-    for cursor in cursors {
-        if let Some(held) = core.index().message(cursor.birth)? {
-            let lease = core.lease(cursor.birth);
-            let lease = lease.map(|lease| (lease.deadline.unwrap_or_default(), lease.consumer));
-            listed.push((cursor, (cursor.birth, held, lease)));
-        }
-    }
-    Ok(listed)
-}
-
-/// What is known of a message without its records.
-fn unreadable(queue: &str, birth: Lsn) -> Message {
-    let (queue, sequence) = (queue.to_owned(), outgoing::sequence(birth));
-    Message { queue, sequence, ..Message::default() }
-}
-
-fn message_info((birth, held, lease): &Listed, mut message: Message, shown: usize) -> MessageInfo {
-    let state = match held.state {
-        State::Ready => MessageState::Ready,
-        State::Scheduled(_) => MessageState::Scheduled,
-        State::Leased => MessageState::Leased,
-        State::Parked => MessageState::Parked,
-    };
-    if let State::Scheduled(due) = held.state {
-        message.deliver_time = Some(to_timestamp(due.wall_ms));
-    }
-    let payload_truncated = shown < message.payload.len();
-    message.payload.truncate(shown);
-    debug_assert_eq!(message.sequence, outgoing::sequence(*birth));
-    let consumer = lease.map(|(_, consumer)| consumer);
-    let consumer = consumer.filter(|consumer| *consumer != queue::ids::ConsumerId::NONE);
-    MessageInfo {
-        message: Some(message),
-        state: state.into(),
-        attempt: held.attempt().cast_signed(),
-        consumer_id: consumer.map(|consumer| consumer.to_string()).unwrap_or_default(),
-        payload_truncated,
-        ..MessageInfo::default()
-    }
 }
 
 fn describe(core: &Core, queue: &Stored) -> Queue {

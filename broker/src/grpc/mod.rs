@@ -2,6 +2,7 @@
 
 mod admin;
 mod auth;
+mod browse;
 mod consume;
 mod convert;
 mod explain;

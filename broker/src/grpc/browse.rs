@@ -1,0 +1,150 @@
+//! Looking into a queue without consuming from it.
+
+use qbroker_proto::v1::*;
+use qbroker_storage::Lsn;
+
+use super::convert::outgoing;
+use super::convert::time::to_timestamp;
+use super::fault::Fault;
+use super::listing;
+use super::records::{self, Parts};
+use crate::engine::{Core, Engine};
+use crate::queue::ids::{ConsumerId, QueueId};
+use crate::queue::index::{Cursor, Index as _, Lookup, Message as Held, State, StateSet};
+
+/// Payload bytes shown of a listed message where the client does not say.
+const SHOWN_BYTES: i32 = 4_096;
+const SHOWN_BYTES_MAX: i32 = 1 << 20;
+/// Bytes after which a page of messages ends.
+const PAGE_BYTES: u64 = 8 << 20;
+
+/// What the core knows of a message, and who holds it.
+struct Listed {
+    birth: Lsn,
+    held: Held,
+    consumer: Option<ConsumerId>,
+}
+
+/// A page of a queue's messages, in their order.
+pub(super) async fn list_messages(
+    engine: &Engine,
+    request: ListMessagesRequest,
+) -> Result<ListMessagesResponse, Fault> {
+    let size = listing::page_size(request.page_size)?;
+    check_filter(request.filter)?;
+    let shown = match request.max_payload_bytes.unwrap_or(SHOWN_BYTES) {
+        shown @ 0..=SHOWN_BYTES_MAX => usize::try_from(shown).unwrap_or_default(),
+        _ => return Err(Fault::invalid("max_payload_bytes", "it is not within 0 to 1 MiB")),
+    };
+    let question = [request.queue.as_str()];
+    let after = match request.page_token.as_str() {
+        "" => None,
+        token => Some(listing::parse_cursor(listing::from_token(&question, token)?)?),
+    };
+    let found = |core: &Core| match core.queue(&request.queue) {
+        Ok(queue) => page(core, queue.id(), after, size + 1).map(Ok),
+        Err(refused) => Ok(Err(refused)),
+    };
+    let mut listed = engine.find(found).await??;
+    let mut bytes = 0;
+    let fits = listed.iter().take(size).position(|(_, listed)| {
+        bytes += u64::from(listed.held.size);
+        PAGE_BYTES < bytes
+    });
+    // A page holds at least one message, however large it is.
+    let count = fits.map_or(size, |count| count.max(1));
+    let more = count < listed.len();
+    listed.truncate(count);
+    let next_page_token = match listed.last() {
+        Some((cursor, _)) if more => listing::to_token(&question, &listing::cursor_text(*cursor)),
+        _ => String::new(),
+    };
+    let listed: Vec<Listed> = listed.into_iter().map(|(_, listed)| listed).collect();
+    let messages = read(engine, &request.queue, &listed, shown);
+    Ok(ListMessagesResponse { messages, next_page_token })
+}
+
+/// Reads what is listed; what was finished meanwhile is left out, what cannot be read says so.
+fn read(engine: &Engine, queue: &str, listed: &[Listed], shown: usize) -> Vec<MessageInfo> {
+    let part = |listed: &Listed| Parts {
+        birth: listed.birth,
+        last_failure: listed.held.last_failure,
+        dead_letter: listed.held.dead_letter,
+    };
+    let parts: Vec<Parts> = listed.iter().map(part).collect();
+    let mut messages = Vec::with_capacity(listed.len());
+    for (listed, stored) in listed.iter().zip(records::read(engine, &parts)) {
+        let is_there = || engine.look(|core| core.index().message(listed.birth)).1;
+        match stored.and_then(|stored| outgoing::message(queue.to_owned(), stored)) {
+            Ok(message) => messages.push(message_info(listed, message, shown)),
+            Err(fault) if !matches!(is_there(), Ok(None)) => {
+                let message = unreadable(queue, listed.birth);
+                let error = Some(fault.to_item());
+                messages.push(MessageInfo { error, ..message_info(listed, message, shown) });
+            }
+            Err(_) => {}
+        }
+    }
+    messages
+}
+
+fn check_filter(filter: Option<MessageFilter>) -> Result<(), Fault> {
+    match filter {
+        None => Ok(()),
+        Some(filter) if !filter.terms.is_empty() => {
+            Err(Fault::Unsupported { field: "filter.terms", feature: "message_filter" })
+        }
+        Some(MessageFilter { all: true, .. }) => Ok(()),
+        Some(_) => Err(Fault::invalid("filter", "it has no term and does not say \"all\"")),
+    }
+}
+
+fn page(
+    core: &Core,
+    id: QueueId,
+    after: Option<Cursor>,
+    max: usize,
+) -> Lookup<Vec<(Cursor, Listed)>> {
+    let mut cursors = Vec::new();
+    core.index().list(id, StateSet::ALL, after, max, &mut cursors)?;
+    let mut listed = Vec::with_capacity(cursors.len());
+    for cursor in cursors {
+        let birth = cursor.birth;
+        if let Some(held) = core.index().message(birth)? {
+            let consumer = core.lease(birth).map(|lease| lease.consumer);
+            listed.push((cursor, Listed { birth, held, consumer }));
+        }
+    }
+    Ok(listed)
+}
+
+/// What is known of a message without its records.
+fn unreadable(queue: &str, birth: Lsn) -> Message {
+    let (queue, sequence) = (queue.to_owned(), outgoing::sequence(birth));
+    Message { queue, sequence, ..Message::default() }
+}
+
+fn message_info(listed: &Listed, mut message: Message, shown: usize) -> MessageInfo {
+    let Listed { birth, held, consumer } = listed;
+    let state = match held.state {
+        State::Ready => MessageState::Ready,
+        State::Scheduled(_) => MessageState::Scheduled,
+        State::Leased => MessageState::Leased,
+        State::Parked => MessageState::Parked,
+    };
+    if let State::Scheduled(due) = held.state {
+        message.deliver_time = Some(to_timestamp(due.wall_ms));
+    }
+    let payload_truncated = shown < message.payload.len();
+    message.payload.truncate(shown);
+    debug_assert_eq!(message.sequence, outgoing::sequence(*birth));
+    let consumer = consumer.filter(|consumer| *consumer != ConsumerId::NONE);
+    MessageInfo {
+        message: Some(message),
+        state: state.into(),
+        attempt: held.attempt().cast_signed(),
+        consumer_id: consumer.map(|consumer| consumer.to_string()).unwrap_or_default(),
+        payload_truncated,
+        ..MessageInfo::default()
+    }
+}
