@@ -152,7 +152,7 @@ impl Simulated {
             id_hash: None,
             payload_bytes: 900,
             due: None,
-            body: stored.into_body(),
+            body: stored.into_body(&mut bytes::BytesMut::new()),
         };
         let publish = Publish { messages: vec![message] };
         let published = self.engine.call(|core, now, out| core.publish(&publish, now, out));

@@ -3,8 +3,8 @@
 use qbroker_proto::v1::*;
 use qbroker_storage::Lsn;
 
-use super::convert::outgoing;
 use super::convert::time::to_timestamp;
+use super::convert::{delivery, outgoing};
 use super::fault::Fault;
 use super::listing;
 use super::records::{self, Parts};
@@ -75,7 +75,7 @@ fn read(engine: &Engine, queue: &str, listed: &[Listed], shown: usize) -> Vec<Me
     let mut messages = Vec::with_capacity(listed.len());
     for (listed, stored) in listed.iter().zip(records::read(engine, &parts)) {
         let is_there = || engine.look(|core| core.index().message(listed.birth)).1;
-        match stored.and_then(|stored| outgoing::message(queue.to_owned(), stored)) {
+        match stored.and_then(|stored| delivery::message(queue, &stored)) {
             Ok(message) => messages.push(message_info(listed, message, shown)),
             Err(fault) if !matches!(is_there(), Ok(None)) => {
                 let message = unreadable(queue, listed.birth);

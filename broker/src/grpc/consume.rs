@@ -5,10 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::stream;
 use prost::Message as _;
+use qbroker_proto::raw::{
+    ConsumeRequest, ConsumeResponse, SettleRequest, consume_request, consume_response,
+};
 use qbroker_proto::v1::{
-    ConsumeOpened, ConsumeRequest, ConsumeResponse, Drained, ExtendLeasesRequest,
-    ExtendLeasesResponse, GoingAway, LeaseLostReason, LeasesLost, SettleFailure, SettleRequest,
-    SettleResponse, consume_request, consume_response,
+    ConsumeOpened, Drained, ExtendLeasesRequest, ExtendLeasesResponse, GoingAway, LeaseLostReason,
+    LeasesLost, SettleFailure, SettleResponse,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;

@@ -2,11 +2,13 @@
 
 use std::pin::Pin;
 
-use bytes::Bytes;
-use qbroker_proto::v1::consumer_service_server::ConsumerService;
+use bytes::{Bytes, BytesMut};
+use qbroker_proto::raw::consumer_service_server::ConsumerService;
+use qbroker_proto::raw::{
+    ConsumeRequest, ConsumeResponse, DeliveryBatch, PullResponse, SettleRequest,
+};
 use qbroker_proto::v1::{
-    ConsumeRequest, ConsumeResponse, DeliveryBatch, ExtendLeasesRequest, ExtendLeasesResponse,
-    PullRequest, PullResponse, SettleFailure, SettleRequest, SettleResponse,
+    ExtendLeasesRequest, ExtendLeasesResponse, PullRequest, SettleFailure, SettleResponse,
 };
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
@@ -15,7 +17,7 @@ use tracing::error;
 
 use super::convert::time::to_duration;
 use super::convert::token::Seal;
-use super::convert::{incoming, outgoing};
+use super::convert::{delivery, incoming};
 use super::fault::{Fault, flat, settle_failure};
 use super::records::{self, Parts};
 use super::{Context, consume};
@@ -204,10 +206,14 @@ pub(super) fn to_batch(context: &Context, deliveries: &[Delivery]) -> Result<Del
         .collect();
     let lease_duration = deliveries.first().map(|delivery| to_duration(delivery.duration_ms));
     let mut batch = DeliveryBatch { deliveries: Vec::with_capacity(parts.len()), lease_duration };
+    let size = |delivery: &Delivery| delivery.size as usize + delivery::OVERHEAD_BYTES;
+    let mut room = BytesMut::with_capacity(deliveries.iter().map(size).sum());
     let mut unreadable = Vec::new();
     for (delivery, stored) in deliveries.iter().zip(records::read(engine, &parts)) {
-        match stored.and_then(|stored| outgoing::delivery(delivery, stored, context.seal)) {
-            Ok(delivery) => batch.deliveries.push(delivery),
+        let encoded = stored
+            .and_then(|stored| delivery::delivery(delivery, &stored, context.seal, &mut room));
+        match encoded {
+            Ok(encoded) => batch.deliveries.push(encoded),
             Err(fault) => unreadable.push((delivery, fault)),
         }
     }

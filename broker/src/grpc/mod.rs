@@ -19,9 +19,9 @@ mod unanswered;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use qbroker_proto::raw::consumer_service_server::ConsumerServiceServer;
+use qbroker_proto::raw::publisher_service_server::PublisherServiceServer;
 use qbroker_proto::v1::admin_service_server::AdminServiceServer;
-use qbroker_proto::v1::consumer_service_server::ConsumerServiceServer;
-use qbroker_proto::v1::publisher_service_server::PublisherServiceServer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -33,8 +33,8 @@ pub(crate) use admin::figures;
 use crate::auth::Authenticator;
 use crate::config::Settings;
 use crate::engine::Engine;
+use convert::batch::{BatchLimits, IdHasher};
 use convert::bounds::REQUEST_BYTES_MAX;
-use convert::incoming::{BatchLimits, IdHasher};
 use convert::token::Seal;
 use fault::Fault;
 

@@ -2,16 +2,14 @@
 
 use std::pin::Pin;
 
-use qbroker_proto::v1::publisher_service_server::PublisherService;
-use qbroker_proto::v1::{
-    PublishRequest, PublishResponse, PublishResult, PublishStreamRequest, PublishStreamResponse,
-    publish_result,
-};
+use qbroker_proto::raw::publisher_service_server::PublisherService;
+use qbroker_proto::raw::{PublishRequest, PublishStreamRequest};
+use qbroker_proto::v1::{PublishResponse, PublishResult, PublishStreamResponse, publish_result};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::incoming::Malformed;
-use super::convert::{incoming, outgoing};
+use super::convert::batch::{self, Malformed};
+use super::convert::outgoing;
 use super::fault::{Fault, flat};
 use super::{Context, publish_stream};
 use crate::queue::{MESSAGE_OVERHEAD_BYTES, NewMessage, Publish, Receipt, RefusedAt, Stop};
@@ -55,7 +53,7 @@ impl Publisher {
     /// All or nothing.
     async fn all(&self, request: PublishRequest) -> Result<Vec<PublishResult>, Status> {
         let Context { engine, limits, hasher, .. } = &self.context;
-        let messages = incoming::messages(request, *limits, *hasher)
+        let messages = batch::messages(request, *limits, *hasher)
             .map_err(|Malformed { index, fault, .. }| fault.to_status_at(index))?;
         let permit = engine.reserve(bytes(&messages)).await;
         let publish = Publish { messages };
@@ -75,11 +73,11 @@ impl Publisher {
             messages: vec![message],
             allow_partial: true,
         };
-        incoming::check_batch(&request, *limits).map_err(|fault| fault.to_status())?;
+        batch::check_batch(&request, *limits).map_err(|fault| fault.to_status())?;
         let publishes: Vec<Result<Publish, Fault>> = request
             .messages
             .into_iter()
-            .map(|message| incoming::messages(one(message), *limits, *hasher))
+            .map(|message| batch::messages(one(message), *limits, *hasher))
             .map(|messages| {
                 messages.map(|messages| Publish { messages }).map_err(|malformed| malformed.fault)
             })

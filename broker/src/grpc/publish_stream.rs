@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use futures_util::{FutureExt as _, stream};
+use qbroker_proto::raw::{PublishStreamRequest, publish_stream_request};
 use qbroker_proto::v1::{
-    PublishOpen, PublishOpened, PublishStreamRequest, PublishStreamResponse,
-    publish_stream_request, publish_stream_response,
+    PublishOpen, PublishOpened, PublishStreamResponse, publish_stream_response,
 };
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::Context;
-use super::convert::incoming::Malformed;
-use super::convert::{bounds, incoming, outgoing};
+use super::convert::batch::{self, Malformed};
+use super::convert::{bounds, outgoing};
 use super::fault::Fault;
 use super::publish::bytes;
 use super::unanswered::{Answering, Unanswered};
@@ -167,7 +167,7 @@ impl Reader {
             self.follow(number)?;
         }
         let Context { limits, hasher, .. } = &self.context;
-        let messages = incoming::messages(request, *limits, *hasher);
+        let messages = batch::messages(request, *limits, *hasher);
         let producer = self.producer.unwrap_or_default();
         let (content, bytes) = match messages {
             Ok(messages) => {

@@ -2,7 +2,7 @@
 
 use qbroker_storage::{Lsn, ReadError, StoredRecord};
 
-use super::convert::outgoing::Stored;
+use super::convert::delivery::Stored;
 use super::fault::Fault;
 use crate::engine::Engine;
 

@@ -65,7 +65,7 @@ impl Stage {
             id_hash: None,
             payload_bytes: 0,
             due: None,
-            body: stored.into_body(),
+            body: stored.into_body(&mut BytesMut::new()),
         };
         let publish = Publish { messages: vec![message] };
         let (_, stored) = self

@@ -26,19 +26,19 @@ pub struct StoredMessage {
 }
 
 /// The number of the payload's field, which stands last so that it need not be copied.
-const PAYLOAD_TAG: u32 = 15;
+pub const PAYLOAD_TAG: u32 = 15;
 
 impl StoredMessage {
-    /// The record's body: the small fields encoded, the payload as it came.
-    pub fn into_body(mut self) -> Body {
+    /// The record's body: the small fields encoded into `room`, which they share with those of
+    /// other messages; the payload as it came.
+    pub fn into_body(mut self, room: &mut BytesMut) -> Body {
         let payload = std::mem::take(&mut self.payload);
-        let mut prefix = BytesMut::with_capacity(self.encoded_len() + 11);
-        self.encode(&mut prefix).expect("a BytesMut grows");
+        self.encode(room).expect("a BytesMut grows");
         if !payload.is_empty() {
-            encode_key(PAYLOAD_TAG, WireType::LengthDelimited, &mut prefix);
-            encode_varint(payload.len() as u64, &mut prefix);
+            encode_key(PAYLOAD_TAG, WireType::LengthDelimited, room);
+            encode_varint(payload.len() as u64, room);
         }
-        Body::new(prefix.freeze(), payload)
+        Body::new(room.split().freeze(), payload)
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
             payload: Bytes::from_static(b"payload"),
             ..StoredMessage::default()
         };
-        let [prefix, payload] = message.clone().into_body().parts().clone();
+        let [prefix, payload] = message.clone().into_body(&mut BytesMut::new()).parts().clone();
         assert_eq!(StoredMessage::decode(prefix.chain(payload)).unwrap(), message);
     }
 

@@ -31,12 +31,12 @@ pub struct Delivery {
     shared: Arc<Shared<Inbox>>,
     /// Its place among the leases; `None` once it is settled.
     key: Option<usize>,
-    leased: Leased,
+    leased: Box<Leased>,
 }
 
 impl Delivery {
     pub(super) fn new(shared: Arc<Shared<Inbox>>, buffered: Buffered) -> Self {
-        Self { shared, key: Some(buffered.key), leased: buffered.delivery.into() }
+        Self { shared, key: Some(buffered.key), leased: buffered.leased }
     }
 
     /// Done: the message is gone for good.

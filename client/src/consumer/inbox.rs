@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use qbroker_proto::v1::consume_response::Kind as Response;
-use qbroker_proto::v1::{self, consume_request::Kind};
+use qbroker_proto::raw::{self, consume_request::Kind, consume_response::Kind as Response};
+use qbroker_proto::v1;
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -20,7 +20,7 @@ use crate::group::Group;
 use crate::settlement::Outcome;
 use crate::time;
 
-type Request = v1::ConsumeRequest;
+type Request = raw::ConsumeRequest;
 
 /// Everything a consumer holds.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Inbox {
             return (group, 0);
         }
         let token = self.leases.settle(key);
-        self.settlements.add(key, outcome.of(token))
+        self.settlements.add(key, &outcome.of(token))
     }
 
     /// Why the lease ended without a settlement, where it did.
@@ -207,11 +207,17 @@ impl Inbox {
     }
 
     /// Messages arrived.
-    fn delivered(&mut self, deliveries: Vec<v1::Delivery>) {
-        self.leases.deliver(deliveries);
+    ///
+    /// # Errors
+    ///
+    /// They do not have the form of messages.
+    fn delivered(&mut self, deliveries: Vec<Bytes>) -> Result<(), Error> {
+        let unreadable = |error| Error::Protocol(format!("a delivery cannot be read: {error}"));
+        self.leases.deliver(deliveries).map_err(unreadable)?;
         if self.is_draining() {
             self.release_buffered();
         }
+        Ok(())
     }
 
     /// The broker answered every settle request up to `call_id`.
@@ -227,8 +233,8 @@ impl Inbox {
             .map(|failure| (failure.lease_token, failure.error.unwrap_or_default()))
             .collect();
         for call in calls {
+            call.finish(&mut failures, |key| self.leases.token(key));
             call.keys.iter().for_each(|key| self.leases.forget(*key));
-            call.finish(&mut failures);
         }
         Ok(())
     }
@@ -291,7 +297,7 @@ impl Inbox {
 impl Machine for Inbox {
     const PATH: &'static str = "/qbroker.v1.ConsumerService/Consume";
     type Request = Request;
-    type Response = v1::ConsumeResponse;
+    type Response = raw::ConsumeResponse;
 
     fn begin_stream(&mut self) {
         self.stream = Stream::Opening;
@@ -326,7 +332,7 @@ impl Machine for Inbox {
         }
     }
 
-    fn opened(&mut self, response: v1::ConsumeResponse) -> Result<(), Error> {
+    fn opened(&mut self, response: raw::ConsumeResponse) -> Result<(), Error> {
         match response.kind {
             Some(Response::Opened(opened)) => {
                 self.resume(opened);
@@ -336,10 +342,10 @@ impl Machine for Inbox {
         }
     }
 
-    fn take(&mut self, response: v1::ConsumeResponse) -> Result<News, Error> {
+    fn take(&mut self, response: raw::ConsumeResponse) -> Result<News, Error> {
         match response.kind {
             Some(Response::Deliveries(batch)) => {
-                self.delivered(batch.deliveries);
+                self.delivered(batch.deliveries)?;
                 return Ok(News::Arrivals);
             }
             Some(Response::Settled(answer)) => self.settled(answer)?,

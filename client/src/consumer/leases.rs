@@ -3,8 +3,11 @@
 use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
+use prost::{DecodeError, Message as _};
 use qbroker_proto::v1;
 use slab::Slab;
+
+use crate::message::Leased;
 
 /// Every lease whose end is not known, by a key that its delivery carries.
 #[derive(Debug, Default)]
@@ -32,7 +35,8 @@ enum LeaseState {
 #[derive(Debug)]
 pub(super) struct Buffered {
     pub(super) key: usize,
-    pub(super) delivery: v1::Delivery,
+    /// Large, and passed on several times.
+    pub(super) leased: Box<Leased>,
 }
 
 impl Leases {
@@ -40,13 +44,19 @@ impl Leases {
         self.leases.is_empty()
     }
 
-    /// Takes in what arrived.
-    pub(super) fn deliver(&mut self, deliveries: Vec<v1::Delivery>) {
+    /// Takes in what arrived, each a `Delivery`.
+    ///
+    /// # Errors
+    ///
+    /// One of them is none; those before it are taken.
+    pub(super) fn deliver(&mut self, deliveries: Vec<Bytes>) -> Result<(), DecodeError> {
         for delivery in deliveries {
-            let token = delivery.lease_token.clone();
+            let leased = Box::new(Leased::from(v1::Delivery::decode(delivery)?));
+            let token = leased.lease_token.clone();
             let key = self.leases.insert(Lease { token, state: LeaseState::Held });
-            self.buffered.push_back(Buffered { key, delivery });
+            self.buffered.push_back(Buffered { key, leased });
         }
+        Ok(())
     }
 
     pub(super) fn has_buffered(&self) -> bool {

@@ -3,8 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use qbroker_proto::v1::{self, consume_request::Kind};
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use qbroker_proto::raw::{self, consume_request::Kind};
+use qbroker_proto::v1;
 use tracing::debug;
 
 use crate::error::Error;
@@ -24,7 +26,10 @@ pub(super) struct Settlements {
 
 #[derive(Debug)]
 struct Gathering {
-    settlements: Vec<v1::Settlement>,
+    /// Each encoded.
+    settlements: Vec<Bytes>,
+    /// What the next ones are encoded in.
+    room: BytesMut,
     keys: Vec<usize>,
     group: Arc<Group<()>>,
 }
@@ -33,7 +38,7 @@ struct Gathering {
 #[derive(Debug)]
 pub(super) struct Call {
     id: i64,
-    request: Arc<v1::ConsumeRequest>,
+    request: Arc<raw::ConsumeRequest>,
     /// Of the leases that it settles.
     pub(super) keys: Vec<usize>,
     group: Arc<Group<()>>,
@@ -50,6 +55,9 @@ const CALLS_BUSY: usize = 4;
 /// So many settlements are worth a request of their own at once.
 const GATHERED_WORTH: usize = 100;
 
+/// Room for so many bytes of settlements at a time; an ack has some forty.
+const ROOM_BYTES: usize = 4096;
+
 impl Settlements {
     pub(super) fn new() -> Self {
         Self { calls: VecDeque::new(), sent: 0, next_call_id: 1, gathering: None }
@@ -59,11 +67,12 @@ impl Settlements {
     pub(super) fn add(
         &mut self,
         key: usize,
-        settlement: v1::Settlement,
+        settlement: &v1::Settlement,
     ) -> (Arc<Group<()>>, usize) {
         let gathering = self.gathering.get_or_insert_with(Gathering::new);
         let member = gathering.settlements.len();
-        gathering.settlements.push(settlement);
+        settlement.encode(&mut gathering.room).expect("a BytesMut grows");
+        gathering.settlements.push(gathering.room.split().freeze());
         gathering.keys.push(key);
         let group = Arc::clone(&gathering.group);
         if GATHERED_MAX <= member + 1 {
@@ -90,7 +99,7 @@ impl Settlements {
     }
 
     /// The next request to send, where one is worth it.
-    pub(super) fn next(&mut self) -> Option<Arc<v1::ConsumeRequest>> {
+    pub(super) fn next(&mut self) -> Option<Arc<raw::ConsumeRequest>> {
         if !self.is_ready() {
             return None;
         }
@@ -132,28 +141,34 @@ impl Settlements {
         let id = self.next_call_id;
         self.next_call_id += 1;
         let oldest = self.calls.front().map_or(id, |call| call.id);
-        let settle = v1::SettleRequest {
+        let settle = raw::SettleRequest {
             call_id: id,
             settlements: gathered.settlements,
             answered_through_call_id: oldest - 1,
         };
-        let request = Arc::new(v1::ConsumeRequest { kind: Some(Kind::Settle(settle)) });
+        let request = Arc::new(raw::ConsumeRequest { kind: Some(Kind::Settle(settle)) });
         self.calls.push_back(Call { id, request, keys: gathered.keys, group: gathered.group });
     }
 }
 
 impl Gathering {
     fn new() -> Self {
-        Self { settlements: Vec::new(), keys: Vec::new(), group: Group::new() }
+        let (settlements, room, keys) =
+            (Vec::new(), BytesMut::with_capacity(ROOM_BYTES), Vec::new());
+        Self { settlements, room, keys, group: Group::new() }
     }
 }
 
 impl Call {
     /// Tells everybody who waits that it is done, but for those whose tokens are in `failures`.
-    pub(super) fn finish(&self, failures: &mut HashMap<Bytes, v1::ItemError>) {
+    pub(super) fn finish<'a>(
+        &self,
+        failures: &mut HashMap<Bytes, v1::ItemError>,
+        token: impl Fn(usize) -> &'a Bytes,
+    ) {
         if !failures.is_empty() {
-            for (member, settlement) in self.settlements().iter().enumerate() {
-                if let Some(error) = failures.remove(&settlement.lease_token) {
+            for (member, key) in self.keys.iter().enumerate() {
+                if let Some(error) = failures.remove(token(*key)) {
                     let error = Error::from(error);
                     // Nobody may be waiting for it.
                     debug!(%error, "a settlement was refused");
@@ -167,12 +182,5 @@ impl Call {
     /// Tells everybody who waits that it is not known to be done.
     pub(super) fn fail(&self, error: &Error) {
         self.group.finish(Err(error.clone()));
-    }
-
-    fn settlements(&self) -> &[v1::Settlement] {
-        match &self.request.kind {
-            Some(Kind::Settle(settle)) => &settle.settlements,
-            _ => unreachable!("a call is a settle request"),
-        }
     }
 }

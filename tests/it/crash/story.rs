@@ -112,7 +112,7 @@ fn message(queue: &str, name: &str, due: Option<NewDue>) -> NewMessage {
         id_hash: None,
         payload_bytes: stored.payload.len() as u64,
         due,
-        body: stored.into_body(),
+        body: stored.into_body(&mut bytes::BytesMut::new()),
     }
 }
 

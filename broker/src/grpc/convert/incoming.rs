@@ -1,146 +1,25 @@
-//! What clients hand in: messages, settlements, consumers.
-
-use std::sync::Arc;
+//! What clients hand in: settlements, extensions, consumers, pulls.
 
 use bytes::Bytes;
 use prost::Message as _;
+use qbroker_proto::raw::SettleRequest;
 use qbroker_proto::v1::{
-    self, ConsumeOpen, ExtendLeasesRequest, FlowUpdate, OutgoingMessage, PublishRequest,
-    PullRequest, QueueSelector, SettleRequest, outgoing_message, settlement,
+    self, ConsumeOpen, ExtendLeasesRequest, FlowUpdate, PullRequest, QueueSelector, settlement,
 };
-use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use super::bounds;
-use super::time::{DURATION_MS_MAX, duration_ms, timestamp_ms};
+use super::time::{DURATION_MS_MAX, duration_ms};
 use super::token::Seal;
 use crate::grpc::fault::Fault;
-use crate::queue::body::{StoredFailure, StoredMessage};
+use crate::queue::body::StoredFailure;
 use crate::queue::ids::{ConsumerId, LeaseToken};
-use crate::queue::{
-    Extend, NewDue, NewMessage, OpenConsumer, Outcome, Pull, Settle, Settlement, Window,
-};
+use crate::queue::{Extend, OpenConsumer, Outcome, Pull, Settle, Settlement, Window};
 
 const LEASE_MS_MIN: u64 = 1_000;
 const LEASE_MS_MAX: u64 = 12 * 60 * 60 * 1_000;
 const GRACE_MS: u64 = 15_000;
 const GRACE_MS_MAX: u64 = 10 * 60 * 1_000;
 const EXTENSION_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1_000;
-
-/// What a batch may be, as the server was set.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::grpc) struct BatchLimits {
-    pub(in crate::grpc) messages_max: usize,
-    pub(in crate::grpc) bytes_max: usize,
-}
-
-/// Hashes message ids with the log's own key, so that nobody can choose ids that collide.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::grpc) struct IdHasher {
-    pub(in crate::grpc) key: [u8; 16],
-}
-
-impl IdHasher {
-    fn hash(self, id: &str) -> u128 {
-        use std::hash::Hasher as _;
-        let mut hasher = SipHasher24::new_with_key(&self.key);
-        hasher.write(id.as_bytes());
-        hasher.finish128().as_u128()
-    }
-}
-
-/// A batch that is refused for its form.
-pub(in crate::grpc) struct Malformed {
-    /// Position of the message that caused it; 0 where the batch as a whole did.
-    pub(in crate::grpc) index: usize,
-    pub(in crate::grpc) fault: Fault,
-    /// What the request has, as it is encoded.
-    pub(in crate::grpc) bytes: usize,
-}
-
-/// A batch of messages.
-pub(in crate::grpc) fn messages(
-    request: PublishRequest,
-    limits: BatchLimits,
-    hasher: IdHasher,
-) -> Result<Vec<NewMessage>, Malformed> {
-    let bytes = check_batch(&request, limits).map_err(|fault| {
-        let bytes = request.encoded_len();
-        Malformed { index: 0, fault, bytes }
-    })?;
-    let default: Arc<str> = Arc::from(request.queue);
-    let each = request.messages.into_iter().enumerate();
-    each.map(|(index, message)| {
-        let message = new_message(message, &default, hasher);
-        message.map_err(|fault| Malformed { index, fault, bytes })
-    })
-    .collect()
-}
-
-/// Refuses a batch that is empty or too large as a whole; else says how large it is.
-pub(in crate::grpc) fn check_batch(
-    request: &PublishRequest,
-    limits: BatchLimits,
-) -> Result<usize, Fault> {
-    bounds::batch("messages", request.messages.len(), limits.messages_max, "messages")?;
-    let size = request.encoded_len();
-    if limits.bytes_max < size {
-        return Err(Fault::BatchTooLarge { size, limit: limits.bytes_max, unit: "bytes" });
-    }
-    Ok(size)
-}
-
-fn new_message(
-    message: OutgoingMessage,
-    default_queue: &Arc<str>,
-    hasher: IdHasher,
-) -> Result<NewMessage, Fault> {
-    check_later(&message)?;
-    bounds::id("message_id", &message.message_id)?;
-    bounds::headers(&message.headers)?;
-    bounds::text("content_type", &message.content_type, 128)?;
-    bounds::text("message_type", &message.message_type, 256)?;
-    bounds::text("correlation_id", &message.correlation_id, 256)?;
-    let due = message.schedule.map(new_due).transpose()?;
-    let stored = StoredMessage {
-        message_id: message.message_id.clone(),
-        content_type: message.content_type,
-        headers: message.headers.into_iter().collect(),
-        message_type: message.message_type,
-        correlation_id: message.correlation_id,
-        payload: message.payload,
-    };
-    let has_id = !message.message_id.is_empty();
-    Ok(NewMessage {
-        queue: if message.queue.is_empty() { default_queue.clone() } else { message.queue.into() },
-        id_hash: has_id.then(|| hasher.hash(&message.message_id)),
-        message_id: message.message_id,
-        payload_bytes: stored.payload.len() as u64,
-        due,
-        body: stored.into_body(),
-    })
-}
-
-fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
-    bounds::later(message.priority != 0, "priority", "priority")?;
-    bounds::later(message.ttl.is_some(), "ttl", "ttl")?;
-    bounds::later(!message.ordering_key.is_empty(), "ordering_key", "ordering_key")?;
-    bounds::later(!message.unique_key.is_empty(), "unique_key", "unique_key")?;
-    bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")?;
-    bounds::later(message.max_attempts.is_some(), "max_attempts", "message_max_attempts")
-}
-
-fn new_due(schedule: outgoing_message::Schedule) -> Result<NewDue, Fault> {
-    match schedule {
-        outgoing_message::Schedule::Delay(delay) => {
-            // A delay has no horizon.
-            let ms = duration_ms("delay", Some(delay), 0, u64::MAX)?;
-            Ok(NewDue::After(ms.unwrap_or_default()))
-        }
-        outgoing_message::Schedule::DeliverTime(time) => {
-            Ok(NewDue::At(timestamp_ms("deliver_time", time)?))
-        }
-    }
-}
 
 /// Tokens of a call that this broker never made, each once, beside what was understood.
 pub(in crate::grpc) struct Understood<T> {
@@ -160,7 +39,10 @@ pub(in crate::grpc) fn settle(
     };
     let mut invalid = Vec::new();
     let mut settlements = Vec::with_capacity(count);
-    for settlement in request.settlements {
+    for encoded in request.settlements {
+        let settlement = v1::Settlement::decode(encoded).map_err(|error| {
+            Fault::invalid("settlements", format!("one cannot be read: {error}"))
+        })?;
         bounds::later(!settlement.effects.is_empty(), "effects", "effects")?;
         let outcome = outcome(settlement.outcome)?;
         match seal.open(&settlement.lease_token) {

@@ -1,6 +1,8 @@
 //! Wire types to ours and back; nowhere else.
 
+pub(super) mod batch;
 pub(super) mod bounds;
+pub(super) mod delivery;
 pub(super) mod incoming;
 pub(super) mod outgoing;
 pub(super) mod policy;

@@ -223,8 +223,11 @@ impl Index for PagedIndex {
     }
 
     fn page_out(&mut self, page: Lsn, births: &[u64]) {
-        let messages: Vec<(Lsn, Message)> =
-            births.iter().map(|&birth| (Lsn(birth), self.hot.remove(Lsn(birth)))).collect();
+        // They are the last of an order, which gives them away best from its end.
+        let from_the_end = births.iter().rev().map(|&birth| Lsn(birth));
+        let mut messages: Vec<_> =
+            from_the_end.map(|birth| (birth, self.hot.remove(birth))).collect();
+        messages.reverse();
         self.put_back(Page::new(page, &messages));
     }
 

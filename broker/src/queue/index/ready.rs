@@ -78,6 +78,10 @@ impl Line {
             self.joined.pop_front();
             return true;
         }
+        if self.joined.back() == Some(&stand) {
+            self.joined.pop_back();
+            return true;
+        }
         if self.returned.remove(&stand) {
             return true;
         }

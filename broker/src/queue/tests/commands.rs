@@ -117,7 +117,7 @@ fn message(queue: &str, text: &str) -> NewMessage {
         payload: payload.into(),
         ..StoredMessage::default()
     };
-    message.body = stored.into_body();
+    message.body = stored.into_body(&mut bytes::BytesMut::new());
     message
 }
 

@@ -1,0 +1,137 @@
+//! Messages that clients hand in, a batch at a time.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use qbroker_proto::raw::PublishRequest;
+use qbroker_proto::v1::{OutgoingMessage, outgoing_message::Schedule};
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+use super::bounds;
+use super::time::{duration_ms, timestamp_ms};
+use crate::grpc::fault::Fault;
+use crate::queue::body::StoredMessage;
+use crate::queue::{NewDue, NewMessage};
+
+/// What a batch may be, as the server was set.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::grpc) struct BatchLimits {
+    pub(in crate::grpc) messages_max: usize,
+    pub(in crate::grpc) bytes_max: usize,
+}
+
+/// What a small message has before its payload, about.
+const PREFIX_BYTES: usize = 16;
+
+/// Hashes message ids with the log's own key, so that nobody can choose ids that collide.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::grpc) struct IdHasher {
+    pub(in crate::grpc) key: [u8; 16],
+}
+
+impl IdHasher {
+    fn hash(self, id: &str) -> u128 {
+        use std::hash::Hasher as _;
+        let mut hasher = SipHasher24::new_with_key(&self.key);
+        hasher.write(id.as_bytes());
+        hasher.finish128().as_u128()
+    }
+}
+
+/// A batch that is refused for its form.
+pub(in crate::grpc) struct Malformed {
+    /// Position of the message that caused it; 0 where the batch as a whole did.
+    pub(in crate::grpc) index: usize,
+    pub(in crate::grpc) fault: Fault,
+    /// What the request has, as it is encoded.
+    pub(in crate::grpc) bytes: usize,
+}
+
+/// A batch of messages.
+pub(in crate::grpc) fn messages(
+    request: PublishRequest,
+    limits: BatchLimits,
+    hasher: IdHasher,
+) -> Result<Vec<NewMessage>, Malformed> {
+    let bytes = check_batch(&request, limits).map_err(|fault| {
+        let bytes = request.encoded_len();
+        Malformed { index: 0, fault, bytes }
+    })?;
+    let default: Arc<str> = Arc::from(request.queue);
+    // One piece of memory for what stands before the payloads of all of them.
+    let mut prefixes = BytesMut::with_capacity(PREFIX_BYTES * request.messages.len());
+    let each = request.messages.into_iter().enumerate();
+    each.map(|(index, message)| {
+        let message = new_message(message, &default, hasher, &mut prefixes);
+        message.map_err(|fault| Malformed { index, fault, bytes })
+    })
+    .collect()
+}
+
+/// Refuses a batch that is empty or too large as a whole; else says how large it is.
+pub(in crate::grpc) fn check_batch(
+    request: &PublishRequest,
+    limits: BatchLimits,
+) -> Result<usize, Fault> {
+    bounds::batch("messages", request.messages.len(), limits.messages_max, "messages")?;
+    let size = request.encoded_len();
+    if limits.bytes_max < size {
+        return Err(Fault::BatchTooLarge { size, limit: limits.bytes_max, unit: "bytes" });
+    }
+    Ok(size)
+}
+
+fn new_message(
+    encoded: Bytes,
+    default_queue: &Arc<str>,
+    hasher: IdHasher,
+    prefixes: &mut BytesMut,
+) -> Result<NewMessage, Fault> {
+    let message = OutgoingMessage::decode(encoded)
+        .map_err(|error| Fault::invalid("messages", format!("one cannot be read: {error}")))?;
+    check_later(&message)?;
+    bounds::id("message_id", &message.message_id)?;
+    bounds::headers(&message.headers)?;
+    bounds::text("content_type", &message.content_type, 128)?;
+    bounds::text("message_type", &message.message_type, 256)?;
+    bounds::text("correlation_id", &message.correlation_id, 256)?;
+    let due = message.schedule.map(new_due).transpose()?;
+    let stored = StoredMessage {
+        message_id: message.message_id.clone(),
+        content_type: message.content_type,
+        headers: message.headers.into_iter().collect(),
+        message_type: message.message_type,
+        correlation_id: message.correlation_id,
+        payload: message.payload,
+    };
+    let has_id = !message.message_id.is_empty();
+    Ok(NewMessage {
+        queue: if message.queue.is_empty() { default_queue.clone() } else { message.queue.into() },
+        id_hash: has_id.then(|| hasher.hash(&message.message_id)),
+        message_id: message.message_id,
+        payload_bytes: stored.payload.len() as u64,
+        due,
+        body: stored.into_body(prefixes),
+    })
+}
+
+fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
+    bounds::later(message.priority != 0, "priority", "priority")?;
+    bounds::later(message.ttl.is_some(), "ttl", "ttl")?;
+    bounds::later(!message.ordering_key.is_empty(), "ordering_key", "ordering_key")?;
+    bounds::later(!message.unique_key.is_empty(), "unique_key", "unique_key")?;
+    bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")?;
+    bounds::later(message.max_attempts.is_some(), "max_attempts", "message_max_attempts")
+}
+
+fn new_due(schedule: Schedule) -> Result<NewDue, Fault> {
+    match schedule {
+        Schedule::Delay(delay) => {
+            // A delay has no horizon.
+            let ms = duration_ms("delay", Some(delay), 0, u64::MAX)?;
+            Ok(NewDue::After(ms.unwrap_or_default()))
+        }
+        Schedule::DeliverTime(time) => Ok(NewDue::At(timestamp_ms("deliver_time", time)?)),
+    }
+}

@@ -1,0 +1,340 @@
+//! Messages that go out, put together from the bytes of their records.
+//!
+//! A message's body is stored in the fields of `StoredMessage` and told in those of `Message`: the
+//! contents are copied once, from where they were read to where they are sent from, and nothing is
+//! made of them in between.
+
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
+use prost::Message as _;
+use prost::encoding::{
+    self, WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint,
+};
+use qbroker_proto::v1::{self, DeadLetterInfo, Failure};
+use qbroker_storage::{Lsn, StoredRecord};
+
+use super::outgoing::{message_id, sequence};
+use super::time::to_timestamp;
+use super::token::Seal;
+use crate::grpc::fault::Fault;
+use crate::queue::Delivery;
+use crate::queue::body::{PAYLOAD_TAG, StoredDeadLetter, StoredFailure};
+use crate::queue::record::{DeadLettered, Published, Record};
+
+/// A message's records, read from the log.
+pub(in crate::grpc) struct Stored {
+    pub(in crate::grpc) birth: Lsn,
+    pub(in crate::grpc) message: StoredRecord,
+    pub(in crate::grpc) last_failure: Option<StoredRecord>,
+    pub(in crate::grpc) dead_letter: Option<StoredRecord>,
+}
+
+/// The field of `Message` for each of `StoredMessage`; all of them are strings, bytes or entries of
+/// a map, whose content is the same in both.
+const FIELDS: [(u32, u32); 6] = [(MESSAGE_ID, 1), (2, 4), (3, 5), (4, 6), (5, 7), (PAYLOAD_TAG, 3)];
+/// The number of the id's field in `StoredMessage`.
+const MESSAGE_ID: u32 = 1;
+
+/// Bytes of a delivery beside its message's body, about.
+pub(in crate::grpc) const OVERHEAD_BYTES: usize = 128;
+
+/// A delivery with what its records hold: `Delivery`, encoded at the end of `room`.
+pub(in crate::grpc) fn delivery(
+    delivery: &Delivery,
+    stored: &Stored,
+    seal: Seal,
+    room: &mut BytesMut,
+) -> Result<Bytes, Fault> {
+    let message = Told::new(&delivery.queue, stored)?;
+    let last_failure = stored.last_failure.as_ref().map(failure).transpose()?;
+    put(1, &seal.close(delivery.token), room);
+    encode_key(2, WireType::LengthDelimited, room);
+    encode_varint(message.len() as u64, room);
+    message.put(room);
+    let attempt = 1 + delivery.failures + delivery.crashes;
+    for (field, number) in [(3, attempt), (4, delivery.failures), (5, delivery.crashes)] {
+        if number != 0 {
+            encoding::int32::encode(field, &number.cast_signed(), room);
+        }
+    }
+    if let Some(failure) = last_failure {
+        encoding::message::encode(6, &failure, room);
+    }
+    Ok(room.split().freeze())
+}
+
+/// A message as clients see it, wherever it is.
+pub(in crate::grpc) fn message(queue: &str, stored: &Stored) -> Result<v1::Message, Fault> {
+    let told = Told::new(queue, stored)?;
+    let mut encoded = BytesMut::with_capacity(told.len());
+    told.put(&mut encoded);
+    v1::Message::decode(encoded.freeze()).map_err(|error| Fault::Damaged(error.to_string()))
+}
+
+/// A message about to be encoded.
+struct Told<'a> {
+    /// The fields that the body does not have.
+    own: Vec<u8>,
+    /// Those it has, by their numbers in `Message`.
+    body: Vec<(u32, &'a [u8])>,
+}
+
+impl<'a> Told<'a> {
+    fn new(queue: &str, stored: &'a Stored) -> Result<Self, Fault> {
+        let Record::Published(published) = head(&stored.message)? else {
+            return Err(Fault::Damaged("a message's record is of another kind".to_owned()));
+        };
+        let mut own = Vec::with_capacity(OVERHEAD_BYTES);
+        let mut body = Vec::with_capacity(FIELDS.len());
+        let mut has_id = false;
+        for field in Fields::of(&stored.message) {
+            let (number, content) = field?;
+            has_id |= number == MESSAGE_ID;
+            let told = FIELDS.iter().find(|(stored, _)| *stored == number);
+            body.extend(told.map(|(_, told)| (*told, content)));
+        }
+        if !has_id {
+            put(1, message_id("", stored.birth).as_bytes(), &mut own);
+        }
+        put(2, queue.as_bytes(), &mut own);
+        put_facts(stored, &published, &mut own)?;
+        Ok(Self { own, body })
+    }
+
+    fn len(&self) -> usize {
+        let len = |(number, content): &(u32, &[u8])| {
+            encoding::key_len(*number) + encoded_len_varint(content.len() as u64) + content.len()
+        };
+        self.own.len() + self.body.iter().map(len).sum::<usize>()
+    }
+
+    fn put(&self, room: &mut BytesMut) {
+        room.put_slice(&self.own);
+        for (number, content) in &self.body {
+            put(*number, content, room);
+        }
+    }
+}
+
+/// What the heads of a message's records say.
+fn put_facts(stored: &Stored, published: &Published, own: &mut Vec<u8>) -> Result<(), Fault> {
+    encoding::int64::encode(12, &sequence(stored.birth), own);
+    encoding::message::encode(13, &to_timestamp(published.wall_ms), own);
+    if let Some(due) = published.due {
+        encoding::message::encode(14, &to_timestamp(due.wall_ms), own);
+    }
+    if let Some(letter) = &stored.dead_letter {
+        let dead_letter = dead_letter(letter, stored.last_failure.as_ref())?;
+        encoding::message::encode(17, &dead_letter, own);
+    }
+    Ok(())
+}
+
+/// Puts a field of a string, of bytes or of a message that is encoded.
+fn put(number: u32, content: &[u8], room: &mut impl bytes::BufMut) {
+    encode_key(number, WireType::LengthDelimited, room);
+    encode_varint(content.len() as u64, room);
+    room.put_slice(content);
+}
+
+/// The fields of a stored body, each with its content.
+struct Fields<'a> {
+    rest: &'a [u8],
+    /// What follows: a payload that was not copied behind the fields before it.
+    second: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn of(record: &'a StoredRecord) -> Self {
+        let [rest, second] = record.body.parts();
+        Self { rest, second }
+    }
+
+    /// The next field; `None` where the bytes are none.
+    fn read(&mut self) -> Option<(u32, &'a [u8])> {
+        let (number, wire_type) = decode_key(self.rest()).ok()?;
+        let len = usize::try_from(decode_varint(&mut self.rest).ok()?).ok()?;
+        let (content, rest) = self.rest().split_at_checked(len)?;
+        self.rest = rest;
+        (wire_type == WireType::LengthDelimited).then_some((number, content))
+    }
+
+    fn rest(&mut self) -> &mut &'a [u8] {
+        if self.rest.is_empty() {
+            self.rest = std::mem::take(&mut self.second);
+        }
+        &mut self.rest
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(u32, &'a [u8]), Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let is_over = self.rest.is_empty() && self.second.is_empty();
+        let damaged = || Fault::Damaged("a message's body does not hold its fields".to_owned());
+        (!is_over).then(|| self.read().ok_or_else(damaged))
+    }
+}
+
+fn dead_letter(
+    letter: &StoredRecord,
+    last_failure: Option<&StoredRecord>,
+) -> Result<DeadLetterInfo, Fault> {
+    let Record::DeadLettered(head) = head(letter)? else {
+        return Err(Fault::Damaged("a dead letter's record is of another kind".to_owned()));
+    };
+    let told: StoredDeadLetter = body(letter)?;
+    let failure = match told.failure {
+        Some(failure) => Some(to_failure(failure)),
+        None => last_failure.map(failure).transpose()?,
+    };
+    let DeadLettered { reason, attempts, wall_ms, .. } = head;
+    Ok(DeadLetterInfo {
+        source_queue: told.source_queue,
+        // The numbers are the protocol's own.
+        reason,
+        failure,
+        attempts: attempts.cast_signed(),
+        dead_letter_time: Some(to_timestamp(wall_ms)),
+    })
+}
+
+fn failure(record: &StoredRecord) -> Result<Failure, Fault> {
+    body(record).map(to_failure)
+}
+
+fn to_failure(failure: StoredFailure) -> Failure {
+    Failure { r#type: failure.kind, message: failure.message, details: failure.details }
+}
+
+fn head(record: &StoredRecord) -> Result<Record, Fault> {
+    Record::decode_head(&record.head).map_err(|error| Fault::Damaged(error.to_string()))
+}
+
+fn body<T: prost::Message + Default>(record: &StoredRecord) -> Result<T, Fault> {
+    let [prefix, rest] = record.body.parts().clone();
+    T::decode(prefix.chain(rest)).map_err(|error| Fault::Damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use qbroker_proto::v1::DeadLetterReason as ToldReason;
+    use qbroker_storage::Body;
+
+    use super::*;
+    use crate::queue::body::{StoredMessage, small_body};
+    use crate::queue::ids::LeaseToken;
+    use crate::queue::record::{DeadLetterReason as StoredReason, StoredDue};
+
+    /// A message as it stands in the tail cache, in two parts, and as it is read from disk, in one.
+    fn stored(message: &StoredMessage, published: &Published) -> [Stored; 2] {
+        let mut head = Vec::new();
+        Record::Published(published.clone()).encode_head(&mut head);
+        let tail = message.clone().into_body(&mut BytesMut::new());
+        let disk = Body::new(Bytes::new(), Bytes::from(tail.parts().concat()));
+        [tail, disk].map(|body| Stored {
+            birth: Lsn(7),
+            message: StoredRecord { head: Bytes::from(head.clone()), body },
+            last_failure: None,
+            dead_letter: None,
+        })
+    }
+
+    #[test]
+    fn a_message_is_told_as_it_was_stored() {
+        let message = StoredMessage {
+            message_id: "job-1".to_owned(),
+            content_type: "text/plain".to_owned(),
+            headers: BTreeMap::from([
+                ("a".to_owned(), "1".to_owned()),
+                ("b".to_owned(), String::new()),
+            ]),
+            message_type: "mail".to_owned(),
+            correlation_id: "c".to_owned(),
+            payload: Bytes::from_static(b"payload"),
+        };
+        let due = Some(StoredDue { wall_ms: 2_000, ..StoredDue::default() });
+        let published = Published { wall_ms: 1_000, due, ..Published::default() };
+        for stored in stored(&message, &published) {
+            let told = super::message("q", &stored).unwrap();
+            let expected = v1::Message {
+                message_id: "job-1".to_owned(),
+                queue: "q".to_owned(),
+                payload: Bytes::from_static(b"payload"),
+                content_type: "text/plain".to_owned(),
+                headers: message.headers.clone().into_iter().collect(),
+                message_type: "mail".to_owned(),
+                correlation_id: "c".to_owned(),
+                sequence: 7,
+                publish_time: Some(to_timestamp(1_000)),
+                deliver_time: Some(to_timestamp(2_000)),
+                ..v1::Message::default()
+            };
+            assert_eq!(told, expected);
+        }
+    }
+
+    #[test]
+    fn an_empty_message_has_the_brokers_id() {
+        for stored in stored(&StoredMessage::default(), &Published::default()) {
+            let told = message("q", &stored).unwrap();
+            assert_eq!((told.message_id.as_str(), told.payload.len()), ("q.7", 0));
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_message_is_damage() {
+        for body in [&b"\x0a"[..], b"\x0a\x05job", b"\x7a\x80", b"\x08\x01", b"\x00"] {
+            let [mut stored, _] = stored(&StoredMessage::default(), &Published::default());
+            stored.message.body = Body::new(Bytes::copy_from_slice(body), Bytes::new());
+            let told = message("q", &stored);
+            assert!(matches!(told, Err(Fault::Damaged(_))), "{body:?}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_delivery_is_told_with_its_lease_and_its_failure() {
+        let message = StoredMessage { payload: Bytes::from_static(b"x"), ..Default::default() };
+        let failure = StoredFailure::cut("E", "no", "", 100);
+        let seal = Seal::new([1; 16]);
+        let token = LeaseToken { birth: Lsn(7), grant: Lsn(9), epoch: 1 };
+        let granted = Delivery {
+            token,
+            queue: "q".into(),
+            failures: 2,
+            crashes: 0,
+            last_failure: Lsn(8),
+            dead_letter: Lsn(0),
+            duration_ms: 1,
+            timed: false,
+            size: 1,
+        };
+        let mut room = BytesMut::new();
+        for mut stored in stored(&message, &Published::default()) {
+            let body = small_body(&failure);
+            stored.last_failure = Some(StoredRecord { head: Bytes::new(), body });
+            let encoded = delivery(&granted, &stored, seal, &mut room).unwrap();
+            let told = v1::Delivery::decode(encoded).unwrap();
+            assert_eq!(told.message, Some(super::message("q", &stored).unwrap()));
+            assert_eq!((told.attempt, told.failures, told.crashes), (3, 2, 0));
+            assert_eq!(seal.open(&told.lease_token), Some(token));
+            assert_eq!(told.last_failure.unwrap().message, "no");
+        }
+    }
+
+    #[test]
+    fn stored_reasons_of_dead_letters_have_the_protocols_numbers() {
+        let pairs = [
+            (StoredReason::MaxAttempts, ToldReason::MaxAttempts),
+            (StoredReason::MaxCrashes, ToldReason::MaxCrashes),
+            (StoredReason::ByConsumer, ToldReason::ByConsumer),
+        ];
+        for (stored, told) in pairs {
+            assert_eq!(i32::from(stored), i32::from(told), "{stored:?}");
+        }
+        let stored = (1..64).filter(|number| StoredReason::try_from(*number).is_ok());
+        assert_eq!(stored.count(), pairs.len(), "each is compared");
+    }
+}
