@@ -403,6 +403,13 @@ impl Log {
         reader::read(&self.shared, lsns)
     }
 
+    /// Reads records as [`Log::read`] does, where all of them are in memory: it never waits for the
+    /// disk.
+    #[must_use]
+    pub fn read_cached(&self, lsns: &[Lsn]) -> Option<Vec<StoredRecord>> {
+        reader::read_cached(&self.shared, lsns)
+    }
+
     /// Which kept records are still needed.
     #[must_use]
     pub fn liveness(&self) -> &Liveness {

@@ -65,13 +65,18 @@ fn cached(shared: &Shared, lsns: &[Lsn]) -> Vec<Option<Answer>> {
         let tail = shared.tail.lock();
         lsns.iter().map(|&lsn| tail.find(lsn).cloned()).collect()
     };
-    let answer = |(entry, &lsn): (Option<Appended>, &Lsn)| {
-        entry.map(|entry| {
-            let index = usize::try_from(lsn.0 - entry.first.0).expect("inside the batch");
-            Ok(entry.batch.stored(index))
-        })
-    };
+    let answer = |(entry, &lsn): (Option<Appended>, &Lsn)| entry.map(|entry| Ok(entry.stored(lsn)));
     entries.into_iter().zip(lsns).map(answer).collect()
+}
+
+/// The records with these LSNs, where the tail cache has all of them.
+pub(crate) fn read_cached(shared: &Shared, lsns: &[Lsn]) -> Option<Vec<StoredRecord>> {
+    let entries: Vec<Appended> = {
+        let tail = shared.tail.lock();
+        lsns.iter().map(|&lsn| tail.find(lsn).cloned()).collect::<Option<_>>()?
+    };
+    Counters::add(&shared.counters.reads_cached, lsns.len());
+    Some(entries.iter().zip(lsns).map(|(entry, &lsn)| entry.stored(lsn)).collect())
 }
 
 /// The segment an LSN is in, and the LSN after the segment's last (for the newest, the end of all).

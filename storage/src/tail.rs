@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::WriteError;
 use crate::frame::Kind;
 use crate::lsn::{Lsn, LsnRange};
-use crate::record::FrozenBatch;
+use crate::record::{FrozenBatch, StoredRecord};
 
 /// A batch and the LSN of its first record.
 #[derive(Clone, Debug)]
@@ -18,6 +18,11 @@ pub(crate) struct Appended {
 impl Appended {
     fn end(&self) -> u64 {
         self.first.0 + self.batch.records.len() as u64
+    }
+
+    /// A record of the batch.
+    pub(crate) fn stored(&self, lsn: Lsn) -> StoredRecord {
+        self.batch.stored(usize::try_from(lsn.0 - self.first.0).expect("inside the batch"))
     }
 }
 

@@ -277,9 +277,18 @@ impl Engine {
         self.look(|core| core.held_by_streams()).1
     }
 
-    /// Reads records that are durable.
-    pub fn read(&self, lsns: &[Lsn]) -> Vec<Result<StoredRecord, ReadError>> {
-        self.log.read(lsns)
+    /// Reads records that are durable; where that takes the disk, on a thread that may wait.
+    pub async fn read(
+        self: &Arc<Self>,
+        lsns: Vec<Lsn>,
+    ) -> Result<Vec<Result<StoredRecord, ReadError>>, Stopped> {
+        if let Some(records) = self.log.read_cached(&lsns) {
+            return Ok(records.into_iter().map(Ok).collect());
+        }
+        let engine = self.clone();
+        let reading = tokio::task::spawn_blocking(move || engine.log.read(&lsns));
+        // It ends early with the runtime alone.
+        reading.await.map_err(|_| Stopped)
     }
 
     pub fn log(&self) -> &Log {

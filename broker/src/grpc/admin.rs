@@ -79,7 +79,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ListMessagesRequest>,
     ) -> Result<Response<ListMessagesResponse>, Status> {
-        answer(browse::list_messages(self.engine(), request.into_inner()).await)
+        answer(browse::list_messages(&self.context.engine, request.into_inner()).await)
     }
 
     async fn purge_queue(

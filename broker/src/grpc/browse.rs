@@ -1,5 +1,7 @@
 //! Looking into a queue without consuming from it.
 
+use std::sync::Arc;
+
 use qbroker_proto::v1::*;
 use qbroker_storage::Lsn;
 
@@ -27,7 +29,7 @@ struct Listed {
 
 /// A page of a queue's messages, in their order.
 pub(super) async fn list_messages(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     request: ListMessagesRequest,
 ) -> Result<ListMessagesResponse, Fault> {
     let size = listing::page_size(request.page_size)?;
@@ -60,12 +62,17 @@ pub(super) async fn list_messages(
         _ => String::new(),
     };
     let listed: Vec<Listed> = listed.into_iter().map(|(_, listed)| listed).collect();
-    let messages = read(engine, &request.queue, &listed, shown);
+    let messages = read(engine, &request.queue, &listed, shown).await?;
     Ok(ListMessagesResponse { messages, next_page_token })
 }
 
 /// Reads what is listed; what was finished meanwhile is left out, what cannot be read says so.
-fn read(engine: &Engine, queue: &str, listed: &[Listed], shown: usize) -> Vec<MessageInfo> {
+async fn read(
+    engine: &Arc<Engine>,
+    queue: &str,
+    listed: &[Listed],
+    shown: usize,
+) -> Result<Vec<MessageInfo>, Fault> {
     let part = |listed: &Listed| Parts {
         birth: listed.birth,
         last_failure: listed.held.last_failure,
@@ -73,7 +80,7 @@ fn read(engine: &Engine, queue: &str, listed: &[Listed], shown: usize) -> Vec<Me
     };
     let parts: Vec<Parts> = listed.iter().map(part).collect();
     let mut messages = Vec::with_capacity(listed.len());
-    for (listed, stored) in listed.iter().zip(records::read(engine, &parts)) {
+    for (listed, stored) in listed.iter().zip(records::read(engine, &parts).await?) {
         let is_there = || engine.look(|core| core.index().message(listed.birth)).1;
         match stored.and_then(|stored| delivery::message(queue, &stored)) {
             Ok(message) => messages.push(message_info(listed, message, shown)),
@@ -85,7 +92,7 @@ fn read(engine: &Engine, queue: &str, listed: &[Listed], shown: usize) -> Vec<Me
             Err(_) => {}
         }
     }
-    messages
+    Ok(messages)
 }
 
 fn check_filter(filter: Option<MessageFilter>) -> Result<(), Fault> {

@@ -250,7 +250,7 @@ impl Writer {
                 return Some(Ok(response));
             }
             if !self.deliveries.is_empty() {
-                match self.deliver() {
+                match self.deliver().await {
                     Ok(Some(response)) => return Some(Ok(response)),
                     Ok(None) => continue,
                     Err(fault) => self.end_with(Some(fault)),
@@ -269,14 +269,14 @@ impl Writer {
                 }
             };
             match events {
-                Ok(events) => self.sort(events),
+                Ok(events) => self.sort(events).await,
                 Err(stopped) => self.end_with(Some(stopped.into())),
             }
         }
     }
 
     /// Lines up what came: settlements in one answer, deliveries for reading.
-    fn sort(&mut self, events: VecDeque<ConsumerEvent>) {
+    async fn sort(&mut self, events: VecDeque<ConsumerEvent>) {
         let mut settled = Settled::default();
         for event in events {
             match event {
@@ -299,7 +299,7 @@ impl Writer {
                 ConsumerEvent::Drained(_) => {
                     // What was granted before stands before it.
                     while !self.deliveries.is_empty() {
-                        match self.deliver() {
+                        match self.deliver().await {
                             Ok(response) => self.responses.extend(response),
                             Err(fault) => self.end_with(Some(fault)),
                         }
@@ -319,7 +319,7 @@ impl Writer {
     }
 
     /// Reads the next messages and lets them go; `None` where none of them is left to be sent.
-    fn deliver(&mut self) -> Result<Option<ConsumeResponse>, Fault> {
+    async fn deliver(&mut self) -> Result<Option<ConsumeResponse>, Fault> {
         let duration_ms = self.deliveries.front().map(|delivery| delivery.duration_ms);
         let mut bytes = 0;
         let mut fits = |delivery: &Delivery| {
@@ -330,7 +330,7 @@ impl Writer {
         let room = self.deliveries.iter().take(BATCH_MESSAGES);
         let count = room.take_while(|delivery| fits(delivery)).count();
         let deliveries: Vec<Delivery> = self.deliveries.drain(..count).collect();
-        let batch = to_batch(&self.context, &deliveries)?;
+        let batch = to_batch(&self.context, &deliveries).await?;
         self.context.engine.let_go(&deliveries);
         let is_left = !batch.deliveries.is_empty();
         Ok(is_left.then(|| response(consume_response::Kind::Deliveries(batch))))

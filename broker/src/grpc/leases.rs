@@ -114,7 +114,7 @@ impl Consumer {
         let until = tokio::time::Instant::now() + wait;
         loop {
             let granted = self.take(&pull, until).await?;
-            let batch = to_batch(&self.context, &granted.deliveries)?;
+            let batch = to_batch(&self.context, &granted.deliveries).await?;
             self.context.engine.let_go(&granted.deliveries);
             let nothing_is_left = batch.deliveries.is_empty() && !granted.deliveries.is_empty();
             granted.hand_over();
@@ -194,7 +194,10 @@ impl Drop for Granted<'_> {
 
 /// Deliveries with their messages. A message that was deleted meanwhile is left out: its lease has
 /// ended too. One that cannot be read is parked, and told in the log, so that it is in nobody's way.
-pub(super) fn to_batch(context: &Context, deliveries: &[Delivery]) -> Result<DeliveryBatch, Fault> {
+pub(super) async fn to_batch(
+    context: &Context,
+    deliveries: &[Delivery],
+) -> Result<DeliveryBatch, Fault> {
     let engine = &context.engine;
     let parts: Vec<Parts> = deliveries
         .iter()
@@ -209,7 +212,7 @@ pub(super) fn to_batch(context: &Context, deliveries: &[Delivery]) -> Result<Del
     let size = |delivery: &Delivery| delivery.size as usize + delivery::OVERHEAD_BYTES;
     let mut room = BytesMut::with_capacity(deliveries.iter().map(size).sum());
     let mut unreadable = Vec::new();
-    for (delivery, stored) in deliveries.iter().zip(records::read(engine, &parts)) {
+    for (delivery, stored) in deliveries.iter().zip(records::read(engine, &parts).await?) {
         let encoded = stored
             .and_then(|stored| delivery::delivery(delivery, &stored, context.seal, &mut room));
         match encoded {

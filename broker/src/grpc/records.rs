@@ -1,5 +1,7 @@
 //! Reads messages with everything that belongs to them, a page at a time.
 
+use std::sync::Arc;
+
 use qbroker_storage::{Lsn, ReadError, StoredRecord};
 
 use super::convert::delivery::Stored;
@@ -15,14 +17,17 @@ pub(super) struct Parts {
 }
 
 /// Reads the records of messages, in order.
-pub(super) fn read(engine: &Engine, messages: &[Parts]) -> Vec<Result<Stored, Fault>> {
+pub(super) async fn read(
+    engine: &Arc<Engine>,
+    messages: &[Parts],
+) -> Result<Vec<Result<Stored, Fault>>, Fault> {
     let lsns: Vec<Lsn> = messages
         .iter()
         .flat_map(|parts| [parts.birth, parts.last_failure, parts.dead_letter])
         .filter(|lsn| *lsn != Lsn(0))
         .collect();
-    let mut records = engine.read(&lsns).into_iter();
-    messages.iter().map(|parts| stored(*parts, &mut records)).collect()
+    let mut records = engine.read(lsns).await?.into_iter();
+    Ok(messages.iter().map(|parts| stored(*parts, &mut records)).collect())
 }
 
 fn stored(

@@ -108,7 +108,7 @@ fn hold(engine: &Engine, crashed: &Crashed, fact: &Fact, last: Lsn, at: &str) {
                 return;
             }
             assert!(message(*birth).is_some(), "{at}: {name} is lost");
-            let record = engine.read(&[*birth]).remove(0);
+            let record = engine.log().read(&[*birth]).remove(0);
             let record = record.unwrap_or_else(|error| panic!("{at}: {name}: {error}"));
             let [prefix, rest] = record.body.parts().clone();
             let stored = StoredMessage::decode(prefix.chain(rest)).unwrap();

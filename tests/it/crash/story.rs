@@ -145,7 +145,7 @@ impl Story {
     }
 
     fn note_state(&mut self) {
-        let read = |lsn| self.engine.read(&[lsn]).remove(0).expect("a page can be read");
+        let read = |lsn| self.engine.log().read(&[lsn]).remove(0).expect("a page can be read");
         let (lsn, state) = self.engine.look(|core| whole(core, read));
         self.states.insert(lsn, state);
     }
