@@ -60,6 +60,8 @@ pub(crate) fn hex16(digits: &str) -> Option<u64> {
 pub(crate) struct Folder {
     pub(crate) lock: Box<dyn Held>,
     pub(crate) log_id: [u8; 16],
+    /// The `.tmp` files a crash left: never put in place, so nothing counts on them.
+    pub(crate) unfinished: Vec<String>,
 }
 
 /// Takes the folder's lock.
@@ -85,10 +87,11 @@ pub(crate) fn open_folder(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     for dir in ["", LOG, CKPT, FREE, QUARANTINE] {
         disk.sync_dir(dir).doing("sync the folder", dir)?;
     }
+    let mut unfinished = Vec::new();
     for dir in ["", LOG, CKPT, FREE] {
-        remove_unfinished(&**disk, dir)?;
+        unfinished.extend(unfinished_in(&**disk, dir)?);
     }
-    Ok(Folder { lock, log_id })
+    Ok(Folder { lock, log_id, unfinished })
 }
 
 /// Refuses a folder that somebody uses for something else, before a file is made in it.
@@ -173,14 +176,11 @@ fn write_format(disk: &dyn Disk, bytes: &mut [u8]) -> Result<(), DiskError> {
     disk.sync_dir("").doing("sync the folder of", FORMAT)
 }
 
-/// Removes the `.tmp` files a crash left: they were never put in place, so nothing counts on them.
-fn remove_unfinished(disk: &dyn Disk, dir: &str) -> Result<(), OpenError> {
-    let names = disk.list(dir).doing("list", dir)?;
-    for name in names.iter().filter(|name| name.ends_with(".tmp")) {
-        let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
-        disk.remove(&path).doing("remove", &path)?;
-    }
-    Ok(())
+fn unfinished_in(disk: &dyn Disk, dir: &str) -> Result<Vec<String>, OpenError> {
+    let mut names = disk.list(dir).doing("list", dir)?;
+    names.retain(|name| name.ends_with(".tmp"));
+    let path = |name| if dir.is_empty() { name } else { format!("{dir}/{name}") };
+    Ok(names.into_iter().map(path).collect())
 }
 
 /// What the FLOOR file says: a hint that outlives the process, though not always the machine.

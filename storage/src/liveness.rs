@@ -43,6 +43,8 @@ struct Segments {
     /// While recovering: the first LSN retired that nothing kept.
     unkept: Option<u64>,
     recovering: bool,
+    /// Facts are lost, so what was kept and what was retired need not fit.
+    tolerant: bool,
 }
 
 #[derive(Debug)]
@@ -129,6 +131,12 @@ impl Liveness {
         }
     }
 
+    /// While recovering: says that facts are lost which told what is needed, so that what was kept
+    /// and what was retired need not fit each other.
+    pub fn tolerate(&self) {
+        self.shared.lock().tolerant = true;
+    }
+
     /// How many records are kept, in all segments; for figures.
     #[must_use]
     pub fn live_records(&self) -> u64 {
@@ -140,15 +148,21 @@ impl Liveness {
     /// Whether the record is kept.
     #[must_use]
     pub fn is_kept(&self, lsn: Lsn) -> bool {
+        self.holder(lsn).is_some()
+    }
+
+    /// The segment that the record is kept in.
+    pub(crate) fn holder(&self, lsn: Lsn) -> Option<u64> {
         let segments = self.shared.lock();
         let hot = segments.find(lsn.0).map(|at| &segments.spans[at]);
-        if hot.is_some_and(|span| span.bits.is_set(span.place(lsn.0))) {
-            return true;
+        if let Some(span) = hot.filter(|span| span.bits.is_set(span.place(lsn.0))) {
+            return Some(span.seq);
         }
-        segments.cold.iter().any(|cold| {
+        let holds = |cold: &&ColdSpan| {
             let copied = cold.column.find(lsn).is_some_and(|(at, _)| cold.bits.is_set(at));
             copied || cold.given_up.contains(&lsn.0)
-        })
+        };
+        segments.cold.iter().find(holds).map(|cold| cold.seq)
     }
 
     /// LSNs from here on have no place in a segment yet.
@@ -189,14 +203,11 @@ impl Liveness {
     pub(crate) fn recovered(&self) -> (Option<Lsn>, Option<Lsn>) {
         let mut segments = self.shared.lock();
         segments.recovering = false;
+        if segments.tolerant {
+            segments.orphans.clear();
+            segments.unkept = None;
+        }
         (segments.orphans.first().copied().map(Lsn), segments.unkept.map(Lsn))
-    }
-
-    /// Forgets what a repair has accepted to be inconsistent.
-    pub(crate) fn forgive(&self) {
-        let mut segments = self.shared.lock();
-        segments.orphans.clear();
-        segments.unkept = None;
     }
 
     /// A segment begins; the records to come are in it.

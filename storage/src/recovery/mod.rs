@@ -24,6 +24,7 @@ use crate::reader::Reader;
 use crate::recovery::cold::ColdFiles;
 use crate::recovery::files::SegmentFile;
 pub use crate::recovery::report::{Cut, RecoveryReport};
+use crate::recovery::tail::Tail;
 use crate::segment::{SEGMENT_REPAIRED, Segment, SegmentState};
 use crate::writer::{Before, Core, Writer};
 
@@ -36,8 +37,10 @@ pub struct Recovery {
     /// Those that stand, by sequence number.
     segments: Vec<FoundSegment>,
     cold: ColdFiles,
-    /// Files to remove at the start: never begun, or dropped before the checkpoint.
+    /// Files to remove at the start: never finished, never begun, or dropped before the checkpoint.
     leftovers: Vec<String>,
+    /// The end of the newest segment.
+    tail: Option<Tail>,
     checkpoint: Option<Loaded>,
     /// Usable checkpoints and their sizes, newest first.
     usable: Vec<(Lsn, u64)>,
@@ -72,8 +75,8 @@ impl Recovery {
         let mut report = RecoveryReport::default();
         let (loaded, bad) = load_checkpoints(&*disk, &log_id)?;
 
-        // The end of the log is judged before anything is changed, and settled before anything
-        // of it is believed.
+        // The end of the log is judged before anything is believed, and cut only once nothing can be
+        // refused any more.
         let tail = match files.begun.last() {
             Some(newest) => Some(tail::judge(newest, floor)?),
             None => None,
@@ -85,15 +88,17 @@ impl Recovery {
         let accepted = usable.is_empty() && crate::repair::redelivery_accepted(&*disk, &log_id);
         check_checkpoints(&files.begun, &usable, &report.warnings, accepted)?;
         if let (Some(tail), Some(newest)) = (&tail, files.begun.last_mut()) {
-            (report.rewritten_bytes, report.cut) = tail.settle(&*disk, newest)?;
-            newest.len = newest.file.size().doing("look at", &newest.path)?;
+            report.rewritten_bytes = tail.rewrite(newest)?;
+            report.cut = tail.cut(newest);
             report.closed = tail.closed;
+            newest.len = tail.sealed_end();
         }
 
         let kept = usable.iter().map(|loaded| (loaded.meta.lsn, loaded.bytes)).collect();
         let checkpoint = usable.into_iter().next();
         let epoch = files.begun.last().map_or(0, |newest| newest.header.epoch) + 1;
-        let mut leftovers = files.unbegun;
+        let mut leftovers = folder.unfinished.clone();
+        leftovers.extend(files.unbegun);
         let begun = remove_dropped(files.begun, checkpoint.as_ref(), &mut leftovers);
         let segments = found_segments(begun, checkpoint.as_ref(), next_lsn)?;
         report.segments = segments.len();
@@ -119,6 +124,7 @@ impl Recovery {
             segments,
             cold,
             leftovers,
+            tail,
             checkpoint,
             usable: kept,
             liveness,
@@ -144,6 +150,13 @@ impl Recovery {
     #[must_use]
     pub fn liveness(&self) -> &Liveness {
         &self.liveness
+    }
+
+    /// Whether a record that the checkpoint keeps has gone since with its segment; to be asked after
+    /// the replay.
+    #[must_use]
+    pub fn is_gone(&self, lsn: Lsn) -> bool {
+        self.liveness.holder(lsn).is_none_or(|seq| self.dropped.contains(&seq))
     }
 
     /// Reads records while the log is being replayed.
@@ -215,6 +228,8 @@ impl Recovery {
         self.check_liveness()?;
         let (cold, unused) = self.cold.settle(&self.dropped);
         self.leftovers.extend(unused);
+        self.check_dropped()?;
+        self.settle_tail()?;
         self.remove_leftovers()?;
         let options = self.options.clone();
         let disk = Arc::clone(&self.disk);
@@ -253,11 +268,10 @@ impl Recovery {
     /// What the owner kept and retired must fit what is in the log.
     fn check_liveness(&self) -> Result<(), OpenError> {
         self.cold.give_up_lost(&self.liveness);
-        let (orphan, unkept) = self.liveness.recovered();
         if self.redelivery_accepted || !self.report.lost.is_empty() {
-            self.liveness.forgive();
-            return Ok(());
+            self.liveness.tolerate();
         }
+        let (orphan, unkept) = self.liveness.recovered();
         if let Some(lsn) = orphan {
             let damage = Damage::of(LOG, format!("the segment holding LSN {lsn} is missing"));
             return Err(damage
@@ -272,23 +286,39 @@ impl Recovery {
         Ok(())
     }
 
+    /// Nothing that was dropped is needed.
+    fn check_dropped(&self) -> Result<(), Box<Damage>> {
+        let needed = self.dropped.iter().find(|seq| self.liveness.live(**seq) != 0);
+        let Some(&seq) = needed else { return Ok(()) };
+        let problem = "the segment was dropped, but records in it are needed";
+        Err(Damage::of(layout::segment_path(seq), problem))
+    }
+
+    /// Cuts and seals the newest segment: from here on the folder is changed.
+    fn settle_tail(&mut self) -> Result<(), DiskError> {
+        let (Some(tail), Some(newest)) = (&self.tail, self.segments.last()) else { return Ok(()) };
+        if let Some(seal_crc) = tail.settle(&*self.disk, &newest.file)? {
+            self.before.seal_crc = seal_crc;
+        }
+        let size = newest.file.file.size().doing("look at", &newest.file.path)?;
+        newest.segment.state.lock().end =
+            u32::try_from(size).expect("segments are smaller than 4 GiB");
+        Ok(())
+    }
+
     /// Removes files of segments that were dropped, or never begun.
-    fn remove_leftovers(&mut self) -> Result<(), OpenError> {
+    fn remove_leftovers(&mut self) -> Result<(), DiskError> {
         let dropped = self.segments.iter().filter(|f| self.dropped.contains(&f.file.header.seq));
         let mut paths = std::mem::take(&mut self.leftovers);
         paths.extend(dropped.map(|found| found.file.path.clone()));
-        for &seq in &self.dropped {
-            if self.liveness.live(seq) != 0 {
-                let problem = "the segment was dropped, but records in it are needed";
-                return Err(Damage::of(layout::segment_path(seq), problem).into());
-            }
-            self.liveness.forget(seq);
-        }
+        self.dropped.iter().for_each(|&seq| self.liveness.forget(seq));
         for path in &paths {
             self.disk.remove(path).doing("remove", path)?;
         }
-        if !paths.is_empty() {
-            self.disk.sync_dir(LOG).doing("sync the folder", LOG)?;
+        let dirs: BTreeSet<&str> =
+            paths.iter().map(|path| path.split_once('/').map_or("", |(dir, _)| dir)).collect();
+        for dir in dirs {
+            self.disk.sync_dir(dir).doing("sync the folder", dir)?;
         }
         Ok(())
     }

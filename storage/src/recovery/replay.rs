@@ -9,6 +9,7 @@ use crate::layout::segment_path;
 use crate::lsn::{Lsn, LsnRange};
 use crate::record::Retention;
 use crate::recovery::Recovery;
+use crate::recovery::tail::Tail;
 use crate::retention::dropped;
 use crate::scan::{Bad, Depth, Seen, Walk};
 use crate::segment::{FrameIndex, SEGMENT_REPAIRED};
@@ -118,8 +119,10 @@ impl Recovery {
         let known = before.filter(|before| before.seq + 1 == file.header.seq);
         let mut index = FrameIndex::new(file.header.first_lsn);
         let mut walk = Walk::new(&*file.file, file.header, file.len);
+        let is_newest = at + 1 == self.segments.len();
+        let open_end = self.tail.as_ref().filter(|_| is_newest).and_then(Tail::open_end);
         let mut seal_crc = 0;
-        loop {
+        while open_end != Some(walk.offset) {
             let (next_lsn, last_good_ms) = (walk.next_lsn, walk.last_time_ms);
             let seen = match walk.next(Depth::Bodies) {
                 None => break,

@@ -114,22 +114,37 @@ impl Tail {
         self.end < self.torn_to
     }
 
-    /// Makes the segment one that can be believed and that ends: what was not proven durable is
-    /// written again and synced; a torn frame is copied aside and cut; a seal ends it.
+    /// What is to be cut off: frames of a write that was not finished.
+    pub(crate) fn cut(&self, segment: &SegmentFile) -> Option<Cut> {
+        let torn = !self.sealed && self.is_torn();
+        torn.then(|| Cut {
+            file: segment.path.clone(),
+            offset: self.end,
+            bytes: self.torn_to - self.end,
+            kept_in: self.kept_in(segment),
+        })
+    }
+
+    /// Where the frames of the segment end, unless a seal ends them.
+    pub(crate) fn open_end(&self) -> Option<u64> {
+        (!self.sealed).then_some(self.end)
+    }
+
+    /// Makes the segment one that ends: a torn frame is copied aside and cut, a seal ends it. Only
+    /// once nothing is refused any more. Returns the seal's checksum, where it was not there.
     ///
-    /// Each step leaves, if a crash ends it, what this finds again the same way.
+    /// Each step leaves, if a crash ends it, what [`judge`] finds again the same way.
     pub(crate) fn settle(
         &self,
         disk: &dyn Disk,
         segment: &SegmentFile,
-    ) -> Result<(u64, Option<Cut>), DiskError> {
-        let rewritten = self.rewrite(segment)?;
-        let mut cut = None;
+    ) -> Result<Option<u32>, DiskError> {
+        let mut seal_crc = None;
         if !self.sealed {
             if self.is_torn() {
-                cut = Some(self.copy_aside(disk, segment)?);
+                self.copy_aside(disk, segment)?;
             }
-            self.seal(segment)?;
+            seal_crc = Some(self.seal(segment)?);
         }
         // The rest of it will never be used. It may be shorter than that: a crash can take back
         // the room that was reserved for it.
@@ -137,11 +152,16 @@ impl Tail {
         if end < segment.file.size().doing("look at", &segment.path)? {
             segment.file.set_size(end).doing("cut", &segment.path)?;
         }
-        Ok((rewritten, cut))
+        Ok(seal_crc)
+    }
+
+    fn kept_in(&self, segment: &SegmentFile) -> String {
+        let name = segment_name(segment.header.seq);
+        format!("{QUARANTINE}/torn-{name}-{}", self.end)
     }
 
     /// Bytes up to and with the seal.
-    fn sealed_end(&self) -> u64 {
+    pub(crate) fn sealed_end(&self) -> u64 {
         if self.sealed {
             self.end
         } else {
@@ -149,9 +169,9 @@ impl Tail {
         }
     }
 
-    /// Writes again what nothing proves to be on disk: after a failed sync the page cache shows
-    /// bytes that the disk may not have.
-    fn rewrite(&self, segment: &SegmentFile) -> Result<u64, DiskError> {
+    /// Writes again what nothing proves to be on disk, before any of it is believed: after a failed
+    /// sync the page cache shows bytes that the disk may not have. It changes no byte.
+    pub(crate) fn rewrite(&self, segment: &SegmentFile) -> Result<u64, DiskError> {
         if self.proven == self.end {
             return Ok(0);
         }
@@ -169,9 +189,8 @@ impl Tail {
         Ok(self.end - self.proven)
     }
 
-    fn copy_aside(&self, disk: &dyn Disk, segment: &SegmentFile) -> Result<Cut, DiskError> {
-        let name = segment_name(segment.header.seq);
-        let kept_in = format!("{QUARANTINE}/torn-{name}-{}", self.end);
+    fn copy_aside(&self, disk: &dyn Disk, segment: &SegmentFile) -> Result<(), DiskError> {
+        let kept_in = self.kept_in(segment);
         let copy = disk.open(&kept_in, Mode::Replace).doing("create", &kept_in)?;
         let mut buffer = vec![0; PIECE_BYTES];
         let mut offset = self.end;
@@ -186,13 +205,11 @@ impl Tail {
             offset += read as u64;
         }
         copy.sync_data().doing("sync", &kept_in)?;
-        disk.sync_dir(QUARANTINE).doing("sync the folder", QUARANTINE)?;
-        let bytes = self.torn_to - self.end;
-        Ok(Cut { file: segment.path.clone(), offset: self.end, bytes, kept_in })
+        disk.sync_dir(QUARANTINE).doing("sync the folder", QUARANTINE)
     }
 
     /// Zeros over what was torn, and the seal before them, in one write.
-    fn seal(&self, segment: &SegmentFile) -> Result<(), DiskError> {
+    fn seal(&self, segment: &SegmentFile) -> Result<u32, DiskError> {
         let narrow = |n: u64| u32::try_from(n).expect("segments are smaller than 4 GiB");
         let place = Place {
             flags: 0,
@@ -206,10 +223,11 @@ impl Tail {
         };
         let mut bytes = Vec::new();
         let payload = seal_payload(Lsn(self.next_lsn.0 - 1), self.frames, SEAL_RECOVERED);
-        frame::encode_control(&mut bytes, &place, Kind::Seal, &payload);
+        let seal = frame::encode_control(&mut bytes, &place, Kind::Seal, &payload);
         let torn = usize::try_from(self.torn_to - self.end).expect("within a segment");
         bytes.resize(bytes.len().max(torn), 0);
         segment.file.write_all_at(&bytes, self.end).doing("seal", &segment.path)?;
-        segment.file.sync_data().doing("sync", &segment.path)
+        segment.file.sync_data().doing("sync", &segment.path)?;
+        Ok(seal.crc)
     }
 }
