@@ -18,7 +18,7 @@ pub enum Exit {
     Data,
     /// The broker, a port or the data folder cannot be had now.
     Unavailable,
-    /// A bug.
+    /// A bug that was caught. A panic aborts the process instead, so that it can be looked at.
     Internal,
     /// The data folder is damaged. Starting again will not help: a person must look.
     Damaged,
@@ -80,7 +80,7 @@ impl Exit {
             Self::Usage => "wrong usage",
             Self::Data => "bad data, not found, or in conflict",
             Self::Unavailable => "broker, port or data folder not available",
-            Self::Internal => "internal error",
+            Self::Internal => "internal error (a panic ends by SIGABRT: 134 in a shell)",
             Self::Damaged => "damaged data: do not restart, see `qbroker data verify`",
             Self::TryLater => "timed out or overloaded: try again later",
             Self::NotPermitted => "not permitted: token missing or refused",

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::disk::{Disk, File, Mode, read_file, read_up_to};
 use crate::error::{DiskError, Doing as _, WriteError};
 use crate::frame::{put, seeded_crc, u32_at, u64_at};
-use crate::layout::{CKPT, hex16};
+use crate::layout::{self, CKPT, hex16};
 use crate::lsn::Lsn;
 
 const MAGIC: &[u8; 8] = b"QBRKCKP1";
@@ -92,7 +92,7 @@ fn encode_front(meta: &Meta, state_len: u64, log_id: &[u8; 16]) -> (Vec<u8>, u32
 pub(crate) fn decode(bytes: &[u8], log_id: &[u8; 16]) -> Result<(Meta, Bytes), String> {
     let header = bytes.get(..HEADER_LEN).ok_or("it is shorter than a header")?;
     let crc = u32_at(header, 124);
-    if &header[..8] != MAGIC || crc != crc32fast::hash(&header[..124]) {
+    if self::log_id(header).is_none() {
         return Err("its header has a wrong checksum".into());
     }
     let version = u32_at(header, 8);
@@ -120,6 +120,13 @@ pub(crate) fn decode(bytes: &[u8], log_id: &[u8; 16]) -> Result<(Meta, Bytes), S
     };
     let state = decode_state(rest, crc, u64_at(header, 56))?;
     Ok((meta, state))
+}
+
+/// The log that a checkpoint says to be of, where its header is whole.
+pub(crate) fn log_id(bytes: &[u8]) -> Option<[u8; 16]> {
+    let header = bytes.get(..HEADER_LEN)?;
+    let whole = &header[..8] == MAGIC && u32_at(header, 124) == crc32fast::hash(&header[..124]);
+    whole.then(|| header[16..32].try_into().expect("sixteen bytes"))
 }
 
 fn decode_segment(bytes: &[u8]) -> SegmentEntry {
@@ -321,7 +328,7 @@ fn read_back(file: &Arc<dyn File>, path: &str, len: u64, crc: u32) -> Result<(),
 
 /// The finished checkpoints on disk, newest first.
 pub(crate) fn list(disk: &dyn Disk) -> Result<Vec<(Lsn, String)>, DiskError> {
-    let names = disk.list(CKPT).doing("list", CKPT)?;
+    let names = layout::names_in(disk, CKPT)?;
     let lsn = |name: &String| hex16(name.strip_prefix("ckpt-")?);
     let mut found: Vec<_> =
         names.iter().filter_map(|name| Some((Lsn(lsn(name)?), format!("{CKPT}/{name}")))).collect();

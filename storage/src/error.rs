@@ -78,8 +78,14 @@ pub enum OpenError {
         /// One of the foreign entries.
         found: String,
     },
+    /// Nobody has used the folder: there is nothing to look at.
+    #[error("the folder is empty: no broker has used it")]
+    Unused,
     /// Confirmed data is damaged. Nothing was changed. Exit code 74; restarting does not help.
-    #[error(transparent)]
+    #[error(
+        "{0}. Nothing was changed and restarting does not help: restore a backup, or run \
+         `qbroker data verify`, then `qbroker data repair`"
+    )]
     Damaged(Box<Damage>),
     /// The disk has no room for what a start must write.
     #[error("the disk is full: {0}; free some space and start again")]
@@ -179,11 +185,7 @@ impl fmt::Display for Damage {
         if let Some(ms) = self.last_good_ms {
             write!(f, "; the last good frame before it is of {ms} ms since 1970")?;
         }
-        write!(
-            f,
-            ". Nothing was changed and restarting does not help: restore a backup, or run \
-             `qbroker data verify`, then `qbroker data repair`"
-        )
+        Ok(())
     }
 }
 

@@ -1,10 +1,13 @@
 //! The names in a data folder, and the FORMAT file that says what wrote it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::disk::{Disk, Held, Lock, Mode, read_file};
+use crate::checkpoint;
+use crate::disk::{Disk, Held, Lock, Mode, read_file, read_up_to};
 use crate::error::{Damage, DiskError, Doing as _, OpenError};
 use crate::frame::{put, u32_at, u64_at};
+use crate::segment::{HeaderFound, SEGMENT_HEADER_LEN, SegmentHeader};
 
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const FORMAT: &str = "FORMAT";
@@ -76,9 +79,11 @@ pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn Held>, OpenError> {
 pub(crate) fn open_folder(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     refuse_foreign(&**disk)?;
     let lock = lock(&**disk)?;
-    let log_id = match read_format(&**disk)? {
-        Some(log_id) => log_id,
-        None => create(&**disk)?,
+    let log_id = match identify(&**disk)? {
+        Identity::Known(_) if !is_there(&**disk, LOG)? => return Err(folder_missing(LOG).into()),
+        Identity::Known(log_id) => log_id,
+        Identity::Lost { damage, .. } => return Err(damage.into()),
+        Identity::New => create(&**disk)?,
     };
     for dir in DIRS {
         disk.create_dir(dir).doing("create the folder", dir)?;
@@ -94,10 +99,93 @@ pub(crate) fn open_folder(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     Ok(Folder { lock, log_id, unfinished })
 }
 
+/// Makes every folder of a data folder that is missing.
+pub(crate) fn make_folders(disk: &dyn Disk) -> Result<(), DiskError> {
+    for dir in DIRS {
+        disk.create_dir(dir).doing("create the folder", dir)?;
+    }
+    disk.sync_dir("").doing("sync the folder of", LOG)
+}
+
+/// Names in a folder of the data folder; none where it is missing.
+pub(crate) fn names_in(disk: &dyn Disk, dir: &str) -> Result<Vec<String>, DiskError> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.doing("list", dir),
+    }
+}
+
+/// Whether a folder of the data folder is there.
+pub(crate) fn is_there(disk: &dyn Disk, dir: &str) -> Result<bool, DiskError> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        listed => listed.map(|_| true).doing("list", dir),
+    }
+}
+
+pub(crate) fn folder_missing(dir: &str) -> Box<Damage> {
+    Damage::of(dir, "the folder is missing")
+}
+
+/// Whose folder it is, as far as it says so itself.
+#[derive(Debug)]
+pub(crate) enum Identity {
+    /// Nobody has used it.
+    New,
+    Known([u8; 16]),
+    /// It was used, and what said by whom is lost; `None` where nothing else tells, either.
+    Lost {
+        log_id: Option<[u8; 16]>,
+        damage: Box<Damage>,
+    },
+}
+
+/// Reads FORMAT; where it is lost, asks every other file.
+pub(crate) fn identify(disk: &dyn Disk) -> Result<Identity, OpenError> {
+    let damage = match read_format(disk) {
+        Ok(Some(log_id)) => return Ok(Identity::Known(log_id)),
+        Ok(None) if !is_in_use(disk)? => return Ok(Identity::New),
+        Ok(None) => Damage::of(FORMAT, "the file is missing, but the folder was in use"),
+        Err(OpenError::Damaged(damage)) => damage,
+        Err(other) => return Err(other),
+    };
+    Ok(Identity::Lost { log_id: log_id_of_all(disk)?, damage })
+}
+
+/// Whether there is what only a log leaves behind.
+fn is_in_use(disk: &dyn Disk) -> Result<bool, DiskError> {
+    let of_log = |name: &String| segment_seq(name).is_some() || cold_seq(name).is_some();
+    Ok(names_in(disk, "")?.iter().any(|name| name == FLOOR)
+        || names_in(disk, LOG)?.iter().any(of_log)
+        || !checkpoint::list(disk)?.is_empty())
+}
+
+/// The log that all segments and checkpoints say to be of; `None` where they say nothing, or different
+/// things.
+fn log_id_of_all(disk: &dyn Disk) -> Result<Option<[u8; 16]>, DiskError> {
+    let mut told = BTreeSet::new();
+    for name in names_in(disk, LOG)? {
+        if segment_seq(&name).or_else(|| cold_seq(&name)).is_none() {
+            continue;
+        }
+        // What cannot be read tells nothing.
+        let mut front = vec![0; SEGMENT_HEADER_LEN as usize];
+        let file = disk.open(&format!("{LOG}/{name}"), Mode::Read);
+        let read = file.and_then(|file| read_up_to(&*file, &mut front, 0)).unwrap_or(0);
+        if let HeaderFound::Valid(header) = SegmentHeader::decode(&front[..read]) {
+            told.insert(header.log_id);
+        }
+    }
+    for (_, path) in checkpoint::list(disk)? {
+        told.extend(read_file(disk, &path).ok().and_then(|bytes| checkpoint::log_id(&bytes)));
+    }
+    Ok(told.pop_first().filter(|_| told.is_empty()))
+}
+
 /// Refuses a folder that somebody uses for something else, before a file is made in it.
-fn refuse_foreign(disk: &dyn Disk) -> Result<(), OpenError> {
+pub(crate) fn refuse_foreign(disk: &dyn Disk) -> Result<(), OpenError> {
     let names = disk.list("").doing("list", "the data folder")?;
-    if names.iter().any(|name| name == FORMAT) {
+    if names.iter().any(|name| name == FORMAT) || is_in_use(disk)? {
         return Ok(());
     }
     // The last two: what a mounted volume begins with, and the broker's own files.
@@ -107,9 +195,6 @@ fn refuse_foreign(disk: &dyn Disk) -> Result<(), OpenError> {
     };
     match names.into_iter().find(|name| !known(name)) {
         None => Ok(()),
-        Some(found) if found == FLOOR => {
-            Err(Damage::of(FORMAT, "the file is missing, but the folder was in use").into())
-        }
         Some(found) => Err(OpenError::NotADataFolder { found }),
     }
 }
@@ -140,19 +225,24 @@ fn create(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
     for dir in DIRS {
         disk.create_dir(dir).doing("create the folder", dir)?;
     }
-    let names = disk.list(LOG).doing("list", LOG)?;
-    if names.iter().any(|name| segment_seq(name).is_some()) {
-        return Err(Damage::of(FORMAT, "the file is missing, but there are segments").into());
-    }
     let mut log_id = [0; 16];
     disk.random(&mut log_id).doing("draw randomness for", FORMAT)?;
+    write_format(disk, &mut format_bytes(disk, FORMAT_PLAIN, &log_id))?;
+    Ok(log_id)
+}
+
+/// Writes a FORMAT that was lost. Which version it was, nothing tells: the newest reads everything.
+pub(crate) fn restore_format(disk: &dyn Disk, log_id: &[u8; 16]) -> Result<(), DiskError> {
+    write_format(disk, &mut format_bytes(disk, FORMAT_VERSION, log_id))
+}
+
+fn format_bytes(disk: &dyn Disk, version: u32, log_id: &[u8; 16]) -> [u8; FORMAT_LEN] {
     let mut bytes = [0; FORMAT_LEN];
     put(&mut bytes, 0, FORMAT_MAGIC);
-    put(&mut bytes, 8, &FORMAT_PLAIN.to_le_bytes());
-    put(&mut bytes, 12, &log_id);
+    put(&mut bytes, 8, &version.to_le_bytes());
+    put(&mut bytes, 12, log_id);
     put(&mut bytes, 28, &disk.now_ms().to_le_bytes());
-    write_format(disk, &mut bytes)?;
-    Ok(log_id)
+    bytes
 }
 
 /// Says that cold segments may follow, so that a program that knows none refuses the folder.

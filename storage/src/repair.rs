@@ -1,13 +1,15 @@
 //! Repairing a damaged data folder, offline: what is lost is given up by name, all else stays.
 
+mod adopt;
 mod cold;
 mod plan;
 
 use std::sync::Arc;
 
 use crate::disk::{Disk, Mode, read_file, read_up_to};
-use crate::error::{DiskError, Doing as _, Lost, OpenError};
-use crate::layout::{self, CKPT, FORMAT, LOG, QUARANTINE, read_format};
+use crate::error::{Damage, DiskError, Doing as _, Lost, OpenError};
+use crate::layout::{self, CKPT, FORMAT, Identity, LOG, QUARANTINE};
+use crate::repair::adopt::Readopted;
 use crate::repair::plan::{Plan, Step};
 use crate::survey::{Patient, survey};
 use crate::verify::{self, VerifyReport};
@@ -71,17 +73,26 @@ impl From<DiskError> for RepairError {
 /// # Errors
 /// When the folder is in use or fails, or when losing settlements must be accepted first.
 pub fn repair(disk: &Arc<dyn Disk>, options: RepairOptions) -> Result<RepairReport, RepairError> {
+    layout::refuse_foreign(&**disk)?;
     let _held = layout::lock(&**disk)?;
-    let log_id = format(&**disk)?;
-    let before = survey(&**disk, &log_id)?;
+    let (log_id, format_damage) = identity(&**disk)?;
+    let mut before = survey(&**disk, &log_id)?;
+    let readopted = Readopted::find(&mut before);
     let accept = options.accept_redelivery || redelivery_accepted(&**disk, &log_id);
-    let plan = Plan::of(&before, &log_id, accept).ok_or(RepairError::RedeliveryNotAccepted)?;
+    let mut plan = Plan::of(&before, readopted.as_ref(), &log_id, accept)
+        .ok_or(RepairError::RedeliveryNotAccepted)?;
+    if let Some(damage) = format_damage {
+        plan.steps.insert(0, Step::RestoreFormat { why: damage.problem });
+    }
     let mut report = RepairReport {
         actions: plan.steps.iter().map(Step::describe).collect(),
         lost: plan.lost.clone(),
         ..RepairReport::default()
     };
     if !options.dry_run {
+        if !plan.steps.is_empty() {
+            layout::make_folders(&**disk)?;
+        }
         for step in &plan.steps {
             apply(&**disk, step, &log_id)?;
         }
@@ -93,9 +104,16 @@ pub fn repair(disk: &Arc<dyn Disk>, options: RepairOptions) -> Result<RepairRepo
     Ok(report)
 }
 
-/// The log's id; a folder without one is not ours to touch.
-pub(crate) fn format(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
-    read_format(disk)?.ok_or_else(|| OpenError::NotADataFolder { found: format!("no {FORMAT}") })
+/// The log's id, and what is wrong with the file that says so: then it is what all others say.
+pub(crate) fn identity(disk: &dyn Disk) -> Result<([u8; 16], Option<Box<Damage>>), OpenError> {
+    match layout::identify(disk)? {
+        Identity::New => Err(OpenError::Unused),
+        Identity::Known(log_id) => Ok((log_id, None)),
+        Identity::Lost { log_id: Some(log_id), damage } => Ok((log_id, Some(damage))),
+        Identity::Lost { log_id: None, damage } => {
+            Err(damage.known_by("no segment and no checkpoint tells of which log it was").into())
+        }
+    }
 }
 
 fn apply(disk: &dyn Disk, step: &Step, log_id: &[u8; 16]) -> Result<(), DiskError> {
@@ -110,6 +128,14 @@ fn apply(disk: &dyn Disk, step: &Step, log_id: &[u8; 16]) -> Result<(), DiskErro
             quarantine(disk, path)?;
             disk.remove(path).doing("remove", path)?;
             disk.sync_dir(dir).doing("sync the folder", dir)
+        }
+        // Made before every other step.
+        Step::MakeFolder { .. } => Ok(()),
+        Step::RestoreFormat { .. } => {
+            if layout::names_in(disk, "")?.iter().any(|name| name == FORMAT) {
+                quarantine(disk, FORMAT)?;
+            }
+            layout::restore_format(disk, log_id)
         }
         Step::AcceptRedelivery => replace(disk, CKPT, ACCEPTED, &acceptance(log_id)),
     }

@@ -9,7 +9,7 @@ use crate::compaction::adopt::Adopted;
 use crate::disk::{Disk, File, Mode, read_up_to};
 use crate::error::{Damage, Doing as _, OpenError};
 use crate::frame::{self, HEADER_LEN, Header, Kind};
-use crate::layout::{Floor, LOG, cold_seq, segment_path, segment_seq};
+use crate::layout::{self, CKPT, Floor, LOG, cold_seq, segment_path, segment_seq};
 use crate::lsn::{Lsn, LsnRange};
 use crate::recovery::files::{self, SegmentFile};
 use crate::recovery::tail;
@@ -35,7 +35,7 @@ pub(crate) struct Surveyed {
     pub(crate) frames: u64,
     pub(crate) records: u64,
     dropped: Vec<u64>,
-    adopted: Vec<Adopted>,
+    pub(crate) adopted: Vec<Adopted>,
 }
 
 impl Surveyed {
@@ -65,6 +65,8 @@ pub(crate) struct Survey {
     pub(crate) tail: Option<(Lsn, bool)>,
     /// Every segment that was named as dropped.
     pub(crate) dropped: BTreeSet<u64>,
+    /// Folders that are missing as a whole.
+    pub(crate) missing: Vec<&'static str>,
 }
 
 /// Reads everything there is.
@@ -81,8 +83,14 @@ pub(crate) fn survey(disk: &dyn Disk, log_id: &[u8; 16]) -> Result<Survey, OpenE
         tail_damage: None,
         tail: None,
         dropped: BTreeSet::new(),
+        missing: Vec::new(),
     };
-    let names = disk.list(LOG).doing("list", LOG)?;
+    for dir in [LOG, CKPT] {
+        if !layout::is_there(disk, dir)? {
+            survey.missing.push(dir);
+        }
+    }
+    let names = layout::names_in(disk, LOG)?;
     for seq in names.iter().filter_map(|name| segment_seq(name)) {
         let path = segment_path(seq);
         let file = disk.open(&path, Mode::Read).doing("open", &path)?;
@@ -168,6 +176,13 @@ impl Survey {
             expected.retain(|seq| !self.dropped.contains(seq));
         }
         expected
+    }
+
+    /// The first segment that a start reads: the one that holds the newest checkpoint's record.
+    pub(crate) fn replayed_from(&self) -> u64 {
+        let newest = self.checkpoints.first().map_or(Lsn::NONE, |loaded| loaded.meta.lsn);
+        let mut before = self.segments.values().filter(|s| s.file.header.first_lsn <= newest);
+        before.next_back().map_or(0, |surveyed| surveyed.file.header.seq)
     }
 
     /// The cold segments that must be there, and between which LSNs their records are: what the

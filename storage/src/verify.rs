@@ -6,7 +6,7 @@ use crate::checkpoint;
 use crate::cold::file::read_column;
 use crate::disk::Disk;
 use crate::error::{Damage, OpenError};
-use crate::layout::{self, CKPT, segment_path};
+use crate::layout::{self, CKPT, LOG, folder_missing, segment_path};
 use crate::lsn::{Lsn, LsnRange};
 use crate::repair;
 use crate::survey::{Fault, Survey, Surveyed, survey};
@@ -28,9 +28,11 @@ pub struct VerifyReport {
     pub last_lsn: Lsn,
     /// The end of the log is torn: a start cuts it, nothing confirmed is lost.
     pub torn: bool,
-    /// Everything that is damaged. A start refuses the folder unless this is empty, one damaged
-    /// checkpoint of two apart.
+    /// Everything that is damaged.
     pub damages: Vec<Damage>,
+    /// Some of it is what a start has to read: it refuses the folder. What the newest checkpoint has
+    /// absorbed is met when somebody needs it.
+    pub refused: bool,
 }
 
 /// Reads a whole data folder, under its lock, and checks every byte. Changes nothing.
@@ -38,11 +40,17 @@ pub struct VerifyReport {
 /// # Errors
 /// When the folder cannot be looked at; damage is not an error but what the report is for.
 pub fn verify(disk: &Arc<dyn Disk>) -> Result<VerifyReport, OpenError> {
+    layout::refuse_foreign(&**disk)?;
     let _held = layout::lock(&**disk)?;
-    let log_id = repair::format(&**disk)?;
+    let (log_id, format_damage) = repair::identity(&**disk)?;
     let survey = survey(&**disk, &log_id)?;
     let accepted = repair::redelivery_accepted(&**disk, &log_id);
-    Ok(report(&survey, accepted))
+    let mut report = report(&survey, accepted);
+    if let Some(damage) = format_damage {
+        report.refused = true;
+        report.damages.insert(0, *damage);
+    }
+    Ok(report)
 }
 
 pub(crate) fn report(survey: &Survey, redelivery_accepted: bool) -> VerifyReport {
@@ -54,6 +62,11 @@ pub(crate) fn report(survey: &Survey, redelivery_accepted: bool) -> VerifyReport
         torn: survey.tail.is_some_and(|(_, torn)| torn),
         ..VerifyReport::default()
     };
+    for &dir in &survey.missing {
+        report.refused |= dir == LOG;
+        report.damages.push(*folder_missing(dir));
+    }
+    let replayed_from = survey.replayed_from();
     for (seq, surveyed) in &survey.segments {
         report.frames += surveyed.frames;
         report.records += surveyed.records;
@@ -64,7 +77,9 @@ pub(crate) fn report(survey: &Survey, redelivery_accepted: bool) -> VerifyReport
         let may_end = survey.newest_seq() == *seq;
         let faults = surveyed.faults.iter();
         let faults = faults.filter(|fault| !may_end || !is_open_end(survey, *seq, fault));
+        let found = report.damages.len();
         report.damages.extend(faults.map(|fault| *damage(surveyed, fault)));
+        report.refused |= found < report.damages.len() && replayed_from <= *seq;
     }
     let expected = survey.expected_cold();
     report.cold_segments = expected.len();
@@ -74,11 +89,18 @@ pub(crate) fn report(survey: &Survey, redelivery_accepted: bool) -> VerifyReport
                 report.frames += surveyed.frames;
                 report.records += surveyed.records;
                 report.damages.extend(cold_damages(surveyed));
+                // A start reads which records are in it, not what they say.
+                report.refused |= read_column(&surveyed.file).is_err();
             }
-            None => report.damages.push(*cold_missing(survey, seq, lsns)),
+            None => {
+                report.refused = true;
+                report.damages.push(*cold_missing(survey, seq, lsns));
+            }
         }
     }
-    report.damages.extend(missing(survey, redelivery_accepted));
+    let missing = missing(survey, redelivery_accepted);
+    report.refused |= !missing.is_empty() || survey.tail_damage.is_some();
+    report.damages.extend(missing);
     if report.damages.is_empty() {
         report.damages.extend(survey.tail_damage.clone());
     }
@@ -145,9 +167,9 @@ fn missing(survey: &Survey, redelivery_accepted: bool) -> Vec<Damage> {
         damages.extend(gone.iter().map(|seq| *damage(seq)));
     }
     let end = survey.end();
-    if end <= confirmed && gone.is_empty() && survey.tail_damage.is_none() {
+    if end <= confirmed && damages.is_empty() && survey.tail_damage.is_none() {
         let problem = "the log ends before what was confirmed";
-        damages.push(*Damage::of(layout::LOG, problem).with_lsns(end, Some(confirmed)));
+        damages.push(*Damage::of(LOG, problem).with_lsns(end, Some(confirmed)));
     }
     for loaded in survey.checkpoints.iter().filter(|loaded| end <= loaded.meta.lsn) {
         let path = checkpoint::path(loaded.meta.lsn);

@@ -48,7 +48,7 @@ pub(super) struct RepairArgs {
     accept_redelivery: bool,
 }
 
-const VERIFIED: [Column; 8] = [
+const VERIFIED: [Column; 9] = [
     column("FOLDER", "folder"),
     column("SEGMENTS", "segments"),
     column("FRAMES", "frames"),
@@ -57,6 +57,7 @@ const VERIFIED: [Column; 8] = [
     column("LAST LSN", "last_lsn"),
     column("TORN", "torn"),
     column("DAMAGES", "damages"),
+    column("REFUSED", "refused"),
 ];
 
 const REPAIRED: [Column; 4] = [
@@ -83,8 +84,26 @@ fn check(args: &FolderArgs, globals: &Globals) -> Outcome {
     for damage in &report.damages {
         say(&damage.to_string());
     }
+    if let Some(advice) = advice(&report) {
+        say(advice);
+    }
     globals.output().item(&VERIFIED, verified(&folder, &report))?;
     Ok(if report.damages.is_empty() { Exit::Ok } else { Exit::Damaged })
+}
+
+/// What damage means for the next start.
+fn advice(report: &VerifyReport) -> Option<&'static str> {
+    match (report.damages.is_empty(), report.refused) {
+        (true, _) => None,
+        (false, true) => Some(
+            "a start refuses this folder: restore a backup, or see with \
+             `qbroker data repair --dry-run` what a repair would give up",
+        ),
+        (false, false) => Some(
+            "a start accepts this folder, and meets the damage when somebody needs what is there; \
+             `qbroker data repair --dry-run` says what is lost",
+        ),
+    }
 }
 
 fn mend(args: &RepairArgs, globals: &Globals) -> Outcome {
@@ -138,6 +157,7 @@ fn verified(folder: &std::path::Path, report: &VerifyReport) -> Item {
         "last_lsn": report.last_lsn.0,
         "torn": report.torn,
         "damages": report.damages.iter().map(damage).collect::<Vec<_>>(),
+        "refused": report.refused,
     }))
 }
 
@@ -176,7 +196,9 @@ impl From<OpenError> for Failure {
 pub(super) fn exit_of_open(error: &OpenError) -> Exit {
     match error {
         OpenError::Damaged(_) => Exit::Damaged,
-        OpenError::NewerFormat { .. } | OpenError::NotADataFolder { .. } => Exit::Config,
+        OpenError::NewerFormat { .. } | OpenError::NotADataFolder { .. } | OpenError::Unused => {
+            Exit::Config
+        }
         OpenError::Locked { .. }
         | OpenError::Full(_)
         | OpenError::ReadOnly(_)

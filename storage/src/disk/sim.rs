@@ -239,6 +239,15 @@ impl SimDisk {
         state.durable_names.remove(path);
     }
 
+    /// Removes a folder with everything in it behind the log's back.
+    pub fn lose_folder(&self, dir: &str) {
+        let mut state = self.state.lock();
+        let inside = format!("{dir}/");
+        state.names.retain(|path, _| !path.starts_with(&inside));
+        state.durable_names.retain(|path, _| !path.starts_with(&inside));
+        state.dirs.remove(dir);
+    }
+
     /// Makes the sector at `offset` unreadable.
     ///
     /// # Panics

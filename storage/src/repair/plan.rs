@@ -8,6 +8,7 @@ use crate::error::Lost;
 use crate::frame::{self, FLAG_REPAIRED, FRAME_BYTES_MAX, Kind, Place, put};
 use crate::layout::{CKPT, LOG, segment_path};
 use crate::lsn::{Lsn, LsnRange};
+use crate::repair::adopt::Readopted;
 use crate::repair::cold;
 use crate::segment::{SEGMENT_HEADER_LEN, SEGMENT_REPAIRED, SegmentHeader};
 use crate::survey::{Fault, Patient, Survey, Surveyed};
@@ -20,6 +21,10 @@ pub(crate) enum Step {
     Replace { path: String, bytes: Vec<u8>, keep: bool, why: String },
     /// A file is copied aside and removed.
     SetAside { path: String, dir: &'static str, why: String },
+    /// A folder that is missing is made.
+    MakeFolder { dir: &'static str },
+    /// FORMAT is written again.
+    RestoreFormat { why: String },
     /// The marker that lets a start do without a checkpoint.
     AcceptRedelivery,
 }
@@ -29,6 +34,10 @@ impl Step {
         match self {
             Self::Replace { path, why, .. } => format!("rewrite {path}: {why}"),
             Self::SetAside { path, why, .. } => format!("set {path} aside: {why}"),
+            Self::MakeFolder { dir } => format!("make {dir}/: the folder is missing"),
+            Self::RestoreFormat { why } => {
+                format!("write FORMAT as all segments and checkpoints say: {why}")
+            }
             Self::AcceptRedelivery => {
                 "accept that messages settled in segments that are gone come again".to_owned()
             }
@@ -56,8 +65,14 @@ struct Extent {
 
 impl Plan {
     /// What would make the folder acceptable; `None` when redelivery has to be accepted first.
-    pub(crate) fn of(survey: &Survey, log_id: &[u8; 16], accept: bool) -> Option<Self> {
+    pub(crate) fn of(
+        survey: &Survey,
+        readopted: Option<&Readopted>,
+        log_id: &[u8; 16],
+        accept: bool,
+    ) -> Option<Self> {
         let mut plan = Self::default();
+        plan.steps.extend(survey.missing.iter().map(|&dir| Step::MakeFolder { dir }));
         for (path, problem) in &survey.bad_checkpoints {
             let why = problem.clone();
             plan.steps.push(Step::SetAside { path: path.clone(), dir: CKPT, why });
@@ -77,7 +92,7 @@ impl Plan {
         let may_be_dropped = survey.segments.values().any(|surveyed| !surveyed.faults.is_empty());
         for (seq, extent) in extents(survey, without_history) {
             match survey.segments.get(&seq) {
-                Some(surveyed) => plan.mend(survey, surveyed, extent),
+                Some(surveyed) => plan.mend(survey, surveyed, readopted, extent),
                 None => plan.stand_in(seq, extent, log_id, may_be_dropped),
             }
         }
@@ -101,16 +116,28 @@ impl Plan {
     }
 
     /// A segment that is there: steps around its faults.
-    fn mend(&mut self, survey: &Survey, surveyed: &Surveyed, extent: Extent) {
+    fn mend(
+        &mut self,
+        survey: &Survey,
+        surveyed: &Surveyed,
+        readopted: Option<&Readopted>,
+        extent: Extent,
+    ) {
         let newest = survey.newest_seq() == surveyed.file.header.seq;
         // A start settles a sound end by itself, if it reaches as far as was confirmed.
         let end_is_sound = survey.tail.is_some() && survey.confirmed() < survey.end();
         if surveyed.faults.is_empty() || (newest && end_is_sound) {
             return;
         }
+        let readopted = readopted.filter(|it| it.seq == surveyed.file.header.seq);
         let mut lost = Vec::new();
-        let bytes = mended(surveyed, extent.end, &mut lost);
+        let bytes = mended(surveyed, readopted, extent.end, &mut lost);
         let why = match lost.as_slice() {
+            [] if readopted.is_some() => {
+                "the frame that puts a cold segment in the place of others \
+                                          is written again; no record is lost"
+                    .to_owned()
+            }
             [] => "frames without records were damaged; no record is lost".to_owned(),
             lost => lost.iter().map(describe).collect::<Vec<_>>().join(", "),
         };
@@ -148,7 +175,10 @@ fn extents(survey: &Survey, without_history: bool) -> BTreeMap<u64, Extent> {
         survey.listed().unwrap_or_default().iter().map(|entry| (entry.seq, entry)).collect();
     let mut seqs: Vec<u64> = survey.expected().into_iter().collect();
     if without_history {
-        seqs.retain(|seq| survey.segments.contains_key(seq));
+        // Which of the others were dropped, nothing tells; the newest was not, and what was
+        // confirmed ends with it.
+        let newest = survey.newest_seq();
+        seqs.retain(|seq| survey.segments.contains_key(seq) || *seq == newest);
     }
     let known_first = |seq: u64| {
         let header = survey.segments.get(&seq).map(|surveyed| surveyed.file.header.first_lsn);
@@ -181,7 +211,12 @@ fn extents(survey: &Survey, without_history: bool) -> BTreeMap<u64, Extent> {
 }
 
 /// The bytes of a segment with its faults stepped around.
-fn mended(surveyed: &Surveyed, end_lsn: Lsn, lost: &mut Vec<Lost>) -> Vec<u8> {
+fn mended(
+    surveyed: &Surveyed,
+    readopted: Option<&Readopted>,
+    end_lsn: Lsn,
+    lost: &mut Vec<Lost>,
+) -> Vec<u8> {
     let file = &surveyed.file;
     let seed = file.header.seed();
     let mut bytes = vec![0; file.header.size as usize];
@@ -202,6 +237,10 @@ fn mended(surveyed: &Surveyed, end_lsn: Lsn, lost: &mut Vec<Lost>) -> Vec<u8> {
                     lsns: LsnRange { first: lsn, last: lsn },
                     heads: false,
                 }));
+            }
+            Fault::Gap { from, prev_crc, .. } if readopted.is_some_and(|it| it.from == *from) => {
+                let readopted = readopted.expect("it is there");
+                readopted.write(&mut bytes, &header, *prev_crc);
             }
             Fault::Gap { from, prev_crc, first_lsn, next, .. } => {
                 let (to, next_lsn) = next.unwrap_or((u64::MAX, end_lsn.max(*first_lsn)));

@@ -226,6 +226,47 @@ fn a_lost_cold_segment_is_refused_and_given_up_by_a_repair() {
 }
 
 #[test]
+fn the_frame_that_names_a_cold_segment_is_written_again() {
+    let disk = SimDisk::new(8);
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    for number in 0..40 {
+        owner.append(&[(number, 1300), (number, 200)], &[]).unwrap();
+        owner.writer.step().unwrap();
+    }
+    settle_most(&mut owner);
+    assert!(owner.log.compact().unwrap());
+    // A start removes what the frame let go, and seals the segment that it is in.
+    drop(owner.log);
+    let disk = disk.killed();
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    owner.append(&[(3, 30)], &[]).unwrap();
+    owner.writer.step().unwrap();
+    let live = owner.live.clone();
+    let disk = disk.killed();
+    let hot = |path: &String| path.starts_with("log/seg-");
+    let mut named_again = 0;
+    for path in disk.paths().into_iter().filter(hot) {
+        for at in (4096..disk.bytes(&path).len()).step_by(24) {
+            let disk = disk.killed();
+            disk.tamper(&path, |bytes| bytes[at] ^= 0x40);
+            if !verify(&disk.shared()).unwrap().refused {
+                continue;
+            }
+            let dry = RepairOptions { dry_run: true, accept_redelivery: false };
+            let planned = repair(&disk.shared(), dry).unwrap().actions;
+            if planned.iter().any(|action| action.contains("in the place of others")) {
+                let report = repaired(&disk, &live);
+                assert_eq!((report.lost_records(), report.actions.len()), (0, 1), "{report:?}");
+                named_again += 1;
+            }
+            let aside = planned.iter().any(|action| action.contains("the log does not name it"));
+            assert!(!aside, "{path} at {at}: {planned:?}");
+        }
+    }
+    assert!(2 < named_again, "{named_again} flips in the frame");
+}
+
+#[test]
 fn without_checkpoints_cold_segments_are_replayed_as_well() {
     let (disk, live, _) = compacted();
     for path in disk.paths().iter().filter(|path| path.starts_with("ckpt/ckpt-")) {

@@ -48,8 +48,8 @@ struct Outcomes {
 fn open_damaged(disk: &SimDisk, live: &BTreeMap<Lsn, Vec<u8>>, outcomes: &mut Outcomes) {
     let (recovery, found) = match recover(disk, &tiny()) {
         Ok(recovered) => recovered,
-        Err(OpenError::Damaged(damage)) => {
-            assert!(damage.to_string().contains("qbroker data repair"), "{damage}");
+        Err(refused @ OpenError::Damaged(_)) => {
+            assert!(refused.to_string().contains("qbroker data repair"), "{refused}");
             outcomes.refused += 1;
             return;
         }

@@ -73,6 +73,57 @@ pub(crate) fn repaired(disk: &SimDisk, live: &BTreeMap<Lsn, Vec<u8>>) -> RepairR
 }
 
 #[test]
+fn a_lost_or_damaged_format_is_written_again_where_all_others_agree() {
+    let (disk, live) = log();
+    for lose in [true, false] {
+        let disk = disk.killed();
+        if lose {
+            disk.lose("FORMAT");
+        } else {
+            disk.tamper("FORMAT", |bytes| bytes[20] ^= 1);
+        }
+        let before = contents(&disk);
+        let refused = recover(&disk, &tiny()).err().unwrap();
+        assert!(matches!(refused, OpenError::Damaged(_)), "{refused}");
+        assert!(contents(&disk) == before, "a refusal changes nothing");
+        let found = verify(&disk.shared()).unwrap();
+        assert!(found.refused && found.damages.len() == 1, "{found:?}");
+        let report = repaired(&disk, &live);
+        assert_eq!((report.lost_records(), report.actions.len()), (0, 1), "{report:?}");
+    }
+    // A segment of another log: nobody can say which is meant.
+    let other = SimDisk::new(99);
+    drop(Owner::open(&other, &tiny()).unwrap());
+    disk.lose("FORMAT");
+    let strange = other.bytes("log/seg-0000000000000001.qlog");
+    disk.tamper(&segments(&disk)[0], |bytes| bytes[..4096].copy_from_slice(&strange[..4096]));
+    assert!(matches!(verify(&disk.shared()), Err(OpenError::Damaged(_))));
+    let refused = repair(&disk.shared(), REAL).unwrap_err();
+    assert!(matches!(refused, RepairError::Open(OpenError::Damaged(_))), "{refused}");
+    assert!(matches!(verify(&SimDisk::new(1).shared()), Err(OpenError::Unused)));
+}
+
+#[test]
+fn folders_that_are_missing_are_damage_and_made_again() {
+    let (disk, live) = log();
+    let without = |dir: &str| {
+        let disk = disk.killed();
+        disk.lose_folder(dir);
+        disk
+    };
+    let checkpoints = without("ckpt");
+    let found = verify(&checkpoints.shared()).unwrap();
+    assert!(found.damages.iter().any(|damage| damage.file == "ckpt"), "{found:?}");
+    let log = without("log");
+    let found = verify(&log.shared()).unwrap();
+    assert!(found.refused && found.damages.iter().any(|it| it.file == "log"), "{found:?}");
+    let refused = recover(&log, &tiny()).err().unwrap();
+    assert!(refused.to_string().contains("log is damaged: the folder is missing"), "{refused}");
+    let report = repaired(&log, &live);
+    assert!(live.len() as u64 <= report.lost_records(), "{report:?}");
+}
+
+#[test]
 fn a_sound_log_needs_no_repair() {
     let (disk, _) = log();
     assert_eq!(verify(&disk.shared()).unwrap().damages, []);
@@ -111,10 +162,18 @@ fn verify_finds_what_a_start_refuses() {
         for at in (0..disk.bytes(&path).len()).step_by(997) {
             let disk = disk.killed();
             disk.tamper(&path, |bytes| bytes[at] ^= 0x40);
-            let sound = verify(&disk.shared()).unwrap().damages.is_empty();
-            let refused = recover(&disk, &tiny()).is_err();
+            let report = verify(&disk.shared()).unwrap();
+            let before = contents(&disk);
+            let refused = recover(&disk, &tiny()).err();
             // A start does not read what the checkpoint has absorbed; a verification does.
-            assert!(!(sound && refused), "{path} at {at}: refused, but verified");
+            assert_eq!(report.refused, refused.is_some(), "{path} at {at}: {refused:?} {report:?}");
+            assert!(!report.refused || !report.damages.is_empty(), "{path} at {at}");
+            if refused.is_some() {
+                assert!(
+                    contents(&disk) == before,
+                    "{path} at {at}: {refused:?} changed the folder"
+                );
+            }
         }
     }
 }
