@@ -208,7 +208,12 @@ pub fn recover(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartErr
             liveness.retire(&core.take_retired());
         }
     })?;
-    failed.map_or(Ok(core), Err)
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    let gone = core.forget_gone_pages(|page| recovery.is_gone(page));
+    liveness.retire(&gone);
+    Ok(core)
 }
 
 /// Applies one record of the log, with the pages that its messages are in.

@@ -4,6 +4,8 @@
 //! message, and nothing that anybody could tell. So a replay may find in a page what was in memory
 //! before the crash, and looks every record's messages up before it applies it.
 
+use std::collections::VecDeque;
+
 use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
@@ -45,6 +47,15 @@ impl<I: Index> Core<I> {
     pub fn forget_pages_back(&mut self, previous_checkpoint: Lsn) -> Vec<Lsn> {
         let count = self.pages_back.partition_point(|&(_, since)| since <= previous_checkpoint);
         self.pages_back.drain(..count).map(|(page, _)| page).collect()
+    }
+
+    /// Forgets the pages that only an older checkpoint needed, and that went meanwhile: letting them go
+    /// is no record of the log. For recovery, after the replay.
+    pub fn forget_gone_pages(&mut self, is_gone: impl Fn(Lsn) -> bool) -> Vec<Lsn> {
+        let (gone, here) = self.pages_back.drain(..).partition(|&(page, _)| is_gone(page));
+        self.pages_back = here;
+        let gone: VecDeque<(Lsn, Lsn)> = gone;
+        gone.into_iter().map(|(page, _)| page).collect()
     }
 
     /// Looks up every message that applying the record will touch. For recovery: what was decided

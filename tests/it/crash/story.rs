@@ -53,7 +53,7 @@ pub(super) enum Fact {
 /// A broker whose history is written down as it goes.
 pub(super) struct Story {
     pub(super) engine: Arc<Engine>,
-    writer: Writer,
+    pub(super) writer: Writer,
     pub(super) clock: ManualClock,
     /// What anybody is told once the log is durable up to the LSN.
     pub(super) facts: Vec<(Lsn, Fact)>,
@@ -144,7 +144,7 @@ impl Story {
         Ok(story)
     }
 
-    fn note_state(&mut self) {
+    pub(super) fn note_state(&mut self) {
         let read = |lsn| self.engine.log().read(&[lsn]).remove(0).expect("a page can be read");
         let (lsn, state) = self.engine.look(|core| whole(core, read));
         self.states.insert(lsn, state);
@@ -160,13 +160,16 @@ impl Story {
     }
 
     /// Writes everything there is: whoever waits is told.
-    fn step(&mut self) -> Result<(), Off> {
+    pub(super) fn step(&mut self) -> Result<(), Off> {
         while self.writer.step()? {}
         Ok(())
     }
 
     /// Publishes the producer's next batch.
-    fn publish(&mut self, messages: Vec<(&str, String, Option<NewDue>)>) -> Result<(), Off> {
+    pub(super) fn publish(
+        &mut self,
+        messages: Vec<(&str, String, Option<NewDue>)>,
+    ) -> Result<(), Off> {
         self.batch += 1;
         self.claimed = self.confirmed(self.engine.log().durable_lsn());
         let on = OnStream {
@@ -189,7 +192,7 @@ impl Story {
         Ok(())
     }
 
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         consumer: ConsumerId,
         settlements: Vec<(LeaseToken, Outcome)>,
@@ -224,7 +227,7 @@ impl Story {
     }
 
     /// Opens a consumer; it is told only once that is durable.
-    fn consume(
+    pub(super) fn consume(
         &mut self,
         previous: Option<ConsumerId>,
         held: Vec<LeaseToken>,
@@ -254,7 +257,10 @@ impl Story {
     }
 
     /// What the consumer is told by now: its new leases.
-    fn deliveries(&mut self, outbox: &Outbox<ConsumerEvent>) -> Result<Vec<LeaseToken>, Off> {
+    pub(super) fn deliveries(
+        &mut self,
+        outbox: &Outbox<ConsumerEvent>,
+    ) -> Result<Vec<LeaseToken>, Off> {
         self.step()?;
         let mut tokens = Vec::new();
         while let Some(events) = outbox.next().now_or_never() {
@@ -269,7 +275,7 @@ impl Story {
         Ok(tokens)
     }
 
-    fn pull(&mut self, max: u32) -> Result<Vec<LeaseToken>, Off> {
+    pub(super) fn pull(&mut self, max: u32) -> Result<Vec<LeaseToken>, Off> {
         let pull = Pull {
             queues: vec!["mails".to_owned()],
             messages_max: max,
@@ -284,18 +290,20 @@ impl Story {
         Ok(tokens)
     }
 
-    fn checkpoint(&self) -> Result<(), Off> {
+    pub(super) fn checkpoint(&self) -> Result<(), Off> {
         self.engine.checkpoint()?;
+        // What lives in sparse segments moves, and they go.
+        while self.engine.log().compact()? {}
         Ok(())
     }
 }
 
-fn failure() -> StoredFailure {
+pub(super) fn failure() -> StoredFailure {
     let text = str::to_owned;
     StoredFailure { kind: text("E"), message: text("no"), details: String::new() }
 }
 
-fn nack(delay_ms: u64) -> Outcome {
+pub(super) fn nack(delay_ms: u64) -> Outcome {
     Outcome::Nack { delay_ms: Some(delay_ms), failure: failure(), chance: 0.0 }
 }
 
