@@ -25,6 +25,7 @@ mod pool;
 mod segment;
 
 // How it is read.
+mod heads;
 mod reader;
 mod scan;
 

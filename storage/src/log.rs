@@ -24,7 +24,7 @@ use crate::segment::{SEGMENT_HEADER_LEN, Segment};
 use crate::stats::{Counters, Stats};
 use crate::tail::{Control, Tail};
 use crate::writer::{self, Core};
-use crate::{compaction, reader, retention};
+use crate::{compaction, heads, reader, retention};
 
 /// How a log is kept. The defaults are what the broker uses; tests use tiny segments.
 #[derive(Clone, Debug)]
@@ -408,6 +408,13 @@ impl Log {
     #[must_use]
     pub fn read_cached(&self, lsns: &[Lsn]) -> Option<Vec<StoredRecord>> {
         reader::read_cached(&self.shared, lsns)
+    }
+
+    /// Visits the head of every record in a stretch of the log that can be read: what is left to
+    /// tell of one that cannot. In no order; a record may come twice. Reads from disk alone, so what
+    /// was appended just now is missing.
+    pub fn heads(&self, lsns: LsnRange, visit: &mut dyn FnMut(Lsn, &[u8])) {
+        heads::visit(&self.shared, lsns, visit);
     }
 
     /// Which kept records are still needed.

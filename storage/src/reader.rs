@@ -8,8 +8,9 @@ use crate::cold::ColdSegment;
 use crate::disk::read_up_to;
 use crate::error::{Damage, DiskError, ReadError};
 use crate::frame::{self, Entry, HEADER_LEN, Kind};
+use crate::heads;
 use crate::log::Shared;
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, LsnRange};
 use crate::record::{Body, StoredRecord};
 use crate::recovery::cold::open_unnamed;
 use crate::recovery::files::SegmentFile;
@@ -128,6 +129,14 @@ impl Reader {
             }
         }
         Err(failed.unwrap_or(ReadError::NotFound(lsn)))
+    }
+
+    /// As [`Log::heads`](crate::Log::heads).
+    pub fn heads(&self, lsns: LsnRange, visit: &mut dyn FnMut(Lsn, &[u8])) {
+        let cold = self.cold().iter().map(|cold| &cold.segment);
+        for segment in self.segments.iter().map(|(segment, _)| segment).chain(cold) {
+            heads::visit_segment(segment, lsns, visit);
+        }
     }
 
     fn cold(&self) -> &[ColdSegment] {

@@ -7,6 +7,7 @@ mod crash;
 mod disk;
 mod grpc;
 mod kill;
+mod pages;
 mod pki;
 mod start;
 mod stop;

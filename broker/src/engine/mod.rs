@@ -12,10 +12,12 @@ mod open;
 mod outbox;
 mod paging;
 mod purge;
+mod replay;
 mod timer;
 mod unsynced;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -23,8 +25,9 @@ use qbroker_storage::{AppendError, Log, Lsn, ReadError, Space, StoredRecord};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-pub use open::{Failure, Options, StartError, recover};
+pub use open::{Failure, Options, StartError};
 pub use outbox::Outbox;
+pub use replay::recover;
 
 use unsynced::Unsynced;
 
@@ -108,6 +111,8 @@ pub struct Engine {
     /// Ends the checkpoint thread.
     checkpoints: checkpoint::Signal,
     commits: Arc<open::Commits>,
+    /// Pages of the index that could not be read, and were made anew.
+    pages_rebuilt: AtomicU64,
 }
 
 #[derive(Debug)]

@@ -1,21 +1,22 @@
 //! Opening the data folder: the checkpoint, then the log, through the same `apply` as ever.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 use qbroker_storage::disk::Disk;
 use qbroker_storage::{
-    Damage, Log, Lsn, Observer, OpenError, Reader, Recovery, RecoveryReport, WriteError, Writer,
+    Damage, Log, Lsn, Observer, OpenError, Recovery, RecoveryReport, WriteError, Writer,
 };
 use tokio::sync::{Notify, Semaphore, watch};
-use tracing::{error, info};
+use tracing::error;
 
 use super::paging::PageError;
+use super::replay::recover;
 use super::unsynced::Unsynced;
-use super::{BUDGET_UNIT, Core, Durable, Engine, State, Stopped, checkpoint, letters};
+use super::{BUDGET_UNIT, Durable, Engine, State, Stopped, checkpoint, letters};
 use crate::clock::{self, Clock};
-use crate::queue::index::paged::PagedIndex;
-use crate::queue::record::{Record, UnknownRecord};
+use crate::queue::record::UnknownRecord;
 use crate::queue::{Limits, SnapshotError};
 
 /// How an engine is opened.
@@ -123,7 +124,7 @@ impl Engine {
         start: impl FnOnce(Recovery, Arc<dyn Observer>) -> Result<(Log, T), OpenError>,
     ) -> Result<(Arc<Self>, RecoveryReport, T), StartError> {
         let mut recovery = Log::recover(disk, options.log)?;
-        let core = recover(&mut recovery, options.limits)?;
+        let (core, rebuilt) = recover(&mut recovery, options.limits, &options.clock)?;
         let (epoch, last) = (recovery.epoch(), core.last_lsn());
         let report = recovery.report().clone();
         let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });
@@ -157,6 +158,7 @@ impl Engine {
             timer: Notify::new(),
             checkpoints: checkpoint::Signal::default(),
             commits,
+            pages_rebuilt: AtomicU64::new(rebuilt),
         });
         engine
             .begin(u32::try_from(epoch).unwrap_or(u32::MAX))
@@ -174,54 +176,4 @@ impl Engine {
         begun.expect("a start is not refused");
         Ok(())
     }
-}
-
-/// LSNs that are kept with one call.
-const KEPT_AT_ONCE: usize = 1 << 16;
-
-/// Brings the core to where the log ends: the queues as they were, before anything is added to them.
-pub fn recover(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartError> {
-    let liveness = recovery.liveness().clone();
-    let index = PagedIndex::new(limits.messages_in_memory);
-    let mut core = match recovery.checkpoint() {
-        None => Core::new(index, limits),
-        Some((lsn, state)) => {
-            let (mut kept, mut records) = (Vec::with_capacity(KEPT_AT_ONCE), 0);
-            let core = Core::restore(index, limits, state, |lsn| {
-                kept.push(lsn);
-                records += 1;
-                if kept.len() == KEPT_AT_ONCE {
-                    liveness.keep(&kept);
-                    kept.clear();
-                }
-            })?;
-            liveness.keep(&kept);
-            info!(%lsn, records, "checkpoint read");
-            core
-        }
-    };
-    let reader = recovery.reader();
-    let mut failed = None;
-    recovery.replay(&mut |lsn, head| {
-        if failed.is_none() {
-            failed = replay(&mut core, &reader, lsn, head).err();
-            liveness.retire(&core.take_retired());
-        }
-    })?;
-    if let Some(failed) = failed {
-        return Err(failed);
-    }
-    let gone = core.forget_gone_pages(|page| recovery.is_gone(page));
-    liveness.retire(&gone);
-    Ok(core)
-}
-
-/// Applies one record of the log, with the pages that its messages are in.
-fn replay(core: &mut Core, reader: &Reader, lsn: Lsn, head: &[u8]) -> Result<(), StartError> {
-    let record = Record::decode_head(head).map_err(|source| StartError::Record { lsn, source })?;
-    while let Err(page) = core.look_up(&record) {
-        core.load(page, PageError::check(page, reader.read(page.0))?);
-    }
-    core.apply(lsn, &record);
-    Ok(())
 }

@@ -1,9 +1,13 @@
 //! Pages of the index come from the log, read without the engine's lock, and go there.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use parking_lot::MutexGuard;
 use qbroker_storage::{Lsn, ReadError};
+use tracing::error;
 
 use super::{Core, Engine, Failure, State, Stopped};
+use crate::queue::ids::QueueId;
 use crate::queue::index::{Lookup, Message, Missing};
 use crate::queue::time::Now;
 use crate::queue::{Output, SnapshotError, page_messages};
@@ -32,6 +36,25 @@ impl PageError {
     }
 }
 
+/// Says what damage has cost that keeps no message from anybody.
+pub(super) fn tell_rebuilt(
+    core: &Core,
+    page: Missing,
+    queue: QueueId,
+    messages: usize,
+    error: &PageError,
+) {
+    let queue = core.queue_by_id(queue).map(|queue| &*queue.name);
+    error!(
+        queue,
+        lsn = %page.0,
+        messages,
+        problem = %error,
+        "a page of the index was made anew: its messages are all there, but attempts, exact times \
+         and last failures may be forgotten"
+    );
+}
+
 impl Engine {
     /// [`Self::load`] in the midst of a turn. Others have theirs meanwhile, so what it has decided
     /// goes to the log before, and it goes on at a later moment.
@@ -57,11 +80,21 @@ impl Engine {
         state.loading += 1;
         drop(state);
         let read = self.log.read(&[page.0]).pop().expect("an answer for each");
-        let messages = PageError::check(page, read);
+        let messages = match PageError::check(page, read) {
+            Err(error @ PageError::Unreadable(..)) => Ok(self.rebuild(page, error)),
+            read => read.map(|messages| (messages, None)),
+        };
         let mut state = self.state.lock();
         state.loading -= 1;
         match messages {
-            Ok(messages) => state.core.load(page, messages),
+            Ok((messages, rebuilt)) => {
+                let (queue, count) = (messages.first().map(|first| first.1.queue), messages.len());
+                let loaded = state.core.load(page, messages);
+                if let (true, Some(queue), Some(error)) = (loaded, queue, rebuilt) {
+                    tell_rebuilt(&state.core, page, queue, count, &error);
+                    self.pages_rebuilt.fetch_add(1, Relaxed);
+                }
+            }
             // Somebody else has loaded it, and the log has let it go since.
             Err(_) if !state.core.is_missing(page) => {}
             Err(error) => {
@@ -71,6 +104,21 @@ impl Engine {
             }
         }
         Ok(state)
+    }
+
+    /// The messages of a page that cannot be read, of what else is known of them; none where
+    /// somebody else has it in memory by now.
+    fn rebuild(&self, page: Missing, error: PageError) -> (Vec<(Lsn, Message)>, Option<PageError>) {
+        let begun = self.state.lock().core.rebuild(page);
+        let Some(mut rebuild) = begun else { return (Vec::new(), None) };
+        self.log.heads(rebuild.lsns(), &mut |lsn, head| rebuild.take_in(lsn, head));
+        let is_kept = |lsn| self.log.liveness().is_kept(lsn);
+        (rebuild.finish(is_kept, self.clock.now().wall_ms), Some(error))
+    }
+
+    /// Pages of the index that could not be read, and were made anew.
+    pub fn pages_rebuilt(&self) -> u64 {
+        self.pages_rebuilt.load(Relaxed)
     }
 
     /// Puts away what is too much in memory.

@@ -100,6 +100,8 @@ pub struct LogFigures {
     pub compacted_bytes_total: u64,
     /// Segments that compaction found damaged.
     pub damages_total: u64,
+    /// Pages of the index that could not be read.
+    pub pages_rebuilt_total: u64,
     /// Records read from memory.
     pub reads_cached_total: u64,
     /// Records read from disk.

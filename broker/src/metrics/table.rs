@@ -177,6 +177,8 @@ pub static METRICS: &[Metric] = &[
         |s| one(s.log.compacted_bytes_total)),
     counter("qbroker_log_damages_total", &[], "Segments that compaction or scrubbing found damaged and left alone.",
         |s| one(s.log.damages_total)),
+    counter("qbroker_index_pages_rebuilt_total", &[], "Pages of the index that could not be read and were made anew.",
+        |s| one(s.log.pages_rebuilt_total)),
     counter("qbroker_log_reads_total", &["source"], "Records read back, by source: cache, disk.",
         |s| vec![labelled("cache", s.log.reads_cached_total), labelled("disk", s.log.reads_disk_total)]),
     counter("qbroker_checkpoints_total", &[], "Checkpoints put in place.",

@@ -5,7 +5,7 @@ use qbroker_storage::Lsn;
 use super::Core;
 use super::ids::{QueueId, SessionId};
 use super::index::{Index, Message, State};
-use super::record::{Nacked, Parked, Published, Record, Started, StoredDue};
+use super::record::{Nacked, Parked, Published, QueueDefinition, Record, Started, StoredDue};
 use super::settled::Kind;
 
 impl<I: Index> Core<I> {
@@ -15,12 +15,7 @@ impl<I: Index> Core<I> {
         self.next = Lsn(lsn.0 + 1);
         match record {
             Record::Started(started) => self.apply_started(started),
-            Record::QueuePut(definition) => {
-                self.catalog.put(definition.clone());
-                let queue = definition.queue_id();
-                let retention = definition.policy.stays_ms(definition.is_dead_letter_queue);
-                self.index.set_retention(queue, retention);
-            }
+            Record::QueuePut(definition) => self.put_queue(definition.clone()),
             Record::QueueDeleted(deleted) => self.apply_queue_deleted(QueueId(deleted.queue)),
             Record::Purged(purged) => self.apply_purged(purged),
             Record::ProducerOpened(opened) => self.producers.open(lsn, opened),
@@ -58,6 +53,13 @@ impl<I: Index> Core<I> {
     /// What nothing needs any more since it was last asked; for recovery, which has no output.
     pub fn take_retired(&mut self) -> Vec<Lsn> {
         std::mem::take(&mut self.retired)
+    }
+
+    pub(super) fn put_queue(&mut self, definition: QueueDefinition) {
+        let queue = definition.queue_id();
+        let retention = definition.policy.stays_ms(definition.is_dead_letter_queue);
+        self.catalog.put(definition);
+        self.index.set_retention(queue, retention);
     }
 
     fn apply_started(&mut self, started: &Started) {

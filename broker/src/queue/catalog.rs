@@ -144,7 +144,15 @@ impl Catalog {
         let id = definition.queue_id();
         self.last = self.last.max(id);
         match self.queues.get_mut(&id) {
-            Some(queue) => queue.definition = definition,
+            Some(queue) => {
+                // Nobody renames a queue; what a repair has lost may come to light, though.
+                if queue.definition.name != definition.name {
+                    self.names.remove(&queue.definition.name);
+                    self.names.insert(definition.name.clone(), id);
+                    queue.name = Arc::from(definition.name.as_str());
+                }
+                queue.definition = definition;
+            }
             None => {
                 self.names.insert(definition.name.clone(), id);
                 let name = Arc::from(definition.name.as_str());

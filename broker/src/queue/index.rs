@@ -81,6 +81,12 @@ fn ready_order(rank: u8, place: Lsn) -> u64 {
     u64::from(rank) << 56 | place.0
 }
 
+/// Undoes [`ready_order`].
+fn split_ready_order(order: u64) -> (u8, Lsn) {
+    let [rank, ..] = order.to_be_bytes();
+    (rank, Lsn(order & (u64::MAX >> 8)))
+}
+
 /// What the core keeps of a message; the rest is in its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -269,6 +275,9 @@ pub trait Index: Send {
 
     /// Whether a page is not in memory.
     fn is_missing(&self, page: Missing) -> bool;
+
+    /// A page that is not in memory.
+    fn page(&self, page: Missing) -> Option<Arc<Page>>;
 
     /// Adds a page of an earlier start.
     fn put_back(&mut self, page: Page);

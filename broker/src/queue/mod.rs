@@ -30,7 +30,9 @@ mod pull;
 mod lease;
 mod settle;
 
+mod gaps;
 mod paging;
+mod rebuild;
 mod stored;
 
 mod producer;
@@ -56,11 +58,13 @@ pub use catalog::{CreateQueue, DeleteQueue, Expected, Queue, Totals, UpdateQueue
 pub use connect::{OpenConsumer, Opened};
 pub use consumer::{Consumer, Window};
 pub use dispatch::Delivery;
+pub use gaps::Gaps;
 pub use lease::{Extend, Extended};
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
 pub use pull::{Pull, PullId, Pulled};
 pub use purge::{Purge, PurgeStep};
+pub use rebuild::Rebuild;
 pub use settle::{Outcome, Settle, Settlement};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stored::page_messages;

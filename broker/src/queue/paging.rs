@@ -30,11 +30,13 @@ impl<I: Index> Core<I> {
     }
 
     /// Brings a page that was missing into memory, unless somebody else did meanwhile. `messages`
-    /// are those of the body of the record that it names.
-    pub fn load(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) {
-        if self.index.load(page, messages) {
+    /// are those of the body of the record that it names. Whether it was still missing.
+    pub fn load(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) -> bool {
+        let loaded = self.index.load(page, messages);
+        if loaded {
             self.pages_back.push_back((page.0, self.next));
         }
+        loaded
     }
 
     /// Whether a page is still not in memory.

@@ -152,6 +152,11 @@ impl Producers {
         }
     }
 
+    /// Whether there is a producer with this epoch.
+    pub(super) fn knows(&self, epoch: u64) -> bool {
+        self.producers.contains_key(&epoch)
+    }
+
     pub(super) fn refused(&mut self, refused: &BatchRefused) {
         if let Some(producer) = self.producers.get_mut(&refused.producer) {
             producer.outcomes.insert(refused.batch, BatchOutcome::refused(refused.clone()));

@@ -5,6 +5,7 @@
 mod args;
 mod check;
 mod commands;
+mod mend;
 mod model;
 mod producers;
 mod queues;

@@ -61,6 +61,7 @@ impl Figures for EngineFigures {
             segments_compacted_total: stats.segments_compacted,
             compacted_bytes_total: stats.compacted_bytes,
             damages_total: stats.damages,
+            pages_rebuilt_total: self.engine.pages_rebuilt(),
             segments: stats.segments,
             cold_segments: stats.cold_segments,
             disk_bytes: stats.disk_bytes,

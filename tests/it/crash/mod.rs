@@ -1,6 +1,7 @@
 //! A loss of power at every point of a small history of the whole broker, recovered twice: what
 //! anybody was told before holds after it, and the queues are to the byte what they were.
 
+mod mend;
 mod story;
 
 use bytes::Buf as _;
@@ -63,7 +64,7 @@ fn compare(disk: &SimDisk, crashed: &Crashed, at: &str) -> (Lsn, bool) {
     let options = options(&story.clock);
     let mut recovery =
         Log::recover(disk.shared(), options.log).unwrap_or_else(|error| panic!("{at}: {error}"));
-    let core = engine::recover(&mut recovery, options.limits)
+    let (core, _) = engine::recover(&mut recovery, options.limits, &options.clock)
         .unwrap_or_else(|error| panic!("{at}: {error}"));
     let last = core.last_lsn();
     assert!(crashed.durable <= last, "{at}: told of {}, found {last}", crashed.durable);

@@ -94,6 +94,11 @@ impl Cold {
         self.by_lsn.get(&page).map(|&number| self.page(number).queue())
     }
 
+    /// The page of this record.
+    pub(super) fn get(&self, page: Lsn) -> Option<Arc<Page>> {
+        self.by_lsn.get(&page).and_then(|&number| self.pages[number as usize].clone())
+    }
+
     /// The page that a message is in.
     pub(super) fn home(&self, birth: Lsn) -> Option<Lsn> {
         self.homes.get(birth).map(|number| Lsn(self.page(number).lsn))

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
@@ -9,6 +10,7 @@ use super::pages::Pages;
 use super::ready::ReadyOrder;
 use super::{
     Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, State, StateSet, ready_order,
+    split_ready_order,
 };
 use crate::queue::ids::QueueId;
 use crate::queue::time::{Due, Now};
@@ -37,10 +39,9 @@ struct Orders {
     bytes: u64,
 }
 
-/// Undoes [`ready_order`].
 fn split_order(key: u64, birth: Lsn) -> (u8, Lsn, Lsn) {
-    let [rank, ..] = key.to_be_bytes();
-    (rank, Lsn(key & (u64::MAX >> 8)), birth)
+    let (rank, place) = split_ready_order(key);
+    (rank, place, birth)
 }
 
 impl Orders {
@@ -336,6 +337,10 @@ impl Index for MemoryIndex {
 
     fn is_missing(&self, _page: Missing) -> bool {
         false
+    }
+
+    fn page(&self, _page: Missing) -> Option<Arc<Page>> {
+        None
     }
 
     fn put_back(&mut self, page: Page) {

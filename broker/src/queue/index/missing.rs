@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
@@ -162,6 +163,10 @@ impl Index for MissingIndex {
 
     fn is_missing(&self, page: Missing) -> bool {
         !self.present.borrow().contains(&page.0.0)
+    }
+
+    fn page(&self, _page: Missing) -> Option<Arc<Page>> {
+        None
     }
 
     fn put_back(&mut self, page: Page) {

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use prost::encoding::{decode_varint, encode_varint};
 use qbroker_storage::Lsn;
 
-use super::{Counts, Message, State, StateSet};
+use super::{Counts, Message, State, StateSet, split_ready_order};
 use crate::queue::ids::QueueId;
+use crate::queue::time::Due;
 
 /// Messages of one queue that do the same, neighbours in the order of their state when they were put
 /// away. A page is in memory whole or not at all, and none of its messages changes while it is not.
@@ -109,7 +110,7 @@ impl Page {
         }
     }
 
-    pub(super) fn births(&self) -> impl Iterator<Item = Lsn> {
+    pub(in crate::queue) fn births(&self) -> impl Iterator<Item = Lsn> {
         let mut rest = self.births.clone();
         let mut last = 0;
         std::iter::from_fn(move || {
@@ -124,6 +125,28 @@ impl Page {
         self.boot_clock_forgotten = true;
         self.due_boot_ms = None;
         self.due_wall_ms = Some(self.first_order);
+    }
+
+    /// A message of the page, of which so much is known: it does what all of the page do, and stands
+    /// between the first and the last, where nothing better is known at the last one's place.
+    pub(in crate::queue) fn fit(&self, known: Message) -> Message {
+        let within = self.first_order..=self.last_order;
+        if self.state() == StateSet::SCHEDULED {
+            let due_ms = known.due().map(|due| due.wall_ms).filter(|due| within.contains(due));
+            let due = Due::at(due_ms.unwrap_or(self.last_order));
+            return Message { state: State::Scheduled(due), ..known };
+        }
+        let parked = self.state() == StateSet::PARKED;
+        let state = if parked { State::Parked } else { State::Ready };
+        let known = Message { state, ..known };
+        match within.contains(&known.order()) {
+            true => known,
+            false if parked => Message { place: Lsn(self.last_order), ..known },
+            false => {
+                let (rank, place) = split_ready_order(self.last_order);
+                Message { place, priority: u8::MAX - rank, ..known }
+            }
+        }
     }
 
     /// Says of a message of the page what was said of the page meanwhile.

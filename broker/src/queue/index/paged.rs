@@ -235,6 +235,10 @@ impl Index for PagedIndex {
         self.cold.queue_of(page.0).is_some()
     }
 
+    fn page(&self, page: Missing) -> Option<Arc<Page>> {
+        self.cold.get(page.0)
+    }
+
     fn put_back(&mut self, page: Page) {
         let retention_ms = self.hot.retention(page.queue());
         self.cold.add(page, retention_ms);

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use qbroker_storage::Body;
 
+use super::mend::check_gaps;
 use super::model::{Asked, Consumer, Model, Pulling, What};
 use super::stage::{Outcome as Heard, STEPS_MAX, Stage, StageIndex, deliveries_of};
 use crate::queue::body::StoredFailure;
@@ -170,6 +171,7 @@ impl<I: StageIndex> Play<I> {
             self.play(command);
             self.compare();
         }
+        check_gaps(&self.stage);
     }
 
     fn play(&mut self, command: &Command) {

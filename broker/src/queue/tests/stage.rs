@@ -11,6 +11,7 @@ use bytes::Bytes;
 use qbroker_storage::{Batch, Body, Lsn, Retention};
 
 use super::check::check_invariants;
+use super::mend::{Log, check_pages};
 use crate::queue::ids::LeaseToken;
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::missing::MissingIndex;
@@ -90,6 +91,8 @@ pub(super) struct Stage<I> {
     kept: BTreeSet<Lsn>,
     /// Bodies of the pages that went out.
     pages: Pages,
+    /// Everything that was logged.
+    pub(super) log: Log,
     /// LSN of the snapshot that was taken last as a checkpoint.
     checkpoint: Lsn,
     commands: u64,
@@ -118,6 +121,7 @@ impl<I: StageIndex> Stage<I> {
             limits,
             kept: BTreeSet::new(),
             pages: Pages::new(),
+            log: Log::new(),
             checkpoint: Lsn(0),
             commands: 0,
         };
@@ -151,6 +155,9 @@ impl<I: StageIndex> Stage<I> {
         while self.core.page_out(&mut out) {}
         let outcome = self.heard(answer, out);
         check_invariants(&self.core);
+        if self.commands.is_multiple_of(COMMANDS_PER_SNAPSHOT) {
+            check_pages(self);
+        }
         outcome
     }
 
@@ -180,6 +187,11 @@ impl<I: StageIndex> Stage<I> {
         self.core = Core::restore(I::fresh(), self.limits.clone(), snapshot, |_| ())
             .expect("a snapshot can be read");
         self.start()
+    }
+
+    /// Whether the log keeps a record.
+    pub(super) fn is_kept(&self, lsn: Lsn) -> bool {
+        self.kept.contains(&lsn)
     }
 
     /// Deliveries are on their way to the client.
@@ -230,6 +242,7 @@ impl<I: StageIndex> Stage<I> {
                 load(&mut self.restored, page, &self.pages);
             }
             self.restored.apply(lsn, &record);
+            self.log.insert(lsn, (record.clone(), body.clone()));
             logged.push((lsn, record, body.clone()));
         }
         let retired = sorted(&out.retired);
