@@ -6,6 +6,7 @@ mod conditions;
 mod floor;
 mod machine;
 mod meter;
+mod place;
 mod process;
 mod process_tree;
 mod qbroker;
@@ -14,6 +15,8 @@ mod report;
 mod round_trip;
 mod row;
 mod samples;
+mod settings;
+mod svg;
 mod system;
 mod workload;
 

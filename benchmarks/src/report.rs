@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::conditions::Conditions;
 use crate::machine::Machine;
-use crate::quick::Settings;
 use crate::row::{Row, Target};
 use crate::samples::{Samples, Spread, Summary};
+use crate::settings::Settings;
 use crate::system::Fallible;
 
 /// Everything that was measured.
@@ -18,6 +18,8 @@ use crate::system::Fallible;
 pub(crate) struct Report {
     machine: Machine,
     conditions: Conditions,
+    /// What the broker says of itself.
+    broker: String,
     settings: Settings,
     rows: Vec<RowReport>,
 }
@@ -48,6 +50,7 @@ impl Report {
     pub(crate) fn new(
         machine: Machine,
         conditions: Conditions,
+        broker: String,
         settings: Settings,
         samples: &[(Row, Samples, Samples)],
     ) -> Fallible<Self> {
@@ -57,7 +60,7 @@ impl Report {
             .map(|(row, floor, qbroker)| RowReport::new(*row, floor, qbroker, sync_us))
             .collect::<Option<_>>()
             .context("a row was not measured")?;
-        Ok(Self { machine, conditions, settings, rows })
+        Ok(Self { machine, conditions, broker, settings, rows })
     }
 }
 
@@ -131,7 +134,9 @@ const HEADER: [&str; 8] = [
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt_machine(f, &self.machine, &self.conditions)?;
-        self.fmt_settings(f)?;
+        writeln!(f, "measured   {}", self.settings)?;
+        writeln!(f, "broker     {}", self.broker)?;
+        fmt_warnings(f, &self.conditions, self.settings.debug_build)?;
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(HEADER);
         for row in &self.rows {
@@ -146,23 +151,6 @@ impl fmt::Display for Report {
             "Messages per second (the last row: microseconds, p50): median of the rounds (least to \
              most).\nServer us/msg: processor time of the server per message, floor / qbroker."
         )
-    }
-}
-
-impl Report {
-    fn fmt_settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = &self.settings;
-        writeln!(
-            f,
-            "measured   {} rounds, in turns; a run ends after {} messages or {} s; {} byte payloads; \
-             client and server are two processes on loopback",
-            settings.rounds,
-            thousands(settings.messages_max as f64),
-            settings.seconds_max,
-            thousands(f64::from(settings.payload_bytes))
-        )?;
-        writeln!(f, "broker     {}", settings.qbroker)?;
-        fmt_warnings(f, &self.conditions, settings.debug_build)
     }
 }
 

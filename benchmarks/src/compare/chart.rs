@@ -1,11 +1,10 @@
 //! The comparison as a picture: a panel for each rate, a bar for each participant.
 
-use std::fmt::Write as _;
-
 use super::peer::Name;
 use super::table::{Comparison, Participant};
 use crate::report::thousands;
 use crate::row::Row;
+use crate::svg::Svg;
 
 /// What is drawn: the rows that give a rate at full batches.
 const PANELS: [(Row, &str); 3] = [
@@ -30,7 +29,7 @@ pub(crate) fn draw(comparison: &Comparison) -> String {
     let lines = comparison.participants.len() as f64;
     let panel_height = lines * LINE + PANEL_GAP;
     let height = HEAD + panel_height * PANELS.len() as f64;
-    let mut svg = Svg::new(height);
+    let mut svg = Svg::new(WIDTH, height);
     svg.text(MARGIN, 28.0, "start", "font-size=\"18\" font-weight=\"bold\"", "Messages per second");
     legend(&mut svg);
     for (panel, (row, title)) in PANELS.iter().enumerate() {
@@ -50,7 +49,7 @@ fn legend(svg: &mut Svg) {
     ];
     let mut left = MARGIN;
     for (colour, text) in entries {
-        svg.bar(left, 44.0, 12.0, 12.0, colour);
+        svg.bar(left, 44.0, 12.0, 12.0, colour.code());
         svg.text(left + 18.0, 54.0, "start", "", text);
         // Seven units a letter at this size, and a gap.
         left += 18.0 + 7.0 * text.len() as f64 + 24.0;
@@ -72,7 +71,7 @@ fn bars(svg: &mut Svg, top: f64, row: Row, participants: &[Participant]) {
         };
         // A figure that is there is seen.
         let width = (rate / most * BAR_MAX).max(1.0);
-        svg.bar(BARS_LEFT, y, width, BAR_HEIGHT, Colour::of(participant));
+        svg.bar(BARS_LEFT, y, width, BAR_HEIGHT, Colour::of(participant).code());
         svg.text(BARS_LEFT + width + 6.0, y + 13.0, "start", "", &thousands(rate));
     }
 }
@@ -103,44 +102,6 @@ impl Colour {
             Self::NotSynced => "#f6b26b",
             Self::Floor => "#cccccc",
         }
-    }
-}
-
-/// A picture that is being drawn.
-struct Svg(String);
-
-impl Svg {
-    fn new(height: f64) -> Self {
-        let mut svg = Self(String::new());
-        svg.add(&format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-             font-family=\"sans-serif\" font-size=\"13\">"
-        ));
-        svg.add("<rect width=\"100%\" height=\"100%\" fill=\"white\"/>");
-        svg
-    }
-
-    fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: Colour) {
-        let fill = colour.code();
-        self.add(&format!(
-            "<rect x=\"{x}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" fill=\"{fill}\"/>"
-        ));
-    }
-
-    fn text(&mut self, x: f64, y: f64, anchor: &str, more: &str, text: &str) {
-        let text = text.replace('&', "&amp;").replace('<', "&lt;");
-        self.add(&format!(
-            "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"{anchor}\" {more}>{text}</text>"
-        ));
-    }
-
-    fn add(&mut self, line: &str) {
-        writeln!(self.0, "{line}").expect("a string takes everything");
-    }
-
-    fn end(mut self) -> String {
-        self.add("</svg>");
-        self.0
     }
 }
 

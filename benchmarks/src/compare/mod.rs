@@ -26,22 +26,19 @@ mod turn;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::Context as _;
-use bytes::Bytes;
 use clap::ValueEnum as _;
 
 use self::peer::{Contender, Found, Name};
-use self::table::{Comparison, Entrant, Settings};
+use self::table::{Comparison, Entrant};
 use crate::conditions::Watch;
 use crate::machine::Machine;
+use crate::place::{PlaceArgs, write_file};
 use crate::process_tree;
-use crate::qbroker;
 use crate::row::Row;
 use crate::samples::Samples;
+use crate::settings::LoadArgs;
 use crate::system::Fallible;
-use crate::workload::Load;
 
 /// What `compare` is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,36 +46,22 @@ pub(crate) struct CompareArgs {
     /// Measures only these, separated by commas, and qbroker always
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Name>,
-    /// Ends each run after so many messages
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
-    messages: u64,
-    /// Ends each run after so many seconds, where that is earlier
-    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = crate::quick::seconds)]
-    seconds: f64,
+    #[command(flatten)]
+    load: LoadArgs,
     /// How often each row is measured
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Messages that wait when the broker is killed and started again; 0 leaves that out
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     backlog: u64,
-    /// Size of each message
-    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    payload: u32,
-    /// Writes everything that was measured to this file too
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
     /// Draws the figures into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Prints the command that installs what is missing, and ends
     #[arg(long)]
     install_hint: bool,
-    /// Where the servers keep their files while it runs [default: the system's temporary folder]
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// The broker to measure [default: built by cargo where cargo runs this, else the one beside it]
-    #[arg(long, value_name = "FILE")]
-    qbroker: Option<PathBuf>,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
 
 /// Why most are missing from a program without their clients.
@@ -100,9 +83,7 @@ pub(crate) async fn run(args: CompareArgs) -> Fallible<()> {
         return install_hint(&find_peers(&[]).await?);
     }
     let comparison = measure(&args).await?;
-    if let Some(path) = &args.json {
-        write_file(path, &serde_json::to_string_pretty(&comparison)?)?;
-    }
+    args.place.write_json(&comparison)?;
     if let Some(path) = &args.svg {
         write_file(path, &chart::draw(&comparison))?;
     }
@@ -179,14 +160,9 @@ fn key(name: Name) -> String {
     value.get_name().to_owned()
 }
 
-fn write_file(path: &Path, text: &str) -> Fallible<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
 async fn measure(args: &CompareArgs) -> Fallible<Comparison> {
-    let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let machine = Machine::describe(&parent)?;
-    let folder = tempfile::Builder::new().prefix("qbroker-compare-").tempdir_in(&parent)?;
+    let machine = Machine::describe(&args.place.parent())?;
+    let folder = args.place.folder("compare")?;
     // PostgreSQL does not run as root, and its user must get through.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))?;
     let mut missing = Vec::new();
@@ -209,37 +185,17 @@ async fn measure(args: &CompareArgs) -> Fallible<Comparison> {
     if 0 < args.backlog {
         field.backlogs(args, folder.path()).await?;
     }
-    Comparison::new(machine, watch.end()?, args.settings(), field.entrants, missing)
+    Comparison::new(machine, watch.end()?, args.load.settings(args.rounds), field.entrants, missing)
 }
 
 impl CompareArgs {
     async fn participants(&self) -> Fallible<Vec<Found>> {
-        let program = qbroker::find(self.qbroker.as_deref()).await?;
-        let mut found = vec![own::qbroker(program).await?];
+        let mut found = vec![own::qbroker(self.place.program().await?).await?];
         if self.only.is_empty() || self.only.contains(&Name::Floor) {
-            found.insert(0, own::floor(self.payload as usize));
+            found.insert(0, own::floor(self.load.payload_bytes()));
         }
         found.extend(find_peers(&self.only).await?);
         Ok(found)
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            rounds: self.rounds,
-            messages_max: self.messages,
-            seconds_max: self.seconds,
-            payload_bytes: self.payload,
-            debug_build: cfg!(debug_assertions),
-        }
-    }
-
-    fn load(&self) -> Load {
-        Load {
-            payload: Bytes::from(vec![7; self.payload as usize]),
-            messages_max: self.messages,
-            duration_max: Duration::from_secs_f64(self.seconds),
-            in_flight: None,
-        }
     }
 }
 
@@ -269,7 +225,7 @@ impl Field {
             }
             note(&format!("round {} of {}: {}", round + 1, args.rounds, entrant.about.title));
             let own = tempfile::tempdir_in(folder)?;
-            let runs = contender.turn(&ROWS, &args.load(), own.path()).await;
+            let runs = contender.turn(&ROWS, &args.load.load(), own.path()).await;
             match runs {
                 Ok(runs) => entrant.add(&runs)?,
                 Err(error) => entrant.fail(error)?,
@@ -286,7 +242,7 @@ impl Field {
             }
             note(&format!("backlog of {}: {}", args.backlog, entrant.about.title));
             let own = tempfile::tempdir_in(folder)?;
-            match contender.backlog(args.backlog, &args.load(), own.path()).await {
+            match contender.backlog(args.backlog, &args.load.load(), own.path()).await {
                 Ok(backlog) => entrant.backlog = backlog,
                 Err(error) => entrant.fail(error)?,
             }

@@ -13,6 +13,7 @@ use crate::machine::Machine;
 use crate::report::{self, thousands};
 use crate::row::Row;
 use crate::samples::{Samples, Spread, Summary};
+use crate::settings::Settings;
 use crate::system::Fallible;
 
 /// Everything that was measured.
@@ -23,17 +24,6 @@ pub(crate) struct Comparison {
     settings: Settings,
     pub(super) participants: Vec<Participant>,
     missing: Vec<Missing>,
-}
-
-/// How the figures were taken.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Settings {
-    pub(crate) rounds: u32,
-    pub(crate) messages_max: u64,
-    pub(crate) seconds_max: f64,
-    pub(crate) payload_bytes: u32,
-    /// Whether this program, and so the clients, were built without optimisations.
-    pub(crate) debug_build: bool,
 }
 
 /// A participant while it is measured.
@@ -225,17 +215,8 @@ const HEADER: [&str; 9] = [
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         report::fmt_machine(f, &self.machine, &self.conditions)?;
-        let settings = &self.settings;
-        writeln!(
-            f,
-            "measured   {} rounds, everybody once in each; a run ends after {} messages or {} s; {} \
-             byte payloads; client and server on the same cores, over loopback",
-            settings.rounds,
-            thousands(settings.messages_max as f64),
-            settings.seconds_max,
-            thousands(f64::from(settings.payload_bytes))
-        )?;
-        report::fmt_warnings(f, &self.conditions, settings.debug_build)?;
+        writeln!(f, "measured   {}", self.settings)?;
+        report::fmt_warnings(f, &self.conditions, self.settings.debug_build)?;
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(HEADER);
         for participant in &self.participants {

@@ -1,0 +1,82 @@
+//! How much is done in each run of a row, as it is asked for and as it is reported.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::report::thousands;
+use crate::workload::Load;
+
+/// How much is done in one run of a row.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// Ends each run after so many messages
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    messages: u64,
+    /// Ends each run after so many seconds, where that is earlier
+    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// Size of each message; the most that is in flight stays below the floor's file
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    payload: u32,
+}
+
+/// How the figures were taken; part of the report.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Settings {
+    pub(crate) rounds: u32,
+    pub(crate) messages_max: u64,
+    pub(crate) seconds_max: f64,
+    pub(crate) payload_bytes: u32,
+    /// Whether this program, and so the floor and the clients, was built without optimisations.
+    pub(crate) debug_build: bool,
+}
+
+impl LoadArgs {
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.payload as usize
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            payload: Bytes::from(vec![7; self.payload_bytes()]),
+            messages_max: self.messages,
+            duration_max: Duration::from_secs_f64(self.seconds),
+            in_flight: None,
+        }
+    }
+
+    pub(crate) fn settings(&self, rounds: u32) -> Settings {
+        Settings {
+            rounds,
+            messages_max: self.messages,
+            seconds_max: self.seconds,
+            payload_bytes: self.payload,
+            debug_build: cfg!(debug_assertions),
+        }
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} rounds, in turns; a run ends after {} messages or {} s; {} byte payloads; client and \
+             server on the same cores, over loopback",
+            self.rounds,
+            thousands(self.messages_max as f64),
+            self.seconds_max,
+            thousands(f64::from(self.payload_bytes))
+        )
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if 0.0 < seconds && seconds <= 60.0 => Ok(seconds),
+        Ok(_) => Err("must be more than 0 and at most 60".to_owned()),
+        Err(_) => Err("must be a number of seconds".to_owned()),
+    }
+}
