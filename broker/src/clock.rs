@@ -39,7 +39,7 @@ impl ManualClock {
 impl Clock {
     pub fn now(&self) -> Now {
         match self {
-            Self::System => Now { wall_ms: wall_ms(), boot_ms: boot_ms() },
+            Self::System => Now { wall_ms: wall_ms(), boot_ms: boot_ms(), begun: true },
             Self::Manual(clock) => *clock.now.lock(),
         }
     }

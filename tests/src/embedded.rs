@@ -23,7 +23,7 @@ pub struct Embedded {
 /// A clock that stands still, at some time of 2023.
 pub fn clock() -> ManualClock {
     let clock = ManualClock::default();
-    clock.set(Now { wall_ms: 1_700_000_000_000, boot_ms: 1_000_000 });
+    clock.set(Now { wall_ms: 1_700_000_000_000, boot_ms: 1_000_000, begun: false });
     clock
 }
 

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     fn at(boot_ms: u64) -> Now {
-        Now { wall_ms: 0, boot_ms }
+        Now { wall_ms: 0, boot_ms, begun: false }
     }
 
     #[test]

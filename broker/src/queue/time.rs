@@ -7,11 +7,15 @@ pub struct Now {
     pub wall_ms: u64,
     /// Milliseconds since the machine started, sleep included; never jumps.
     pub boot_ms: u64,
+    /// A part of the next millisecond has gone by, as on any clock that nobody moves by hand.
+    pub begun: bool,
 }
 
 impl Now {
-    /// When a relative delay that begins now will be over.
+    /// When a relative delay that begins now will be over: counted from the end of a millisecond
+    /// that has begun, or it would be early by what has gone by of it.
     pub fn after(self, delay_ms: u64) -> Due {
+        let delay_ms = delay_ms.saturating_add(self.begun.into());
         Due {
             wall_ms: self.wall_ms.saturating_add(delay_ms),
             boot_ms: Some(self.boot_ms.saturating_add(delay_ms)),
@@ -44,5 +48,22 @@ impl Due {
             Some(boot_ms) => boot_ms <= now.boot_ms,
             None => self.wall_ms <= now.wall_ms,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_not_early_by_the_part_of_a_millisecond_that_had_gone_by() {
+        let at = |boot_ms| Now { wall_ms: 0, boot_ms, begun: true };
+        // It began after 100 ms and a bit, and may not end before 150 ms and that bit.
+        let due = at(100).after(50);
+        assert!(!due.is_over(at(150)));
+        assert!(due.is_over(at(151)));
+        let whole = Now { begun: false, ..at(100) };
+        assert!(whole.after(50).is_over(at(150)));
+        assert_eq!(at(100).after(u64::MAX).boot_ms, Some(u64::MAX));
     }
 }

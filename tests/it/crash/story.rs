@@ -119,7 +119,7 @@ fn message(queue: &str, name: &str, due: Option<NewDue>) -> NewMessage {
 impl Story {
     pub(super) fn begin(disk: &SimDisk) -> Result<Self, Off> {
         let clock = ManualClock::default();
-        clock.set(Now { wall_ms: 1_700_000_000_000, boot_ms: 1_000 });
+        clock.set(Now { wall_ms: 1_700_000_000_000, boot_ms: 1_000, begun: false });
         let opened = Engine::open_stepped(disk.shared(), options(&clock));
         let (engine, writer) = opened.map_err(|_| Off)?;
         let (facts, states) = (Vec::new(), BTreeMap::new());

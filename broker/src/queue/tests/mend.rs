@@ -182,7 +182,8 @@ fn go_on<I: StageIndex>(torn: &Torn<'_>, core: &mut Core<I>, now: Now) {
     let mut out = Output::default();
     core.start(99, "another boot".to_owned(), now, &mut out);
     let year_ms = 365 * 24 * 60 * 60 * 1_000;
-    let now = Now { wall_ms: now.wall_ms + year_ms, boot_ms: now.boot_ms + year_ms };
+    let boot_ms = now.boot_ms + year_ms;
+    let now = Now { wall_ms: now.wall_ms + year_ms, boot_ms, ..now };
     for _ in 0..STEPS_MAX {
         loop {
             match core.tick(now, &mut out) {

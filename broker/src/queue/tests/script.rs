@@ -127,7 +127,7 @@ impl<I: StageIndex> Script<I> {
         let (time, command) = line.split_once(' ').unwrap_or_else(|| panic!("no command: {line}"));
         let ms = duration_ms(time);
         let wall_ms = (WALL_MS + ms).checked_add_signed(self.wall_jump_ms).unwrap();
-        let now = Now { wall_ms, boot_ms: BOOT_MS + ms };
+        let now = Now { wall_ms, boot_ms: BOOT_MS + ms, begun: false };
         assert!(self.stage.now.boot_ms <= now.boot_ms, "time runs forwards: {line}");
         self.stage.now = now;
         let mut args = Args::new(command);

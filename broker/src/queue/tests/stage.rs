@@ -111,7 +111,7 @@ impl<I: StageIndex> Stage<I> {
         let core = |limits: &Limits| Core::new(MemoryIndex::default(), limits.clone());
         let mut stage = Self {
             core: Core::new(I::fresh(), limits.clone()),
-            now: Now { wall_ms: WALL_MS, boot_ms: BOOT_MS },
+            now: Now { wall_ms: WALL_MS, boot_ms: BOOT_MS, begun: false },
             boot: 1,
             tokens: BTreeMap::new(),
             hold: false,
