@@ -1,5 +1,5 @@
 //! qbroker's figures beside the floor, what a durable broker over gRPC can come close to, and beside
-//! those of other brokers.
+//! those of other brokers; and the broker at a size.
 
 mod compare;
 mod conditions;
@@ -15,6 +15,7 @@ mod report;
 mod round_trip;
 mod row;
 mod samples;
+mod scale;
 mod settings;
 mod svg;
 mod system;
@@ -43,6 +44,8 @@ enum Command {
     Quick(quick::QuickArgs),
     /// The same work for other brokers as installed here, beside qbroker and the floor
     Compare(compare::CompareArgs),
+    /// Many messages wait: memory, disk, rates, and the start after a crash
+    Backlog(scale::BacklogArgs),
     /// Serves the floor; `quick` starts it as a process of its own
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -65,6 +68,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             Ok(write!(std::io::stdout().lock(), "{report}")?)
         }
         Command::Compare(args) => compare::run(args).await,
+        Command::Backlog(args) => scale::run(args).await,
         Command::FloorServer(args) => floor::serve(args).await,
     }
 }

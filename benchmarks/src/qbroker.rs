@@ -8,7 +8,8 @@ use std::task::{Poll, ready};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use qbroker_client::{Client, Delivery, OutgoingMessage, PendingBatch, SettlingAll};
+use qbroker_client::{Client, Delivery, Outcome, OutgoingMessage, PendingBatch, SettlingAll};
+use serde::Deserialize;
 use tokio::process::Command;
 
 use crate::process::ServerProcess;
@@ -67,26 +68,49 @@ pub(crate) async fn version(program: &Path) -> Fallible<String> {
 #[derive(Debug)]
 pub(crate) struct Qbroker {
     server: ServerProcess,
+    addresses: Addresses,
     client: Client,
+}
+
+/// Where a broker listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct Addresses {
+    grpc: SocketAddr,
+    http: SocketAddr,
 }
 
 impl Qbroker {
     /// Starts `program` with its defaults, but for a data folder and ports of its own.
     pub(crate) async fn start(program: &Path, dir: &Path) -> Fallible<Self> {
+        Self::start_with(program, dir, &[]).await
+    }
+
+    /// As [`Self::start`], with these flags too.
+    pub(crate) async fn start_with(program: &Path, dir: &Path, flags: &[&str]) -> Fallible<Self> {
         let mut command = Command::new(program);
         command.arg("serve").arg("--data-dir").arg(dir);
         command.args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
-        command.args(["--log-format", "json"]);
-        let (server, address) = ServerProcess::start(command, grpc_address).await?;
-        let client = Client::connect(format!("http://{address}")).await?;
-        Ok(Self { server, client })
+        command.args(["--log-format", "json"]).args(flags);
+        let (server, addresses) = ServerProcess::start(command, serving).await?;
+        let client = Client::connect(format!("http://{}", addresses.grpc)).await?;
+        Ok(Self { server, addresses, client })
+    }
+
+    /// The client that the workloads use.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Where it tells its metrics.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.addresses.http
     }
 }
 
-/// The address that the start line of the broker's log names.
-fn grpc_address(line: &str) -> Option<SocketAddr> {
+/// The addresses, where this line of the broker's log says that it serves now.
+fn serving(line: &str) -> Option<Addresses> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    line.get("grpc")?.as_str()?.parse().ok()
+    (line.get("message")? == "serving").then(|| Addresses::deserialize(line).ok())?
 }
 
 impl System for Qbroker {
@@ -107,7 +131,7 @@ impl System for Qbroker {
 
     async fn consumer(&self, queue: &str, window: u32) -> Fallible<Consumer> {
         let consumer = self.client.consumer([queue]).window(window).open().await?;
-        Ok(Consumer { consumer, acks: VecDeque::new() })
+        Ok(Consumer::new(consumer))
     }
 
     async fn round_trip(&self, queue: &str) -> Fallible<Self::RoundTrip> {
@@ -140,6 +164,12 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
+    /// Sends one request of these messages.
+    pub(crate) async fn offer_messages(&mut self, batch: Vec<OutgoingMessage>) -> Fallible<()> {
+        self.pending.push_back(self.publisher.offer_batch(batch).await?);
+        Ok(())
+    }
+
     /// Takes the answers that are there; how many messages they confirm, once there are some.
     fn poll_confirmed(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Fallible<u64>> {
         let mut messages = 0;
@@ -166,8 +196,7 @@ impl system::Publisher for Publisher {
         // A batch is a request of its own; single offers would share one.
         let message = || OutgoingMessage::new(payload.clone());
         let batch = std::iter::repeat_with(message).take(messages).collect();
-        self.pending.push_back(self.publisher.offer_batch(batch).await?);
-        Ok(())
+        self.offer_messages(batch).await
     }
 
     async fn confirmed(&mut self) -> Fallible<u64> {
@@ -212,6 +241,24 @@ impl Consumer {
     }
 }
 
+impl Consumer {
+    /// Settles deliveries, all with the same outcome; it is on its way when this returns.
+    pub(crate) async fn settle(&mut self, batch: Vec<Delivery>, outcome: &Outcome) -> Fallible<()> {
+        self.acks.push_back(self.consumer.settle_all(batch, outcome));
+        // Whatever is answered by now need not be kept.
+        let answered = std::future::poll_fn(|cx| match self.poll_acks(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        });
+        answered.await
+    }
+
+    /// A consumer that is open.
+    pub(crate) fn new(consumer: qbroker_client::Consumer) -> Self {
+        Self { consumer, acks: VecDeque::new() }
+    }
+}
+
 impl system::Consumer for Consumer {
     type Batch = Vec<Delivery>;
 
@@ -231,13 +278,7 @@ impl system::Consumer for Consumer {
     }
 
     async fn ack(&mut self, batch: Vec<Delivery>) -> Fallible<()> {
-        self.acks.push_back(self.consumer.ack_all(batch));
-        // Whatever is answered by now need not be kept.
-        let answered = std::future::poll_fn(|cx| match self.poll_acks(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
-        });
-        answered.await
+        self.settle(batch, &Outcome::Ack).await
     }
 
     async fn acked(&mut self) -> Fallible<()> {
@@ -250,11 +291,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_line_names_the_address() {
-        let line = r#"{"level":"INFO","message":"ready","grpc":"127.0.0.1:40123"}"#;
-        assert_eq!(grpc_address(line), Some(([127, 0, 0, 1], 40123).into()));
-        assert_eq!(grpc_address("not JSON"), None);
-        assert_eq!(grpc_address(r#"{"message":"starting"}"#), None);
+    fn the_line_that_it_serves_names_the_addresses() {
+        let line = r#"{"level":"INFO","message":"serving","grpc":"127.0.0.1:4","http":"[::1]:5"}"#;
+        let addresses = serving(line).unwrap();
+        assert_eq!((addresses.grpc.port(), addresses.http.port()), (4, 5));
+        assert_eq!(serving("not JSON"), None);
+        assert_eq!(serving(&line.replace("serving", "ports taken")), None);
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     messages: u64,
     /// Ends each run after so many seconds, where that is earlier
-    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = seconds::<60>)]
     seconds: f64,
     /// Size of each message; the most that is in flight stays below the floor's file
     #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_384))]
@@ -73,10 +73,11 @@ impl fmt::Display for Settings {
     }
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+/// Seconds, more than none and at most so many.
+pub(crate) fn seconds<const MAX: u32>(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(seconds) if 0.0 < seconds && seconds <= 60.0 => Ok(seconds),
-        Ok(_) => Err("must be more than 0 and at most 60".to_owned()),
+        Ok(seconds) if 0.0 < seconds && seconds <= f64::from(MAX) => Ok(seconds),
+        Ok(_) => Err(format!("must be more than 0 and at most {MAX}")),
         Err(_) => Err("must be a number of seconds".to_owned()),
     }
 }

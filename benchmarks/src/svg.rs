@@ -29,6 +29,15 @@ impl Svg {
         ));
     }
 
+    /// A line through these points.
+    pub(crate) fn line(&mut self, points: &[(f64, f64)], stroke: &str) {
+        let points: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        self.add(&format!(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"1.5\"/>",
+            points.join(" ")
+        ));
+    }
+
     fn add(&mut self, line: &str) {
         writeln!(self.0, "{line}").expect("a string takes everything");
     }

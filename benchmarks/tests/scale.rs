@@ -1,0 +1,83 @@
+//! The scenarios themselves work: nothing is lost, doubled, out of order or early, every phase is
+//! measured, every figure told. No speed is looked at: that is for a quiet machine and an optimised
+//! build.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs a scenario in its small form; its report.
+fn scenario(arguments: &[&str]) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, svg) = (folder.path().join("figures.json"), folder.path().join("figures.svg"));
+    // With the broker that the other tests use, and without `CARGO`: see `quick.rs`.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qbroker-benchmarks"));
+    command.args(arguments).arg("--qbroker").arg(qbroker_tests::program::path());
+    command.arg("--json").arg(&json).arg("--svg").arg(&svg).arg("--dir").arg(folder.path());
+    let output = command.env_remove("CARGO").output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+
+    let text = String::from_utf8(output.stdout).unwrap();
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(report["scenario"], arguments[0]);
+    for phase in list(&report["phases"]) {
+        assert!(text.contains(phase["name"].as_str().unwrap()), "{text}");
+        assert!(0.0 < number(&phase["held_max_bytes"]), "{phase}");
+        assert!(0.0 < number(&phase["disk_max_bytes"]), "{phase}");
+    }
+    for figure in list(&report["figures"]) {
+        assert!(text.contains(figure["title"].as_str().unwrap()), "{text}");
+        assert!(figure["value"].is_number(), "{figure}");
+    }
+    assert!(2 <= list(&report["samples"]).len());
+    let svg = std::fs::read_to_string(&svg).unwrap();
+    assert!(svg.contains("Memory, MiB") && svg.contains("<polyline"), "{svg}");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 2, "besides the reports: {left:?}");
+    report
+}
+
+fn list(value: &Value) -> &Vec<Value> {
+    value.as_array().expect("a list")
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().expect("a number")
+}
+
+/// How many messages went through in each phase whose name begins so.
+fn messages(report: &Value, name: &str) -> Vec<u64> {
+    let phases = list(&report["phases"]).iter();
+    let named = phases.filter(|phase| phase["name"].as_str().unwrap().starts_with(name));
+    named.map(|phase| phase["messages"].as_u64().unwrap()).collect()
+}
+
+/// The figure whose title begins so.
+fn figure<'a>(report: &'a Value, title: &str) -> &'a Value {
+    let mut figures = list(&report["figures"]).iter();
+    let found = figures.find(|figure| figure["title"].as_str().unwrap().starts_with(title));
+    found.unwrap_or_else(|| panic!("no figure {title:?}: {report}"))
+}
+
+#[test]
+fn a_backlog_is_filled_survives_a_kill_and_is_drained_in_order() {
+    let report = scenario(&["backlog", "--messages", "2500", "--hold-seconds", "0.1"]);
+    assert_eq!(messages(&report, "fill to"), [500; 5]);
+    assert_eq!(messages(&report, "drain"), [2500]);
+    assert_eq!(messages(&report, "steady"), [2500]);
+    assert_eq!(figure(&report, "most memory, VmHWM")["reached"], true);
+    assert!(0.0 < number(&figure(&report, "start after SIGKILL, until the first")["value"]));
+    assert_eq!(figure(&report, "publish rate")["messages_in_flight"], 4000);
+}
+
+#[test]
+fn what_does_not_fit_on_the_disk_is_refused_first() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qbroker-benchmarks"));
+    command.args(["backlog", "--messages", "1000000000000", "--qbroker"]);
+    command.arg(qbroker_tests::program::path()).env_remove("CARGO");
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && errors.contains("MiB are free"), "{errors}");
+}
