@@ -46,6 +46,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Many messages wait: memory, disk, rates, and the start after a crash
     Backlog(scale::BacklogArgs),
+    /// Many messages wait for their time: memory, disk, and how late those come that are due
+    Delayed(scale::DelayedArgs),
     /// Serves the floor; `quick` starts it as a process of its own
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -69,6 +71,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Compare(args) => compare::run(args).await,
         Command::Backlog(args) => scale::run(args).await,
+        Command::Delayed(args) => scale::run(args).await,
         Command::FloorServer(args) => floor::serve(args).await,
     }
 }

@@ -101,6 +101,11 @@ impl Qbroker {
         &self.client
     }
 
+    /// Where it listens for gRPC.
+    pub(crate) fn grpc(&self) -> SocketAddr {
+        self.addresses.grpc
+    }
+
     /// Where it tells its metrics.
     pub(crate) fn http(&self) -> SocketAddr {
         self.addresses.http

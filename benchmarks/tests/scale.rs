@@ -81,3 +81,27 @@ fn what_does_not_fit_on_the_disk_is_refused_first() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && errors.contains("MiB are free"), "{errors}");
 }
+
+#[test]
+fn delayed_messages_come_once_and_never_early() {
+    let report = scenario(&[
+        "delayed",
+        "--messages",
+        "2000",
+        "--due-rate",
+        "500",
+        "--due-seconds",
+        "2",
+        "--hold-seconds",
+        "0.1",
+    ]);
+    assert_eq!(messages(&report, "fill"), [2000]);
+    assert_eq!(messages(&report, "messages fall due"), [1000]);
+    for of in ["a time", "a delay"] {
+        let least = figure(&report, &format!("late, least of those with {of}"));
+        assert_eq!(least["reached"], true, "{least}");
+    }
+    let canceled =
+        list(&report["figures"]).iter().any(|figure| figure["title"] == "cancel by id, most");
+    assert!(canceled || list(&report["missing"]).len() == 1, "{report}");
+}

@@ -21,6 +21,9 @@ pub(crate) struct Figure {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Unit {
     Bytes,
+    Count,
+    MessagesPerSecond,
+    Milliseconds,
     Ratio,
     Seconds,
 }
@@ -93,6 +96,9 @@ impl Unit {
         match self {
             Self::Bytes if value < MEBIBYTE => format!("{} B", thousands(value)),
             Self::Bytes => format!("{} MiB", thousands(value / MEBIBYTE)),
+            Self::Count => thousands(value),
+            Self::MessagesPerSecond => format!("{}/s", thousands(value)),
+            Self::Milliseconds => format!("{value:.2} ms"),
             Self::Ratio => format!("{value:.2}"),
             Self::Seconds => format!("{value:.2} s"),
         }

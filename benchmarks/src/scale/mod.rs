@@ -1,10 +1,15 @@
 //! The broker at a size: what it takes of memory and disk, and how fast and how late it is then.
 
 mod backlog;
+mod cancel;
+mod delayed;
+mod due;
 mod exposition;
 mod figure;
 mod footprint;
+mod numbered;
 mod outcome;
+mod percentiles;
 mod plot;
 mod progress;
 mod recorder;
@@ -30,6 +35,7 @@ use crate::qbroker;
 use crate::system::{Fallible, System as _};
 
 pub(crate) use self::backlog::BacklogArgs;
+pub(crate) use self::delayed::DelayedArgs;
 
 /// What every scenario is told.
 #[derive(Debug, Clone, clap::Args)]
