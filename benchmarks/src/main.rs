@@ -48,6 +48,10 @@ enum Command {
     Backlog(scale::BacklogArgs),
     /// Many messages wait for their time: memory, disk, and how late those come that are due
     Delayed(scale::DelayedArgs),
+    /// The same work over many queues instead of one
+    Queues(scale::QueuesArgs),
+    /// The same messages taken by many consume streams instead of one
+    Consumers(scale::ConsumersArgs),
     /// Serves the floor; `quick` starts it as a process of its own
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -72,6 +76,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Compare(args) => compare::run(args).await,
         Command::Backlog(args) => scale::run(args).await,
         Command::Delayed(args) => scale::run(args).await,
+        Command::Queues(args) => scale::run(args).await,
+        Command::Consumers(args) => scale::run(args).await,
         Command::FloorServer(args) => floor::serve(args).await,
     }
 }

@@ -101,6 +101,12 @@ impl Qbroker {
         &self.client
     }
 
+    /// One more client, with so many connections and a session of its own.
+    pub(crate) async fn connect(&self, connections: usize) -> Fallible<Client> {
+        let options = Client::builder(format!("http://{}", self.addresses.grpc));
+        Ok(options.connections(connections).connect().await?)
+    }
+
     /// Where it listens for gRPC.
     pub(crate) fn grpc(&self) -> SocketAddr {
         self.addresses.grpc

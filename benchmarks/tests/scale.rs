@@ -105,3 +105,23 @@ fn delayed_messages_come_once_and_never_early() {
         list(&report["figures"]).iter().any(|figure| figure["title"] == "cancel by id, most");
     assert!(canceled || list(&report["missing"]).len() == 1, "{report}");
 }
+
+#[test]
+fn every_message_of_many_queues_comes_once() {
+    let report = scenario(&["queues", "1200", "--messages", "2400", "--rounds", "2"]);
+    assert_eq!(messages(&report, "make the queues"), [1200]);
+    // And once more for the warm-up.
+    assert_eq!(messages(&report, "publish to one queue"), [2400; 3]);
+    assert_eq!(messages(&report, "consume from one queue"), [2400; 3]);
+    assert_eq!(messages(&report, "consume from 1,200 queues"), [2400; 2]);
+    assert!(0.0 < number(&figure(&report, "publish over all queues, to one")["value"]));
+}
+
+#[test]
+fn many_consumers_take_every_message_once() {
+    let report =
+        scenario(&["consumers", "40", "--connections", "2", "--messages", "1500", "--rounds", "2"]);
+    assert_eq!(messages(&report, "consume by 1"), [1500; 2]);
+    assert_eq!(messages(&report, "consume by 40"), [1500; 2]);
+    assert_eq!(figure(&report, "consume + ack by all streams")["messages_in_flight"], 4000);
+}

@@ -1,7 +1,9 @@
 //! The broker at a size: what it takes of memory and disk, and how fast and how late it is then.
 
 mod backlog;
+mod beside;
 mod cancel;
+mod consumers;
 mod delayed;
 mod due;
 mod exposition;
@@ -12,10 +14,12 @@ mod outcome;
 mod percentiles;
 mod plot;
 mod progress;
+mod queues;
 mod recorder;
 mod rest;
 mod space;
 mod stage;
+mod streams;
 mod traffic;
 
 use std::io::Write as _;
@@ -35,7 +39,9 @@ use crate::qbroker;
 use crate::system::{Fallible, System as _};
 
 pub(crate) use self::backlog::BacklogArgs;
+pub(crate) use self::consumers::ConsumersArgs;
 pub(crate) use self::delayed::DelayedArgs;
+pub(crate) use self::queues::QueuesArgs;
 
 /// What every scenario is told.
 #[derive(Debug, Clone, clap::Args)]

@@ -194,6 +194,11 @@ impl Stage {
         Ok(self.recorder.look()?.disk_bytes)
     }
 
+    /// Memory that the broker holds of its own now.
+    pub(crate) fn held_bytes(&self) -> Fallible<u64> {
+        Ok(self.recorder.look()?.held_bytes)
+    }
+
     pub(crate) fn phases(&self) -> &[Phase] {
         &self.phases
     }
