@@ -52,6 +52,8 @@ enum Command {
     Queues(scale::QueuesArgs),
     /// The same messages taken by many consume streams instead of one
     Consumers(scale::ConsumersArgs),
+    /// Settling that leaves a little alive everywhere, and what it leaves on disk
+    Pinned(scale::PinnedArgs),
     /// Serves the floor; `quick` starts it as a process of its own
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -78,6 +80,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Delayed(args) => scale::run(args).await,
         Command::Queues(args) => scale::run(args).await,
         Command::Consumers(args) => scale::run(args).await,
+        Command::Pinned(args) => scale::run(args).await,
         Command::FloorServer(args) => floor::serve(args).await,
     }
 }

@@ -125,3 +125,21 @@ fn many_consumers_take_every_message_once() {
     assert_eq!(messages(&report, "consume by 40"), [1500; 2]);
     assert_eq!(figure(&report, "consume + ack by all streams")["messages_in_flight"], 4000);
 }
+
+#[test]
+fn what_a_pattern_of_settling_keeps_is_there_and_the_rest_is_gone() {
+    let report = scenario(&["pinned", "--messages", "1000", "--nack-delay", "0.01"]);
+    for pattern in ["every second", "the oldest", "a random tenth", "each nacked once"] {
+        let live = number(&figure(&report, &format!("{pattern}: live bytes"))["value"]);
+        let share = live / 1024.0 / 1000.0;
+        let expected = match pattern {
+            "every second" => 0.49..0.52,
+            "the oldest" => 0.0009..0.0012,
+            "a random tenth" => 0.07..0.13,
+            _ => 0.99..1.03,
+        };
+        assert!(expected.contains(&share), "{pattern}: {share}");
+        assert_eq!(figure(&report, &format!("{pattern}: disk at the end"))["reached"], true);
+    }
+    assert_eq!(messages(&report, "nacked again and again: nack"), [1000]);
+}

@@ -11,7 +11,9 @@ mod figure;
 mod footprint;
 mod numbered;
 mod outcome;
+mod pattern;
 mod percentiles;
+mod pinned;
 mod plot;
 mod progress;
 mod queues;
@@ -41,6 +43,7 @@ use crate::system::{Fallible, System as _};
 pub(crate) use self::backlog::BacklogArgs;
 pub(crate) use self::consumers::ConsumersArgs;
 pub(crate) use self::delayed::DelayedArgs;
+pub(crate) use self::pinned::PinnedArgs;
 pub(crate) use self::queues::QueuesArgs;
 
 /// What every scenario is told.
