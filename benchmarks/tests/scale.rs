@@ -143,3 +143,27 @@ fn what_a_pattern_of_settling_keeps_is_there_and_the_rest_is_gone() {
     }
     assert_eq!(messages(&report, "nacked again and again: nack"), [1000]);
 }
+
+#[test]
+fn latency_is_told_one_at_a_time_and_under_load() {
+    let report = scenario(&[
+        "latency",
+        "--seconds",
+        "1",
+        "--load",
+        "0.3",
+        "--idle-seconds",
+        "0.2",
+        "--messages",
+        "3000",
+    ]);
+    assert!(messages(&report, "under load")[0] > 0);
+    for when in ["one at a time", "under load"] {
+        for what in ["confirm", "publish to deliver", "ack"] {
+            let of = |which| number(&figure(&report, &format!("{when}: {what}, {which}"))["value"]);
+            assert!(0.0 < of("p50") && of("p50") <= of("p99.9"), "{report}");
+        }
+    }
+    assert!(0.0 < number(&figure(&report, "longest between confirms")["value"]));
+    assert!(0.0 < number(&figure(&report, "write and fdatasync of another file")["value"]));
+}
