@@ -1,6 +1,7 @@
 //! qbroker's figures beside the floor, what a durable broker over gRPC can come close to, and beside
 //! those of other brokers; and the broker at a size.
 
+mod check;
 mod compare;
 mod conditions;
 mod floor;
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Publish, consume and round trip, beside the floor, in a few minutes
     Quick(quick::QuickArgs),
+    /// The rows of `quick` in two minutes; fails where one is worse than it was
+    Check(check::CheckArgs),
     /// The same work for other brokers as installed here, beside qbroker and the floor
     Compare(compare::CompareArgs),
     /// Many messages wait: memory, disk, rates, and the start after a crash
@@ -76,6 +79,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Quick(args) => {
             let report = quick::run(args).await?;
             Ok(write!(std::io::stdout().lock(), "{report}")?)
+        }
+        Command::Check(args) => {
+            let checked = check::run(args).await?;
+            write!(std::io::stdout().lock(), "{checked}")?;
+            checked.outcome()
         }
         Command::Compare(args) => compare::run(args).await,
         Command::Backlog(args) => scale::run(args).await,

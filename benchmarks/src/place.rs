@@ -24,6 +24,11 @@ pub(crate) struct PlaceArgs {
 }
 
 impl PlaceArgs {
+    /// For a part of a command that reports itself.
+    pub(crate) fn without_json(&self) -> Self {
+        Self { json: None, ..self.clone() }
+    }
+
     /// The broker to measure.
     pub(crate) async fn program(&self) -> Fallible<PathBuf> {
         qbroker::find(self.qbroker.as_deref()).await

@@ -72,6 +72,11 @@ pub(crate) async fn run(args: QuickArgs) -> Fallible<Report> {
 }
 
 impl QuickArgs {
+    /// All rows.
+    pub(crate) fn new(load: LoadArgs, rounds: u32, place: PlaceArgs) -> Self {
+        Self { load, rounds, only: Vec::new(), profile: None, place }
+    }
+
     /// The rows asked for, in the table's order.
     fn rows(&self) -> Vec<Row> {
         let asked = |row: &Row| self.only.is_empty() || self.only.contains(row);

@@ -64,6 +64,13 @@ impl Report {
     }
 }
 
+impl Report {
+    /// qbroker's figure over the floor's, of each row.
+    pub(crate) fn ratios(&self) -> impl Iterator<Item = (Row, Spread)> {
+        self.rows.iter().map(|report| (report.row, report.ratio))
+    }
+}
+
 impl RowReport {
     fn new(row: Row, floor: &Samples, qbroker: &Samples, sync_us: f64) -> Option<Self> {
         let rounds = floor.figures().iter().zip(qbroker.figures());

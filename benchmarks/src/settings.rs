@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::report::thousands;
+use crate::system::Fallible;
 use crate::workload::Load;
 
 /// How much is done in one run of a row.
@@ -35,6 +36,16 @@ pub(crate) struct Settings {
 }
 
 impl LoadArgs {
+    /// 1 KiB messages for so long.
+    ///
+    /// # Errors
+    ///
+    /// As of `--seconds`.
+    pub(crate) fn lasting(length: f64) -> Fallible<Self> {
+        let seconds = seconds::<60>(&length.to_string()).map_err(anyhow::Error::msg)?;
+        Ok(Self { messages: 1_000_000, seconds, payload: 1024 })
+    }
+
     pub(crate) fn payload_bytes(&self) -> usize {
         self.payload as usize
     }
