@@ -143,6 +143,7 @@ impl ClientBuilder {
             .tcp_nodelay(true)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
             .http2_adaptive_window(false)
             .http2_keep_alive_interval(self.keepalive_interval)
             .keep_alive_timeout(Duration::from_secs(10))
@@ -178,6 +179,9 @@ impl ClientBuilder {
 /// HTTP/2 lets a client queue small frames up to half the connection's window before it is cut off,
 /// so the window is what keeps a burst of acks alive; both sides use the same.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
+/// A system call of the broker sends one frame; the protocol's default is 16 KiB.
+const FRAME_BYTES: u32 = 128 * 1024;
 
 /// Enough for a delivery batch on its way while the one before is read.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;

@@ -51,10 +51,17 @@ pub trait Disk: Send + Sync + Debug + 'static {
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
 }
 
-/// An open file, used from several threads at once.
-pub trait File: Send + Sync + Debug {
+/// What bytes can be read from.
+pub trait ReadAt: Send + Sync + Debug {
     /// Reads up to `buffer.len()` bytes; 0 only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+/// An open file, used from several threads at once.
+pub trait File: ReadAt {
+    /// [`ReadAt::read_at`] of what the system has in memory; [`io::ErrorKind::WouldBlock`] where it
+    /// would have to wait for the disk, or cannot tell.
+    fn read_now_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `bytes`.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes what was written durable. After a failure nothing may be believed but a restart.
@@ -68,7 +75,7 @@ pub trait File: Send + Sync + Debug {
 }
 
 /// Reads until `buffer` is full or the file ends; the number of bytes read.
-pub(crate) fn read_up_to(file: &dyn File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_up_to(file: &dyn ReadAt, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64) {
@@ -214,9 +221,27 @@ impl Held for RealLock {}
 #[derive(Debug)]
 struct RealFile(fs::File);
 
-impl File for RealFile {
+impl ReadAt for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.0.read_at(buffer, offset)
+    }
+}
+
+impl File for RealFile {
+    #[cfg(target_os = "linux")]
+    fn read_now_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        use rustix::io::{Errno, ReadWriteFlags};
+        let mut buffers = [io::IoSliceMut::new(buffer)];
+        match rustix::io::preadv2(&self.0, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
+            // Not every file system and kernel knows how.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Err(io::ErrorKind::WouldBlock.into()),
+            other => Ok(other?),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn read_now_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -403,11 +403,11 @@ impl Log {
         reader::read(&self.shared, lsns)
     }
 
-    /// Reads records as [`Log::read`] does, where all of them are in memory: it never waits for the
-    /// disk.
+    /// Reads records as [`Log::read`] does, where they are in the tail cache or the system has them
+    /// in memory; `None` where that would have to wait for the disk.
     #[must_use]
-    pub fn read_cached(&self, lsns: &[Lsn]) -> Option<Vec<StoredRecord>> {
-        reader::read_cached(&self.shared, lsns)
+    pub fn read_now(&self, lsns: &[Lsn]) -> Option<Vec<Result<StoredRecord, ReadError>>> {
+        reader::read_now(&self.shared, lsns)
     }
 
     /// Visits the head of every record in a stretch of the log that can be read: what is left to

@@ -14,6 +14,9 @@ use crate::stats::Counters;
 
 /// Segments that are there even when the disk is full, so that a full broker can drain.
 pub(crate) const RESERVE_SEGMENTS: usize = 2;
+/// Dropped segments are kept as spares up to this number: their blocks need no filling, and a queue
+/// that fills and drains again and again goes on in the memory that the system has them in.
+const RECYCLED_SEGMENTS: usize = 6;
 /// Zeros are written in pieces of this size, each synced: a writer's sync never waits for more.
 const ZERO_BYTES: usize = 1 << 20;
 
@@ -208,7 +211,7 @@ impl Pool {
             let whole = segment.file.size().doing("look at", &segment.path)?
                 == u64::from(self.segment_bytes);
             let mut files = self.files.lock();
-            if whole && files.filled.len() < self.filled_target + RESERVE_SEGMENTS {
+            if whole && files.filled.len() < self.filled_target.max(RECYCLED_SEGMENTS) {
                 let path = files.name("filled");
                 self.disk.rename(&segment.path, &path).doing("rename", &segment.path)?;
                 files.filled.push(path);

@@ -1,11 +1,14 @@
 //! Reading records: from the tail cache, else from a segment, checked.
 
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::cold::ColdSegment;
-use crate::disk::read_up_to;
+use crate::disk::{File, ReadAt, read_up_to};
 use crate::error::{Damage, DiskError, ReadError};
 use crate::frame::{self, Entry, HEADER_LEN, Kind};
 use crate::heads;
@@ -28,10 +31,60 @@ const HOP_BYTES: usize = 16 << 10;
 
 /// The records with these LSNs, in the order of `lsns`.
 pub(crate) fn read(shared: &Shared, lsns: &[Lsn]) -> Vec<Answer> {
+    let (answers, cached) = read_by(shared, lsns, &|file, buffer, at| file.read_at(buffer, at));
+    count(shared, answers.len(), cached);
+    answers
+}
+
+/// As [`read`]; `None` where that would have to wait for the disk.
+pub(crate) fn read_now(shared: &Shared, lsns: &[Lsn]) -> Option<Vec<Answer>> {
+    let would_block = AtomicBool::new(false);
+    let (answers, cached) = read_by(shared, lsns, &|file, buffer, at| {
+        let read = file.read_now_at(buffer, at);
+        if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            would_block.store(true, Relaxed);
+        }
+        read
+    });
+    if would_block.into_inner() {
+        // Whatever came of it.
+        return None;
+    }
+    count(shared, answers.len(), cached);
+    Some(answers)
+}
+
+fn count(shared: &Shared, read: usize, cached: usize) {
+    Counters::add(&shared.counters.reads_cached, cached);
+    Counters::add(&shared.counters.reads_disk, read - cached);
+}
+
+/// How a file is read.
+type ReadBy<'a> = &'a (dyn Fn(&dyn File, &mut [u8], u64) -> io::Result<usize> + Sync);
+
+/// A file that is read in a certain way.
+struct By<'a> {
+    file: &'a dyn File,
+    read: ReadBy<'a>,
+}
+
+impl ReadAt for By<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        (self.read)(self.file, buffer, offset)
+    }
+}
+
+impl fmt::Debug for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+/// Reads records; how many of them were cached.
+fn read_by(shared: &Shared, lsns: &[Lsn], by: ReadBy<'_>) -> (Vec<Answer>, usize) {
     let mut answers: Vec<Option<Answer>> = cached(shared, lsns);
     let mut missing: Vec<usize> = (0..lsns.len()).filter(|&at| answers[at].is_none()).collect();
-    Counters::add(&shared.counters.reads_cached, lsns.len() - missing.len());
-    Counters::add(&shared.counters.reads_disk, missing.len());
+    let cached = lsns.len() - missing.len();
     missing.sort_unstable_by_key(|&at| lsns[at]);
     let mut rest = missing.as_slice();
     while let Some(&first) = rest.first() {
@@ -41,13 +94,15 @@ pub(crate) fn read(shared: &Shared, lsns: &[Lsn]) -> Vec<Answer> {
         let (count, found) = match segment {
             Some((segment, end)) => {
                 let count = rest.partition_point(|&at| lsns[at] < end);
-                (count, read_all(&wanted_of(count), |rest| read_some(&segment, rest)))
+                let file = By { file: &*segment.file, read: by };
+                (count, read_all(&wanted_of(count), |rest| read_some(&segment, &file, rest)))
             }
             None => match cold_of(shared, lsns[first]) {
                 Some(cold) => {
                     let here = |at: &&usize| cold.column.find(lsns[**at]).is_some();
                     let count = rest.iter().take_while(here).count();
-                    (count, read_all(&wanted_of(count), |rest| read_some_cold(&cold, rest)))
+                    let file = By { file: &*cold.segment.file, read: by };
+                    (count, read_all(&wanted_of(count), |rest| read_some_cold(&cold, &file, rest)))
                 }
                 None => (1, vec![Err(not_found(shared, lsns[first]))]),
             },
@@ -57,7 +112,8 @@ pub(crate) fn read(shared: &Shared, lsns: &[Lsn]) -> Vec<Answer> {
         }
         rest = &rest[count..];
     }
-    answers.into_iter().map(|answer| answer.expect("each was looked up")).collect()
+    let answers = answers.into_iter().map(|answer| answer.expect("each was looked up"));
+    (answers.collect(), cached)
 }
 
 /// What the tail cache has. The lock is held for the look-up, not for making the answers.
@@ -68,16 +124,6 @@ fn cached(shared: &Shared, lsns: &[Lsn]) -> Vec<Option<Answer>> {
     };
     let answer = |(entry, &lsn): (Option<Appended>, &Lsn)| entry.map(|entry| Ok(entry.stored(lsn)));
     entries.into_iter().zip(lsns).map(answer).collect()
-}
-
-/// The records with these LSNs, where the tail cache has all of them.
-pub(crate) fn read_cached(shared: &Shared, lsns: &[Lsn]) -> Option<Vec<StoredRecord>> {
-    let entries: Vec<Appended> = {
-        let tail = shared.tail.lock();
-        lsns.iter().map(|&lsn| tail.find(lsn).cloned()).collect::<Option<_>>()?
-    };
-    Counters::add(&shared.counters.reads_cached, lsns.len());
-    Some(entries.iter().zip(lsns).map(|(entry, &lsn)| entry.stored(lsn)).collect())
 }
 
 /// The segment an LSN is in, and the LSN after the segment's last (for the newest, the end of all).
@@ -117,12 +163,15 @@ impl Reader {
         let after = self.segments.partition_point(|(segment, _)| segment.header.first_lsn <= lsn);
         let found = after.checked_sub(1).map(|at| &self.segments[at]);
         let hot = found.filter(|(_, end)| lsn < *end);
-        let hot = hot.into_iter().flat_map(|(segment, _)| read_some(segment, &[lsn]));
+        let hot =
+            hot.into_iter().flat_map(|(segment, _)| read_some(segment, &*segment.file, &[lsn]));
         // The same record may stand in several: a copy is as good as what it was copied from.
         let copies = std::iter::once_with(|| self.cold()).flatten();
         let copies = copies.filter(|cold| cold.column.find(lsn).is_some());
         let mut failed = None;
-        for answer in hot.chain(copies.flat_map(|cold| read_some_cold(cold, &[lsn]))) {
+        for answer in
+            hot.chain(copies.flat_map(|cold| read_some_cold(cold, &*cold.segment.file, &[lsn])))
+        {
             match answer {
                 Ok(record) => return Ok(record),
                 Err(error) => failed = Some(error),
@@ -166,20 +215,20 @@ fn read_all(wanted: &[Lsn], read_some: impl Fn(&[Lsn]) -> Vec<Answer>) -> Vec<An
 
 /// The first of `wanted`, in ascending order, and those that share its frame. All are in the
 /// segment.
-pub(crate) fn read_some(segment: &Segment, wanted: &[Lsn]) -> Vec<Answer> {
-    let found = build_index(segment).and_then(|()| frame_of(segment, wanted[0]));
+pub(crate) fn read_some(segment: &Segment, file: &dyn ReadAt, wanted: &[Lsn]) -> Vec<Answer> {
+    let found = build_index(segment, file).and_then(|()| frame_of(segment, file, wanted[0]));
     match found {
         Err(bad) => vec![Err(read_error(segment, wanted[0], &bad))],
         Ok(None) => vec![Err(ReadError::Lost(wanted[0]))],
         Ok(Some(place)) => {
             let count = wanted.partition_point(|&lsn| lsn < place.header.next_lsn());
-            read_frame(segment, &place, &wanted[..count])
+            read_frame(segment, file, &place, &wanted[..count])
         }
     }
 }
 
 /// As [`read_some`], from a cold segment.
-pub(crate) fn read_some_cold(cold: &ColdSegment, wanted: &[Lsn]) -> Vec<Answer> {
+pub(crate) fn read_some_cold(cold: &ColdSegment, file: &dyn ReadAt, wanted: &[Lsn]) -> Vec<Answer> {
     let offset_of = |lsn: &Lsn| cold.column.find(*lsn).map(|(_, offset)| offset);
     let Some(offset) = offset_of(&wanted[0]) else {
         return vec![Err(ReadError::NotFound(wanted[0]))];
@@ -187,12 +236,11 @@ pub(crate) fn read_some_cold(cold: &ColdSegment, wanted: &[Lsn]) -> Vec<Answer> 
     let segment = &*cold.segment;
     let count = wanted.partition_point(|lsn| offset_of(lsn).is_some_and(|at| at <= offset));
     let end = u64::from(segment.header.size);
-    let mut walk =
-        Walk::new(&*segment.file, segment.header, end).starting_at(u64::from(offset), HEADER_LEN);
+    let mut walk = Walk::new(file, segment.header, end).starting_at(u64::from(offset), HEADER_LEN);
     match walk.next(Depth::Headers) {
         Some(Ok(seen)) if seen.header.kind == Kind::Copied => {
             let place = FramePlace { offset: seen.offset, header: seen.header };
-            read_frame(segment, &place, &wanted[..count])
+            read_frame(segment, file, &place, &wanted[..count])
         }
         Some(Err(bad)) => vec![Err(read_error(segment, wanted[0], &bad))],
         _ => {
@@ -203,7 +251,7 @@ pub(crate) fn read_some_cold(cold: &ColdSegment, wanted: &[Lsn]) -> Vec<Answer> 
 }
 
 /// A segment of an earlier start is indexed when it is first read.
-fn build_index(segment: &Segment) -> Result<(), Bad> {
+fn build_index(segment: &Segment, file: &dyn ReadAt) -> Result<(), Bad> {
     let end = {
         let state = segment.state.lock();
         if state.index.is_some() {
@@ -212,7 +260,7 @@ fn build_index(segment: &Segment) -> Result<(), Bad> {
         u64::from(state.end)
     };
     let mut index = FrameIndex::new(segment.header.first_lsn);
-    let mut walk = Walk::new(&*segment.file, segment.header, end);
+    let mut walk = Walk::new(file, segment.header, end);
     loop {
         let bad = match walk.next(Depth::Headers) {
             None => break,
@@ -223,8 +271,7 @@ fn build_index(segment: &Segment) -> Result<(), Bad> {
             Some(Err(bad)) => bad,
         };
         // What stands in it is told to whoever reads that; what stands behind it can be read.
-        let (file, due) = (&*segment.file, walk.next_lsn);
-        let Ok(next) = next_frame(file, &segment.header, end, bad.offset, due) else {
+        let Ok(next) = next_frame(file, &segment.header, end, bad.offset, walk.next_lsn) else {
             return Err(bad);
         };
         let Some((offset, first_lsn)) = next else { break };
@@ -241,13 +288,13 @@ struct FramePlace {
 }
 
 /// The frame an LSN is in; `None` when a repair gave it up.
-fn frame_of(segment: &Segment, lsn: Lsn) -> Result<Option<FramePlace>, Bad> {
+fn frame_of(segment: &Segment, file: &dyn ReadAt, lsn: Lsn) -> Result<Option<FramePlace>, Bad> {
     let (start, end) = {
         let state = segment.state.lock();
         let index = state.index.as_ref().expect("built before");
         (u64::from(index.before(lsn)), u64::from(state.end))
     };
-    let mut walk = Walk::new(&*segment.file, segment.header, end).starting_at(start, HOP_BYTES);
+    let mut walk = Walk::new(file, segment.header, end).starting_at(start, HOP_BYTES);
     while let Some(seen) = walk.next(Depth::Headers) {
         let seen = seen?;
         let lost = seen.header.kind == Kind::Lost;
@@ -260,11 +307,16 @@ fn frame_of(segment: &Segment, lsn: Lsn) -> Result<Option<FramePlace>, Bad> {
 }
 
 /// Records of one frame: its table with one read, its bodies with as few as make sense.
-fn read_frame(segment: &Segment, place: &FramePlace, wanted: &[Lsn]) -> Vec<Answer> {
+fn read_frame(
+    segment: &Segment,
+    file: &dyn ReadAt,
+    place: &FramePlace,
+    wanted: &[Lsn],
+) -> Vec<Answer> {
     let all = |error: &dyn Fn(Lsn) -> ReadError| wanted.iter().map(|&l| Err(error(l))).collect();
     let bad = |problem| Bad { offset: place.offset, header: Some(place.header), problem };
     let table_at = place.offset + HEADER_LEN as u64;
-    let table = match read_bytes(segment, table_at, place.header.table_len) {
+    let table = match read_bytes(segment, file, table_at, place.header.table_len) {
         Ok(table) => table,
         Err(error) => return all(&|_| ReadError::Disk(error.clone())),
     };
@@ -281,7 +333,7 @@ fn read_frame(segment: &Segment, place: &FramePlace, wanted: &[Lsn]) -> Vec<Answ
     let bodies_at = table_at + u64::from(place.header.table_len);
     let mut answers = Vec::with_capacity(wanted.len());
     for run in wanted.chunk_by(|a, b| b.body_start <= a.body_start + a.body_len + GAP_BYTES) {
-        read_run(segment, bodies_at, &table, run, &mut answers);
+        read_run(segment, file, bodies_at, &table, run, &mut answers);
     }
     answers
 }
@@ -289,6 +341,7 @@ fn read_frame(segment: &Segment, place: &FramePlace, wanted: &[Lsn]) -> Vec<Answ
 /// Records whose bodies are near each other: one read for all.
 fn read_run(
     segment: &Segment,
+    file: &dyn ReadAt,
     bodies_at: u64,
     table: &Bytes,
     run: &[&Entry<'_>],
@@ -297,7 +350,7 @@ fn read_run(
     let start = run[0].body_start;
     let last = run[run.len() - 1];
     let len = last.body_start + last.body_len - start;
-    let bytes = match read_bytes(segment, bodies_at + u64::from(start), len) {
+    let bytes = match read_bytes(segment, file, bodies_at + u64::from(start), len) {
         Ok(bytes) => bytes,
         Err(error) => {
             return answers.extend(run.iter().map(|_| Err(ReadError::Disk(error.clone()))));
@@ -322,9 +375,14 @@ fn read_run(
     }
 }
 
-fn read_bytes(segment: &Segment, offset: u64, len: u32) -> Result<Bytes, DiskError> {
+fn read_bytes(
+    segment: &Segment,
+    file: &dyn ReadAt,
+    offset: u64,
+    len: u32,
+) -> Result<Bytes, DiskError> {
     let mut bytes = BytesMut::zeroed(len as usize);
-    let read = read_up_to(&*segment.file, &mut bytes, offset).map_err(|source| DiskError {
+    let read = read_up_to(file, &mut bytes, offset).map_err(|source| DiskError {
         doing: "read",
         path: segment.path.clone(),
         source: Arc::new(source),

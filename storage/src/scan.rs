@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::disk::{File, read_up_to};
+use crate::disk::{ReadAt, read_up_to};
 use crate::frame::{
     self, ALIGN, ALIGN_LEN, FLAG_REPAIRED, HEADER_LEN, Header, Kind, MAGIC, u64_at,
 };
@@ -100,7 +100,7 @@ pub(crate) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// A walk over the segment in `file`, `len` bytes long, whose header has been read.
-    pub(crate) fn new(file: &'a dyn File, header: SegmentHeader, len: u64) -> Self {
+    pub(crate) fn new(file: &'a dyn ReadAt, header: SegmentHeader, len: u64) -> Self {
         Self {
             window: Window { file, bytes: Vec::new(), start: 0, read_ahead: 1 << 20 },
             seed: header.seed(),
@@ -251,7 +251,7 @@ impl<'a> Walk<'a> {
 /// # Errors
 /// When the disk cannot be read there.
 pub(crate) fn next_header(
-    file: &dyn File,
+    file: &dyn ReadAt,
     seed: u32,
     offset: u64,
     len: u64,
@@ -284,7 +284,7 @@ pub(crate) fn next_header(
 /// # Errors
 /// When the disk cannot be read there.
 pub(crate) fn next_frame(
-    file: &dyn File,
+    file: &dyn ReadAt,
     segment: &SegmentHeader,
     len: u64,
     offset: u64,
@@ -302,7 +302,7 @@ pub(crate) fn next_frame(
 
 /// A part of a file in memory, moved along by the one who reads it.
 struct Window<'a> {
-    file: &'a dyn File,
+    file: &'a dyn ReadAt,
     bytes: Vec<u8>,
     start: u64,
     read_ahead: usize,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::{self, Loaded, SegmentEntry};
 use crate::compaction::adopt::Adopted;
-use crate::disk::{Disk, File, Mode, read_up_to};
+use crate::disk::{Disk, File, Mode, ReadAt, read_up_to};
 use crate::error::{Damage, Doing as _, OpenError};
 use crate::frame::{self, HEADER_LEN, Header, Kind};
 use crate::layout::{self, CKPT, Floor, LOG, cold_seq, segment_path, segment_seq};
@@ -266,7 +266,7 @@ fn survey_segment(segment: SegmentFile) -> io::Result<Surveyed> {
 }
 
 /// The records of a frame whose bodies do not have their checksums.
-fn bad_bodies(file: &dyn File, header: &Header, offset: u64) -> io::Result<Vec<(usize, Lsn)>> {
+fn bad_bodies(file: &dyn ReadAt, header: &Header, offset: u64) -> io::Result<Vec<(usize, Lsn)>> {
     let mut bytes = vec![0; usize::try_from(header.frame_len()).unwrap_or(usize::MAX)];
     read_up_to(file, &mut bytes, offset)?;
     let (table, bodies) = bytes[HEADER_LEN..].split_at(header.table_len as usize);
@@ -285,39 +285,19 @@ pub(crate) struct Patient(pub(crate) Arc<dyn File>);
 
 const SECTOR: u64 = 512;
 
-impl File for Patient {
+impl ReadAt for Patient {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if let Ok(read) = self.0.read_at(buffer, offset) {
             return Ok(read);
         }
         // One sector at a time, so that only what cannot be read is missing.
         let to_boundary = usize::try_from(SECTOR - offset % SECTOR).unwrap_or(usize::MAX);
-        let rest = usize::try_from(self.size()?.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let rest = usize::try_from(self.0.size()?.saturating_sub(offset)).unwrap_or(usize::MAX);
         let piece = buffer.len().min(to_boundary).min(rest);
         let buffer = &mut buffer[..piece];
         Ok(self.0.read_at(buffer, offset).unwrap_or_else(|_| {
             buffer.fill(0);
             piece
         }))
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.0.size()
-    }
-
-    fn set_size(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_size(bytes)
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.0.allocate(bytes)
     }
 }

@@ -17,7 +17,7 @@ use super::v1::floor_service_client::FloorServiceClient;
 use super::v1::{
     ConsumeRequest, ConsumeResponse, Delivery, OutgoingMessage, PublishRequest, PublishResponse,
 };
-use super::{CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
+use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::process::ServerProcess;
 use crate::system::{self, Fallible, System};
 
@@ -63,7 +63,8 @@ impl Connections {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .tcp_nodelay(true)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES);
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES);
         let mut clients = Vec::new();
         for _ in 0..std::thread::available_parallelism()?.get().min(4) {
             let client = FloorServiceClient::new(endpoint.connect().await?)

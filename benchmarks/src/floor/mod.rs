@@ -23,8 +23,8 @@ mod v1 {
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
-/// HTTP/2 frames that the broker takes.
-const FRAME_BYTES: u32 = 64 * 1024;
+/// HTTP/2 frames that the broker and its client take.
+const FRAME_BYTES: u32 = 128 * 1024;
 
 /// The largest request or response: the broker's limit as well.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;

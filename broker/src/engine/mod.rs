@@ -287,8 +287,8 @@ impl Engine {
         self: &Arc<Self>,
         lsns: Vec<Lsn>,
     ) -> Result<Vec<Result<StoredRecord, ReadError>>, Stopped> {
-        if let Some(records) = self.log.read_cached(&lsns) {
-            return Ok(records.into_iter().map(Ok).collect());
+        if let Some(records) = self.log.read_now(&lsns) {
+            return Ok(records);
         }
         let engine = self.clone();
         let reading = tokio::task::spawn_blocking(move || engine.log.read(&lsns));

@@ -37,7 +37,8 @@ use crate::web::{Health, Phase, Scrape};
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Wider, since small settlements count against a budget that grows with it (h2 0.4.20).
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const FRAME_BYTES: u32 = 64 << 10;
+/// A system call of a client sends one frame; the protocol's default is 16 KiB.
+const FRAME_BYTES: u32 = 128 << 10;
 const HEADER_BYTES: u32 = 16 << 10;
 /// A worker that is gone without a word is found after these two.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);

@@ -104,8 +104,8 @@ impl Source {
 
     fn read_some(&self, wanted: &[Lsn]) -> Vec<Answer> {
         match self {
-            Self::Hot(segment) => reader::read_some(segment, wanted),
-            Self::Cold(cold) => reader::read_some_cold(cold, wanted),
+            Self::Hot(segment) => reader::read_some(segment, &*segment.file, wanted),
+            Self::Cold(cold) => reader::read_some_cold(cold, &*cold.segment.file, wanted),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub use crate::disk::sim::rng::Rng;
-use crate::disk::{Disk, File, Held, Lock, Mode};
+use crate::disk::{Disk, File, Held, Lock, Mode, ReadAt};
 
 const SECTOR: usize = 512;
 
@@ -522,7 +522,7 @@ struct SimFile {
     node: usize,
 }
 
-impl File for SimFile {
+impl ReadAt for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.state.lock();
         state.alive()?;
@@ -537,6 +537,16 @@ impl File for SimFile {
         }
         buffer[..to - from].copy_from_slice(&node.bytes[from..to]);
         Ok(to - from)
+    }
+}
+
+impl File for SimFile {
+    /// Now and then the simulated system has something in memory, and often it has not.
+    fn read_now_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.disk.state.lock().rng.below(2) == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.read_at(buffer, offset)
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::cold::column::Column;
 use crate::cold::file::{ColdWriter, read_column};
-use crate::disk::{File, read_up_to};
+use crate::disk::{File, ReadAt, read_up_to};
 use crate::error::Lost;
 use crate::frame::{self, Copied, HEADER_LEN, Header, Kind};
 use crate::layout::segment_path;
@@ -73,7 +73,7 @@ fn readable(file: &SegmentFile) -> BTreeMap<Lsn, Copied> {
     records
 }
 
-fn of_frame(file: &dyn File, seed: u32, offset: u64, header: &Header) -> Vec<(Lsn, Copied)> {
+fn of_frame(file: &dyn ReadAt, seed: u32, offset: u64, header: &Header) -> Vec<(Lsn, Copied)> {
     let mut bytes = vec![0; usize::try_from(header.frame_len()).unwrap_or_default()];
     let whole = read_up_to(file, &mut bytes, offset).is_ok_and(|read| read == bytes.len());
     let (table, bodies) = bytes[HEADER_LEN..].split_at(header.table_len as usize);
@@ -127,13 +127,19 @@ fn rebuilt(header: SegmentHeader, records: BTreeMap<Lsn, Copied>) -> Vec<u8> {
 #[derive(Debug, Default)]
 struct InMemory(Mutex<Vec<u8>>);
 
-impl File for InMemory {
+impl ReadAt for InMemory {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let bytes = self.0.lock();
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let read = buffer.len().min(bytes.len() - from);
         buffer[..read].copy_from_slice(&bytes[from..from + read]);
         Ok(read)
+    }
+}
+
+impl File for InMemory {
+    fn read_now_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buffer, offset)
     }
 
     fn write_all_at(&self, written: &[u8], offset: u64) -> io::Result<()> {

@@ -428,6 +428,28 @@ fn short_reads_change_nothing() {
 }
 
 #[test]
+fn what_can_be_read_without_waiting_is_the_same() {
+    let (disk, owner) = checkpointed();
+    let (recovery, live) = recover(&disk, &tiny()).unwrap();
+    assert_eq!(live, owner.live);
+    let (log, _writer) = recovery.start_stepped(Arc::new(Told::default())).unwrap();
+    let lsns: Vec<Lsn> = live.keys().copied().collect();
+    // The simulated system has each piece in memory half of the time.
+    let (mut read, mut waited) = (0, 0);
+    for lsn in lsns.iter().cycle().take(200) {
+        match log.read_now(&[*lsn]) {
+            Some(records) => {
+                let record = records.into_iter().next().unwrap().unwrap();
+                assert_eq!(record, log.read(&[*lsn]).remove(0).unwrap());
+                read += 1;
+            }
+            None => waited += 1,
+        }
+    }
+    assert!(0 < read && 0 < waited, "{read} were read, {waited} were not");
+}
+
+#[test]
 fn restarts_without_use_do_not_fill_the_disk() {
     let disk = SimDisk::new(8);
     let options = Options { spare_segments: 0, ..tiny() };
