@@ -16,7 +16,7 @@ use crate::stats::Counters;
 pub(crate) const RESERVE_SEGMENTS: usize = 2;
 /// Dropped segments are kept as spares up to this number: their blocks need no filling, and a queue
 /// that fills and drains again and again goes on in the memory that the system has them in.
-const RECYCLED_SEGMENTS: usize = 6;
+const RECYCLED_SEGMENTS: usize = 4;
 /// Zeros are written in pieces of this size, each synced: a writer's sync never waits for more.
 const ZERO_BYTES: usize = 1 << 20;
 

@@ -17,8 +17,11 @@ const LOG_BYTES: u64 = 128 << 20;
 const LOG_PER_STATE: u64 = 8;
 /// As [`LOG_BYTES`] while the disk is at its reserve: what is worked off gives its room back sooner.
 const LOG_BYTES_LOW: u64 = 4 << 20;
-/// Activity is absorbed after this time, however little it was.
-const QUIET: Duration = Duration::from_secs(60);
+/// Activity is absorbed after this time, however little it was: what a drained queue took on disk goes
+/// with the second checkpoint after it.
+const QUIET: Duration = Duration::from_secs(10);
+/// A large state is written less often where little happens: so many bytes of it a second.
+const QUIET_BYTES_PER_SECOND: u64 = 1 << 20;
 /// How often it is asked whether a checkpoint is due.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long nothing is tried after a disk that was too full for a checkpoint.
@@ -103,7 +106,9 @@ impl Engine {
             Space::Ample => LOG_BYTES.max(LOG_PER_STATE * self.log.stats().checkpoint_bytes),
             Space::Low { .. } => LOG_BYTES_LOW,
         };
-        enough <= bytes || (0 < bytes && QUIET <= last.elapsed())
+        let state_seconds = self.log.stats().checkpoint_bytes / QUIET_BYTES_PER_SECOND;
+        let quiet = QUIET.max(Duration::from_secs(state_seconds));
+        enough <= bytes || (0 < bytes && quiet <= last.elapsed())
     }
 
     /// Ends the checkpoint thread, absorbs the log and closes it. Nothing is taken afterwards. Where

@@ -313,7 +313,8 @@ impl Engine {
             |core, now, out| core.open_consumer(open, now, out),
             |state, _, opened| {
                 opened.map(|opened| {
-                    let outbox = Arc::new(Outbox::new(self.durable.clone()));
+                    let outbox =
+                        Arc::new(Outbox::new(self.durable.clone(), self.commits.stopped()));
                     state.consumers.insert(opened.consumer, outbox.clone());
                     (opened, outbox)
                 })
@@ -392,7 +393,7 @@ impl Engine {
 
     /// A new publishing stream and its outbox.
     pub fn open_publisher(&self) -> (StreamId, Arc<Outbox<PublishEvent>>) {
-        let outbox = Arc::new(Outbox::new(self.durable.clone()));
+        let outbox = Arc::new(Outbox::new(self.durable.clone(), self.commits.stopped()));
         let mut state = self.state.lock();
         state.last_stream += 1;
         let stream = state.last_stream;

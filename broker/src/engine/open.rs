@@ -9,6 +9,7 @@ use qbroker_storage::{
     Damage, Log, Lsn, Observer, OpenError, Recovery, RecoveryReport, WriteError, Writer,
 };
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::paging::PageError;
@@ -60,6 +61,7 @@ pub enum Failure {
 /// Raises the durable LSN; ends the process after a [`Failure`].
 pub(super) struct Commits {
     durable: watch::Sender<Durable>,
+    stopped: CancellationToken,
     unsynced: Arc<Unsynced>,
     on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
 }
@@ -71,9 +73,15 @@ impl std::fmt::Debug for Commits {
 }
 
 impl Commits {
+    /// Canceled once the log has stopped.
+    pub(super) fn stopped(&self) -> CancellationToken {
+        self.stopped.clone()
+    }
+
     /// Nothing is told any more from here on.
     pub(super) fn fail(&self, failure: &Failure) {
         self.durable.send_modify(|durable| durable.stopped = true);
+        self.stopped.cancel();
         (self.on_failure)(failure);
     }
 }
@@ -131,6 +139,7 @@ impl Engine {
         let unsynced = Arc::new(Unsynced::default());
         let commits = Arc::new(Commits {
             durable: sender,
+            stopped: CancellationToken::new(),
             unsynced: unsynced.clone(),
             on_failure: Box::new(on_failure),
         });

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use qbroker_storage::Lsn;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::line::Line;
 use super::{Durable, Stopped};
@@ -17,11 +18,13 @@ pub struct Outbox<T> {
     events: Mutex<Line<T>>,
     filled: Notify,
     durable: watch::Receiver<Durable>,
+    /// Canceled once the log has stopped.
+    stopped: CancellationToken,
 }
 
 impl<T> Outbox<T> {
-    pub(super) fn new(durable: watch::Receiver<Durable>) -> Self {
-        Self { events: Mutex::default(), filled: Notify::new(), durable }
+    pub(super) fn new(durable: watch::Receiver<Durable>, stopped: CancellationToken) -> Self {
+        Self { events: Mutex::default(), filled: Notify::new(), durable, stopped }
     }
 
     /// Adds an event that may be told once `lsn` is durable.
@@ -47,12 +50,10 @@ impl<T> Outbox<T> {
                 Taken::Events(events) => return Ok(events),
                 _ if now.stopped => return Err(Stopped),
                 Taken::Held => durable.changed().await.map_err(|_| Stopped)?,
+                // Commits are no news here: there may be thousands of streams that wait so.
                 Taken::Empty => tokio::select! {
                     () = self.filled.notified() => {}
-                    // Also to learn that the log has stopped.
-                    stopped = durable.wait_for(|durable| durable.stopped) => {
-                        drop(stopped.map_err(|_| Stopped)?);
-                    }
+                    () = self.stopped.cancelled() => return Err(Stopped),
                 },
             }
         }
@@ -79,12 +80,26 @@ enum Taken<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::task::{Context, Wake, Waker};
+
     use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
 
     #[tokio::test]
     async fn an_event_is_held_until_its_lsn_is_durable() {
         let (commit, durable) = watch::channel(Durable { lsn: Lsn(1), stopped: false });
-        let outbox = Outbox::new(durable);
+        let outbox = Outbox::new(durable, CancellationToken::new());
         outbox.push(Lsn(1), 'a');
         outbox.push(Lsn(2), 'b');
         outbox.push(Lsn(3), 'c');
@@ -97,9 +112,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_waits_for_nothing_learns_of_no_commit_and_of_the_logs_end() {
+        let (commit, durable) = watch::channel(Durable { lsn: Lsn(1), stopped: false });
+        let stopped = CancellationToken::new();
+        let outbox = Outbox::<char>::new(durable, stopped.clone());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut next = pin!(outbox.next());
+        assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        commit.send_replace(Durable { lsn: Lsn(2), stopped: false });
+        assert!(!woken.0.load(Relaxed), "a commit is no news");
+        stopped.cancel();
+        assert!(woken.0.load(Relaxed));
+        assert_eq!(next.await, Err(Stopped));
+    }
+
+    #[tokio::test]
     async fn nothing_is_told_early_where_a_late_push_comes_behind_a_later_event() {
         let (_commit, durable) = watch::channel(Durable { lsn: Lsn(11), stopped: false });
-        let outbox = Outbox::new(durable);
+        let outbox = Outbox::new(durable, CancellationToken::new());
         for lsn in [5, 12, 10, 13] {
             outbox.push(Lsn(lsn), lsn);
         }

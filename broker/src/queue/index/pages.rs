@@ -10,6 +10,10 @@ use super::{Frozen, Message};
 
 /// Births in a page. Larger pages waste more on the few messages that stay long.
 const PAGE: u64 = 128;
+/// A page of more messages than this has room for all of its births.
+const FEW: usize = 16;
+/// And one of so few has not: between the two it stays as it is.
+const FEW_AGAIN: usize = 8;
 
 /// Every message, found by arithmetic and one look into a small table. A clone shares its pages; a
 /// page is copied when it is changed while somebody else has it.
@@ -19,16 +23,109 @@ pub(super) struct Pages {
     len: usize,
 }
 
-/// Invariant: `live` slots are filled; a page without any is not kept.
+/// Neighbours come and go together, but for those that wait for a time of their own: of ten million
+/// such, those in memory are a message in each page.
 #[derive(Clone, Debug)]
-struct Page {
-    slots: Box<[Option<Message>]>,
-    live: usize,
+enum Page {
+    /// By slot, ascending. Never empty.
+    Few(Vec<(u8, Message)>),
+    /// Invariant: `live` slots are filled.
+    Many { slots: Box<[Option<Message>]>, live: usize },
 }
 
-fn split(birth: Lsn) -> (u64, usize) {
-    let slot = usize::try_from(birth.0 % PAGE).expect("below the size of a page");
+fn split(birth: Lsn) -> (u64, u8) {
+    let slot = u8::try_from(birth.0 % PAGE).expect("below the size of a page");
     (birth.0 / PAGE, slot)
+}
+
+impl Page {
+    fn get(&self, slot: u8) -> Option<&Message> {
+        match self {
+            Self::Few(messages) => {
+                let at = messages.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
+                Some(&messages[at].1)
+            }
+            Self::Many { slots, .. } => slots[usize::from(slot)].as_ref(),
+        }
+    }
+
+    fn get_mut(&mut self, slot: u8) -> Option<&mut Message> {
+        match self {
+            Self::Few(messages) => {
+                let at = messages.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
+                Some(&mut messages[at].1)
+            }
+            Self::Many { slots, .. } => slots[usize::from(slot)].as_mut(),
+        }
+    }
+
+    fn insert(&mut self, slot: u8, message: Message) -> Option<Message> {
+        match self {
+            Self::Few(messages) => {
+                let at = match messages.binary_search_by_key(&slot, |(slot, _)| *slot) {
+                    Ok(at) => return Some(std::mem::replace(&mut messages[at].1, message)),
+                    Err(at) => at,
+                };
+                messages.insert(at, (slot, message));
+                if FEW < messages.len() {
+                    *self = Self::many(std::mem::take(messages));
+                }
+                None
+            }
+            Self::Many { slots, live } => {
+                let before = slots[usize::from(slot)].replace(message);
+                *live += usize::from(before.is_none());
+                before
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u8) -> Option<Message> {
+        match self {
+            Self::Few(messages) => {
+                let at = messages.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
+                Some(messages.remove(at).1)
+            }
+            Self::Many { slots, live } => {
+                let message = slots[usize::from(slot)].take()?;
+                *live -= 1;
+                if *live <= FEW_AGAIN {
+                    let slots = (0..).zip(slots);
+                    let few = slots.filter_map(|(slot, message)| Some((slot, message.take()?)));
+                    *self = Self::Few(few.collect());
+                }
+                Some(message)
+            }
+        }
+    }
+
+    fn many(messages: Vec<(u8, Message)>) -> Self {
+        let mut slots: Box<[Option<Message>]> = (0..PAGE).map(|_| None).collect();
+        let live = messages.len();
+        for (slot, message) in messages {
+            slots[usize::from(slot)] = Some(message);
+        }
+        Self::Many { slots, live }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(messages) => messages.is_empty(),
+            Self::Many { live, .. } => *live == 0,
+        }
+    }
+
+    fn for_each(&self, visit: &mut dyn FnMut(u8, &Message)) {
+        match self {
+            Self::Few(messages) => {
+                messages.iter().for_each(|(slot, message)| visit(*slot, message))
+            }
+            Self::Many { slots, .. } => {
+                let filled = (0..).zip(slots).filter_map(|(slot, m)| Some((slot, m.as_ref()?)));
+                filled.for_each(|(slot, message)| visit(slot, message));
+            }
+        }
+    }
 }
 
 impl Pages {
@@ -38,36 +135,29 @@ impl Pages {
 
     pub(super) fn get(&self, birth: Lsn) -> Option<&Message> {
         let (page, slot) = split(birth);
-        self.pages.get(&page)?.slots[slot].as_ref()
+        self.pages.get(&page)?.get(slot)
     }
 
     pub(super) fn get_mut(&mut self, birth: Lsn) -> Option<&mut Message> {
         let (page, slot) = split(birth);
-        Arc::make_mut(self.pages.get_mut(&page)?).slots[slot].as_mut()
+        Arc::make_mut(self.pages.get_mut(&page)?).get_mut(slot)
     }
 
     /// Puts a message in; returns what was there.
     pub(super) fn insert(&mut self, birth: Lsn, message: Message) -> Option<Message> {
-        let (page, slot) = split(birth);
-        let page = self.pages.entry(page).or_insert_with(|| {
-            let slots = (0..PAGE).map(|_| None).collect();
-            Arc::new(Page { slots, live: 0 })
-        });
-        let page = Arc::make_mut(page);
-        let before = page.slots[slot].replace(message);
-        let is_new = usize::from(before.is_none());
-        page.live += is_new;
-        self.len += is_new;
+        let (number, slot) = split(birth);
+        let page = self.pages.entry(number).or_insert_with(|| Arc::new(Page::Few(Vec::new())));
+        let before = Arc::make_mut(page).insert(slot, message);
+        self.len += usize::from(before.is_none());
         before
     }
 
     pub(super) fn remove(&mut self, birth: Lsn) -> Option<Message> {
         let (number, slot) = split(birth);
         let page = Arc::make_mut(self.pages.get_mut(&number)?);
-        let message = page.slots[slot].take()?;
-        page.live -= 1;
+        let message = page.remove(slot)?;
         self.len -= 1;
-        if page.live == 0 {
+        if page.is_empty() {
             self.pages.remove(&number);
         }
         Some(message)
@@ -79,15 +169,63 @@ impl Frozen for Pages {
         let mut numbers: Vec<u64> = self.pages.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
-            for (birth, slot) in (number * PAGE..).zip(&self.pages[&number].slots) {
-                if let Some(message) = slot {
-                    visit(Lsn(birth), message);
-                }
-            }
+            self.pages[&number].for_each(&mut |slot, message| {
+                visit(Lsn(number * PAGE + u64::from(slot)), message);
+            });
         }
     }
 
     fn pages(&self) -> &[Arc<super::Page>] {
         &[]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::queue::ids::QueueId;
+    use crate::queue::index::State;
+
+    fn message(size: u32) -> Message {
+        Message {
+            queue: QueueId(1),
+            state: State::Ready,
+            place: Lsn(1),
+            priority: 0,
+            size,
+            since_ms: 0,
+            failures: 0,
+            crashes: 0,
+            last_failure: Lsn(0),
+            dead_letter: Lsn(0),
+        }
+    }
+
+    proptest! {
+        /// Of a few pages, by whatever comes and goes.
+        #[test]
+        fn pages_hold_what_a_map_holds(
+            changes in prop::collection::vec((any::<bool>(), 0..2 * PAGE, 0_u32..9), 0..400),
+        ) {
+            let (mut pages, mut map) = (Pages::default(), BTreeMap::new());
+            for (comes, birth, size) in changes {
+                let birth = Lsn(birth);
+                let (a, b) = if comes {
+                    (pages.insert(birth, message(size)), map.insert(birth, size))
+                } else {
+                    (pages.remove(birth), map.remove(&birth))
+                };
+                prop_assert_eq!(a.map(|message| message.size), b);
+                prop_assert_eq!(pages.len(), map.len());
+                prop_assert_eq!(pages.get(birth).map(|m| m.size), map.get(&birth).copied());
+            }
+            let mut found = Vec::new();
+            pages.for_each(&mut |birth, message| found.push((birth, message.size)));
+            prop_assert_eq!(found, map.into_iter().collect::<Vec<_>>());
+        }
     }
 }
