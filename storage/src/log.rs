@@ -34,7 +34,7 @@ pub struct Options {
     pub segment_bytes: u32,
     /// Zero-filled files kept ready. Default 2. Each is `segment_bytes` of disk.
     pub spare_segments: usize,
-    /// Bytes of the newest records kept in memory for reads. Default 32 MiB.
+    /// Bytes of the newest records kept in memory for reads. Default 16 MiB.
     pub tail_cache_bytes: usize,
     /// Bytes after which a frame takes no further batch. Default 1 MiB.
     pub frame_bytes_target: usize,
@@ -56,7 +56,7 @@ impl Default for Options {
         Self {
             segment_bytes: 64 << 20,
             spare_segments: 2,
-            tail_cache_bytes: 32 << 20,
+            tail_cache_bytes: 16 << 20,
             frame_bytes_target: 1 << 20,
             disk_reserve_bytes: 256 << 20,
             idle_commit: Duration::from_millis(200),

@@ -17,6 +17,10 @@ pub(crate) const RESERVE_SEGMENTS: usize = 2;
 /// Dropped segments are kept as spares up to this number: their blocks need no filling, and a queue
 /// that fills and drains again and again goes on in the memory that the system has them in.
 const RECYCLED_SEGMENTS: usize = 4;
+/// And up to this one while the log goes on.
+const RECYCLED_SEGMENTS_BUSY: usize = 16;
+/// When no segment was begun for this long, it does not.
+const BUSY_MS: u64 = 15_000;
 /// Zeros are written in pieces of this size, each synced: a writer's sync never waits for more.
 const ZERO_BYTES: usize = 1 << 20;
 
@@ -181,6 +185,7 @@ impl Pool {
     /// When the disk fails in a way that is not want of room.
     pub(crate) fn maintain(&self, counters: &Counters) -> Result<(), DiskError> {
         self.recycle_unread()?;
+        self.let_go()?;
         let made = self.fill_up(counters);
         self.look_at_space(&made)?;
         match made {
@@ -211,7 +216,7 @@ impl Pool {
             let whole = segment.file.size().doing("look at", &segment.path)?
                 == u64::from(self.segment_bytes);
             let mut files = self.files.lock();
-            if whole && files.filled.len() < self.filled_target.max(RECYCLED_SEGMENTS) {
+            if whole && files.filled.len() < RECYCLED_SEGMENTS_BUSY {
                 let path = files.name("filled");
                 self.disk.rename(&segment.path, &path).doing("rename", &segment.path)?;
                 files.filled.push(path);
@@ -222,6 +227,20 @@ impl Pool {
         }
         // Not synced: a name that comes back after a crash is of a segment the log has dropped.
         Ok(())
+    }
+
+    /// Spares beyond what a quiet log may need are removed.
+    fn let_go(&self) -> Result<(), DiskError> {
+        let now_ms = self.disk.now_ms();
+        let excess = {
+            let mut files = self.files.lock();
+            let is_busy = now_ms.saturating_sub(files.pace.taken_ms) < BUSY_MS;
+            let kept = self.filled_target.max(RECYCLED_SEGMENTS);
+            let kept = if is_busy { files.filled.len() } else { kept.min(files.filled.len()) };
+            files.filled.split_off(kept)
+        };
+        // Not synced: a spare that comes back after a crash is one.
+        excess.into_iter().try_for_each(|path| self.disk.remove(&path).doing("remove", &path))
     }
 
     fn fill_up(&self, counters: &Counters) -> Result<(), DiskError> {
@@ -360,6 +379,29 @@ mod tests {
         pool.maintain(&Counters::default()).unwrap();
         assert!(!disk.paths().contains(&path));
         assert_eq!(pool.ready(), 1 + 1 + RESERVE_SEGMENTS, "one filled before, one recycled");
+    }
+
+    #[test]
+    fn spares_that_a_quiet_log_does_not_need_are_let_go() {
+        let disk = SimDisk::new(1);
+        disk.create_dir(FREE).unwrap();
+        let pool = Pool::open(disk.shared(), 8192, 1, 0).unwrap();
+        let spares = |count| {
+            let mut files = pool.files.lock();
+            for _ in 0..count {
+                let path = files.name("filled");
+                disk.open(&path, Mode::CreateNew).unwrap();
+                files.filled.push(path);
+            }
+        };
+        spares(10);
+        pool.files.lock().pace.taken(disk.now_ms());
+        pool.let_go().unwrap();
+        assert_eq!(pool.ready(), 10, "the log goes on");
+        disk.pass(BUSY_MS);
+        pool.let_go().unwrap();
+        assert_eq!(pool.ready(), RECYCLED_SEGMENTS);
+        assert_eq!(disk.paths().len(), RECYCLED_SEGMENTS);
     }
 
     #[test]

@@ -146,6 +146,11 @@ impl SimDisk {
         Arc::new(self.clone())
     }
 
+    /// Lets time go by.
+    pub fn pass(&self, ms: u64) {
+        self.state.lock().now_ms += ms;
+    }
+
     /// What goes wrong from now on; counts begin anew.
     pub fn set_faults(&self, faults: Faults) {
         let mut state = self.state.lock();

@@ -168,5 +168,6 @@ fn encode_births(messages: &[(Lsn, Message)]) -> Bytes {
         encode_varint(birth - last, &mut bytes);
         last = birth;
     }
+    bytes.shrink_to_fit();
     bytes.into()
 }

@@ -146,7 +146,9 @@ impl Pages {
     /// Puts a message in; returns what was there.
     pub(super) fn insert(&mut self, birth: Lsn, message: Message) -> Option<Message> {
         let (number, slot) = split(birth);
-        let page = self.pages.entry(number).or_insert_with(|| Arc::new(Page::Few(Vec::new())));
+        // Many a message stays the only one of its page.
+        let page = self.pages.entry(number);
+        let page = page.or_insert_with(|| Arc::new(Page::Few(Vec::with_capacity(1))));
         let before = Arc::make_mut(page).insert(slot, message);
         self.len += usize::from(before.is_none());
         before
