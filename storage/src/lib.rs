@@ -17,6 +17,7 @@ mod lsn;
 mod record;
 
 mod log;
+mod tables;
 mod tail;
 mod writer;
 

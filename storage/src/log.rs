@@ -22,6 +22,7 @@ use crate::record::{Batch, StoredRecord};
 use crate::recovery::Recovery;
 use crate::segment::{SEGMENT_HEADER_LEN, Segment};
 use crate::stats::{Counters, Stats};
+use crate::tables::Tables;
 use crate::tail::{Control, Tail};
 use crate::writer::{self, Core};
 use crate::{compaction, heads, reader, retention};
@@ -99,6 +100,7 @@ pub(crate) struct Shared {
     pub(crate) log_id: [u8; 16],
     pub(crate) epoch: u64,
     pub(crate) tail: Mutex<Tail>,
+    pub(crate) tables: Tables,
     /// Tells the writer that there is something to write.
     pub(crate) wake: Condvar,
     /// Tells who waits in `write_checkpoint` that something became durable.
@@ -154,6 +156,7 @@ impl Shared {
     pub(crate) fn new(found: Found, observer: Arc<dyn Observer>, threaded: bool) -> Self {
         Self {
             batch_bytes_max: found.options.batch_bytes_max(),
+            tables: Tables::default(),
             tail: Mutex::new(Tail::new(found.next_lsn, found.options.tail_cache_bytes)),
             disk: found.disk,
             options: found.options,

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use crate::cold::ColdSegment;
 use crate::disk::{File, ReadAt, read_up_to};
 use crate::error::{Damage, DiskError, ReadError};
-use crate::frame::{self, Entry, HEADER_LEN, Kind};
+use crate::frame::{HEADER_LEN, Header, Kind};
 use crate::heads;
 use crate::log::Shared;
 use crate::lsn::{Lsn, LsnRange};
@@ -20,6 +20,7 @@ use crate::recovery::files::SegmentFile;
 use crate::scan::{Bad, Depth, Problem, Walk, next_frame};
 use crate::segment::{FrameIndex, Segment};
 use crate::stats::Counters;
+use crate::tables::{Found, Table, Tables};
 use crate::tail::Appended;
 
 pub(crate) type Answer = Result<StoredRecord, ReadError>;
@@ -95,7 +96,12 @@ fn read_by(shared: &Shared, lsns: &[Lsn], by: ReadBy<'_>) -> (Vec<Answer>, usize
             Some((segment, end)) => {
                 let count = rest.partition_point(|&at| lsns[at] < end);
                 let file = By { file: &*segment.file, read: by };
-                (count, read_all(&wanted_of(count), |rest| read_some(&segment, &file, rest)))
+                (
+                    count,
+                    read_all(&wanted_of(count), |rest| {
+                        read_some(&segment, &file, &shared.tables, rest)
+                    }),
+                )
             }
             None => match cold_of(shared, lsns[first]) {
                 Some(cold) => {
@@ -163,8 +169,9 @@ impl Reader {
         let after = self.segments.partition_point(|(segment, _)| segment.header.first_lsn <= lsn);
         let found = after.checked_sub(1).map(|at| &self.segments[at]);
         let hot = found.filter(|(_, end)| lsn < *end);
-        let hot =
-            hot.into_iter().flat_map(|(segment, _)| read_some(segment, &*segment.file, &[lsn]));
+        let hot = hot.into_iter().flat_map(|(segment, _)| {
+            read_some(segment, &*segment.file, &Tables::default(), &[lsn])
+        });
         // The same record may stand in several: a copy is as good as what it was copied from.
         let copies = std::iter::once_with(|| self.cold()).flatten();
         let copies = copies.filter(|cold| cold.column.find(lsn).is_some());
@@ -215,15 +222,29 @@ fn read_all(wanted: &[Lsn], read_some: impl Fn(&[Lsn]) -> Vec<Answer>) -> Vec<An
 
 /// The first of `wanted`, in ascending order, and those that share its frame. All are in the
 /// segment.
-pub(crate) fn read_some(segment: &Segment, file: &dyn ReadAt, wanted: &[Lsn]) -> Vec<Answer> {
+pub(crate) fn read_some(
+    segment: &Segment,
+    file: &dyn ReadAt,
+    tables: &Tables,
+    wanted: &[Lsn],
+) -> Vec<Answer> {
+    let of_frame =
+        |header: &Header| &wanted[..wanted.partition_point(|&lsn| lsn < header.next_lsn())];
+    if let Some(table) = tables.of(segment, wanted[0]) {
+        return read_records(segment, file, &table, of_frame(&table.header));
+    }
     let found = build_index(segment, file).and_then(|()| frame_of(segment, file, wanted[0]));
     match found {
         Err(bad) => vec![Err(read_error(segment, wanted[0], &bad))],
         Ok(None) => vec![Err(ReadError::Lost(wanted[0]))],
-        Ok(Some(place)) => {
-            let count = wanted.partition_point(|&lsn| lsn < place.header.next_lsn());
-            read_frame(segment, file, &place, &wanted[..count])
-        }
+        Ok(Some(place)) => match read_table(segment, file, &place) {
+            Ok(table) => {
+                let table = Arc::new(table);
+                tables.keep(Arc::clone(&table));
+                read_records(segment, file, &table, of_frame(&place.header))
+            }
+            Err(error) => of_frame(&place.header).iter().map(|&lsn| Err(error.of(lsn))).collect(),
+        },
     }
 }
 
@@ -240,7 +261,11 @@ pub(crate) fn read_some_cold(cold: &ColdSegment, file: &dyn ReadAt, wanted: &[Ls
     match walk.next(Depth::Headers) {
         Some(Ok(seen)) if seen.header.kind == Kind::Copied => {
             let place = FramePlace { offset: seen.offset, header: seen.header };
-            read_frame(segment, file, &place, &wanted[..count])
+            let wanted = &wanted[..count];
+            match read_table(segment, file, &place) {
+                Ok(table) => read_records(segment, file, &table, wanted),
+                Err(error) => wanted.iter().map(|&lsn| Err(error.of(lsn))).collect(),
+            }
         }
         Some(Err(bad)) => vec![Err(read_error(segment, wanted[0], &bad))],
         _ => {
@@ -284,7 +309,7 @@ fn build_index(segment: &Segment, file: &dyn ReadAt) -> Result<(), Bad> {
 
 struct FramePlace {
     offset: u64,
-    header: frame::Header,
+    header: Header,
 }
 
 /// The frame an LSN is in; `None` when a repair gave it up.
@@ -306,34 +331,53 @@ fn frame_of(segment: &Segment, file: &dyn ReadAt, lsn: Lsn) -> Result<Option<Fra
     Err(Bad { offset: end, header: None, problem: Problem::NoFrame })
 }
 
-/// Records of one frame: its table with one read, its bodies with as few as make sense.
-fn read_frame(
-    segment: &Segment,
+/// Why a table cannot be had, for any record of its frame.
+enum TableError<'a> {
+    Disk(DiskError),
+    Bad(&'a Segment, Bad),
+}
+
+impl TableError<'_> {
+    fn of(&self, lsn: Lsn) -> ReadError {
+        match self {
+            Self::Disk(error) => ReadError::Disk(error.clone()),
+            Self::Bad(segment, bad) => read_error(segment, lsn, bad),
+        }
+    }
+}
+
+/// The table of a frame, read and checked.
+fn read_table<'a>(
+    segment: &'a Segment,
     file: &dyn ReadAt,
     place: &FramePlace,
+) -> Result<Table, TableError<'a>> {
+    let FramePlace { offset, header } = *place;
+    let bad = |problem| TableError::Bad(segment, Bad { offset, header: Some(header), problem });
+    let table_at = offset + HEADER_LEN as u64;
+    let bytes = read_bytes(segment, file, table_at, header.table_len).map_err(TableError::Disk)?;
+    if !header.table_matches(&bytes, segment.seed) {
+        return Err(bad(Problem::Table));
+    }
+    Table::new(segment, offset, header, bytes).ok_or_else(|| bad(Problem::Lengths))
+}
+
+/// Records of one frame: their bodies with as few reads as make sense.
+fn read_records(
+    segment: &Segment,
+    file: &dyn ReadAt,
+    table: &Table,
     wanted: &[Lsn],
 ) -> Vec<Answer> {
-    let all = |error: &dyn Fn(Lsn) -> ReadError| wanted.iter().map(|&l| Err(error(l))).collect();
-    let bad = |problem| Bad { offset: place.offset, header: Some(place.header), problem };
-    let table_at = place.offset + HEADER_LEN as u64;
-    let table = match read_bytes(segment, file, table_at, place.header.table_len) {
-        Ok(table) => table,
-        Err(error) => return all(&|_| ReadError::Disk(error.clone())),
+    let found = wanted.iter().map(|&lsn| table.find(lsn)).collect::<Option<Vec<&Found>>>();
+    let Some(found) = found else {
+        let (offset, header) = (table.offset, Some(table.header));
+        let bad = Bad { offset, header, problem: Problem::Lengths };
+        return wanted.iter().map(|&lsn| Err(read_error(segment, lsn, &bad))).collect();
     };
-    if !place.header.table_matches(&table, segment.seed) {
-        return all(&|lsn| read_error(segment, lsn, &bad(Problem::Table)));
-    }
-    let Some(entries) = frame::entries(&place.header, &table) else {
-        return all(&|lsn| read_error(segment, lsn, &bad(Problem::Lengths)));
-    };
-    let find = |lsn: &Lsn| Some(&entries[entries.binary_search_by_key(lsn, |e| e.lsn).ok()?]);
-    let Some(wanted) = wanted.iter().map(find).collect::<Option<Vec<&Entry<'_>>>>() else {
-        return all(&|lsn| read_error(segment, lsn, &bad(Problem::Lengths)));
-    };
-    let bodies_at = table_at + u64::from(place.header.table_len);
-    let mut answers = Vec::with_capacity(wanted.len());
-    for run in wanted.chunk_by(|a, b| b.body_start <= a.body_start + a.body_len + GAP_BYTES) {
-        read_run(segment, file, bodies_at, &table, run, &mut answers);
+    let mut answers = Vec::with_capacity(found.len());
+    for run in found.chunk_by(|a, b| b.body_start <= a.body_start + a.body_len + GAP_BYTES) {
+        read_run(segment, file, table, run, &mut answers);
     }
     answers
 }
@@ -342,11 +386,11 @@ fn read_frame(
 fn read_run(
     segment: &Segment,
     file: &dyn ReadAt,
-    bodies_at: u64,
-    table: &Bytes,
-    run: &[&Entry<'_>],
+    table: &Table,
+    run: &[&Found],
     answers: &mut Vec<Answer>,
 ) {
+    let bodies_at = table.offset + HEADER_LEN as u64 + u64::from(table.header.table_len);
     let start = run[0].body_start;
     let last = run[run.len() - 1];
     let len = last.body_start + last.body_len - start;
@@ -361,7 +405,7 @@ fn read_run(
         let body =
             bytes.get(from..from + entry.body_len as usize).map(|body| bytes.slice_ref(body));
         let body = body.and_then(|body| Body::checked(body, entry.body_crc));
-        let head = table.slice_ref(entry.head);
+        let head = table.head(entry);
         answers.push(match body {
             _ if entry.lost => Err(ReadError::Lost(entry.lsn)),
             Some(body) => Ok(StoredRecord { head, body }),
