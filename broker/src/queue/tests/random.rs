@@ -1,5 +1,7 @@
 //! Random commands: whatever comes, the core does what the model allows, and nothing is lost.
 
+mod takers;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use proptest::test_runner::Config;
 use qbroker_storage::Body;
 
 use super::mend::check_gaps;
-use super::model::{Asked, Consumer, Model, Pulling, What};
+use super::model::{Asked, Model, What};
 use super::stage::{Outcome as Heard, STEPS_MAX, Stage, StageIndex, deliveries_of};
 use crate::queue::body::StoredFailure;
 use crate::queue::ids::{ConsumerId, LeaseToken};
@@ -19,7 +21,7 @@ use crate::queue::index::{State, StateSet};
 use crate::queue::policy::Policy;
 use crate::queue::{
     CreateQueue, DeleteQueue, Effect, Extend, Limits, Lost, NewDue, NewMessage, OpenConsumer,
-    Outcome, Publish, Pull, PullId, Pulled, PurgeStep, Settle, Settlement, Window,
+    Outcome, Publish, PurgeStep, Settle, Settlement, Window,
 };
 
 const QUEUES: [&str; 4] = ["plain", "strict", "strict.dead", "drop"];
@@ -306,165 +308,6 @@ impl<I: StageIndex> Play<I> {
         if known.is_none() {
             self.model.ids.insert(key, (receipts[0].birth.0, wall_ms + 300_000));
         }
-    }
-
-    fn consume(&mut self, mut open: OpenConsumer, held: u16, how: How) {
-        let now = self.stage.now;
-        let session = self.model.session_named(&open.session);
-        let mut asked = Asked::default();
-        let of_session = |(_, name): &&(ConsumerId, String)| *name == open.session;
-        let known: Vec<_> = self.streams.iter().filter(of_session).map(|(id, _)| *id).collect();
-        match how {
-            How::Resume(pick) if !known.is_empty() => {
-                let previous = known[usize::from(pick) % known.len()];
-                let of_it = self.model.leases().filter(|(_, lease)| {
-                    lease.consumer == previous.0 && Some(lease.session) == session
-                });
-                for (place, (birth, lease)) in of_it.enumerate() {
-                    if held & 1 << (place % 16) != 0 {
-                        open.held.push(lease.token);
-                        asked.resumed.insert(birth);
-                    } else {
-                        asked.returns.insert(birth);
-                    }
-                }
-                open.previous = Some(previous);
-                self.streams.retain(|(id, _)| *id != previous);
-                self.model.disconnect(previous.0, now);
-                if let Some(session) = session {
-                    self.model.forget_broken(session, previous.0);
-                }
-            }
-            How::Reset => {
-                asked.reset = session;
-                self.model.consumers.retain(|_, consumer| Some(consumer.session) != session);
-                self.model.pulls.retain(|_, pull| Some(pull.session) != session);
-            }
-            How::Resume(_) | How::Anew => {}
-        }
-        let heard = self.stage.turn(|core, now, out| core.open_consumer(&open, now, out));
-        let opened = heard.answer.as_ref().expect("nothing refuses it");
-        assert_eq!(opened.resumed, open.previous.is_some() && session.is_some());
-        assert!(opened.lost.is_empty(), "all that was named was held");
-        self.streams.push((opened.consumer, open.session.clone()));
-        self.opened(&heard, &open, opened.consumer, asked);
-    }
-
-    /// The session is opened by the records, and the consumer is there before the first grant.
-    fn opened<T>(
-        &mut self,
-        heard: &Heard<T>,
-        open: &OpenConsumer,
-        id: ConsumerId,
-        mut asked: Asked,
-    ) {
-        use crate::queue::record::Record;
-        let before_grants =
-            heard.logged.iter().position(|(_, record, _)| matches!(record, Record::Granted(_)));
-        let (own, grants) = heard.logged.split_at(before_grants.unwrap_or(heard.logged.len()));
-        for (lsn, record, _) in own {
-            self.model.check(*lsn, record, &mut asked, self.stage.now);
-        }
-        let session = self.model.session_named(&open.session).expect("it is open");
-        self.model.connect_session(session);
-        let consumer = Consumer {
-            session,
-            queues: open.queues.iter().cloned().collect(),
-            window: open.window,
-            draining: false,
-        };
-        self.model.consumers.insert(id.0, consumer);
-        let rest = Heard {
-            answer: Ok(()),
-            effects: Vec::new(),
-            logged: grants.to_vec(),
-            retired: Vec::new(),
-        };
-        for effect in &heard.effects {
-            if let Effect::AnswerPull { pull, deliveries } = effect
-                && let Some(first) = deliveries.first()
-            {
-                asked.answered.insert(first.token.grant.0, *pull);
-            }
-            self.tokens.extend(deliveries_of(effect).iter().map(|delivery| delivery.token));
-        }
-        self.heard(&rest, asked);
-    }
-
-    fn pull(&mut self, queues: Vec<String>, messages_max: u32, session: Option<u8>) {
-        let name = session.map_or_else(String::new, |session| format!("s{session}"));
-        let pull = Pull { queues, messages_max, lease_duration_ms: None, session: name };
-        let full = self.model.leases().count() == LEASES_MAX;
-        let heard = self.stage.turn(|core, now, out| core.pull(&pull, now, out));
-        let queues = pull.queues.iter().cloned().collect();
-        let pulling = Pulling { queues, messages_max, session: 0 };
-        let asked = Asked { pull: Some(pulling.clone()), ..Asked::default() };
-        self.heard(&heard, asked);
-        assert_eq!(heard.answer.is_err(), full, "{:?}", heard.answer);
-        let session = self.model.session_named(&pull.session).filter(|_| !pull.session.is_empty());
-        match heard.answer {
-            Ok(Pulled::Now(deliveries)) => {
-                deliveries.iter().for_each(|delivery| self.stage.note(delivery));
-                self.tokens.extend(deliveries.iter().map(|delivery| delivery.token));
-                if let Some(session) = session {
-                    let boot_ms = self.stage.now.boot_ms;
-                    self.model.sessions.get_mut(&session).unwrap().touch(boot_ms);
-                }
-            }
-            Ok(Pulled::Waiting(id)) => {
-                let session = session.unwrap_or_default();
-                self.model.connect_session(session);
-                self.model.pulls.insert(id, Pulling { session, ..pulling });
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn cancel_pull(&mut self, pick: u8) {
-        let waiting: Vec<PullId> = self.model.pulls.keys().copied().collect();
-        let Some(&pull) = pick_of(&waiting, pick) else { return };
-        let pulling = self.model.pulls.remove(&pull).expect("it waits");
-        self.model.disconnect_session(pulling.session, self.stage.now);
-        let heard = self.stage.turn(|core, now, _| Ok(core.cancel_pull(pull, now)));
-        self.heard(&heard, Asked::default());
-        assert_eq!(heard.answer, Ok(true));
-    }
-
-    fn undeliver(&mut self, picks: &[u8]) {
-        let tokens = self.picked(picks);
-        let returns = self.held(&tokens).iter().map(|token| token.birth.0).collect();
-        let heard = self.stage.turn(|core, _, out| core.undeliver(tokens.iter().copied(), out));
-        self.heard(&heard, Asked { returns, ..Asked::default() });
-    }
-
-    fn unreadable(&mut self, picks: &[u8]) {
-        let tokens = self.picked(picks);
-        let held = self.held(&tokens);
-        let unreadable = held.iter().map(|token| token.birth.0).collect();
-        let park = tokens.iter().copied();
-        let heard = self.stage.turn(|core, _, out| core.park_unreadable(park.clone(), out));
-        self.heard(&heard, Asked { unreadable, ..Asked::default() });
-        assert_eq!(heard.answer.expect("nothing refuses it"), Vec::from_iter(held));
-    }
-
-    /// Those of the tokens whose leases hold.
-    fn held(&self, tokens: &[LeaseToken]) -> BTreeSet<LeaseToken> {
-        let holds =
-            |token: &&LeaseToken| self.model.leases().any(|(_, lease)| lease.token == **token);
-        tokens.iter().filter(holds).copied().collect()
-    }
-
-    fn close(&mut self, pick: u8) {
-        let Some(id) = self.consumer(pick) else { return };
-        let of_it = self.model.leases().filter(|(_, lease)| lease.consumer == id.0);
-        let returns: BTreeSet<u64> = of_it.map(|(birth, _)| birth).collect();
-        let now = self.stage.now;
-        let gone = self.model.consumers.remove(&id.0).expect("it is connected");
-        self.model.disconnect_session(gone.session, now);
-        self.streams.retain(|(stream, _)| *stream != id);
-        let heard = self.stage.turn(|core, now, out| core.close_consumer(id, now, out));
-        self.heard(&heard, Asked { returns, ..Asked::default() });
-        assert!(self.model.leases().all(|(_, lease)| lease.consumer != id.0));
     }
 
     fn settle(&mut self, picks: &[(u8, u8)]) {
