@@ -71,6 +71,12 @@ impl OutgoingMessage {
         self
     }
 
+    /// How urgent it is, 0 (the default) to 9: none is delivered as long as there is a more urgent one.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.0.priority = priority.into();
+        self
+    }
+
     /// Delivered no earlier than this long after it was accepted.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.0.schedule = Some(Schedule::Delay(time::duration(delay)));
@@ -122,6 +128,8 @@ pub struct Message {
     pub message_type: String,
     /// The application's own id; may be empty.
     pub correlation_id: String,
+    /// How urgent it is; larger is more.
+    pub priority: u8,
     /// Its place in the broker's log: unique, growing.
     pub sequence: u64,
     /// When it was accepted, by the broker's clock.
@@ -142,6 +150,7 @@ impl From<v1::Message> for Message {
             headers: message.headers,
             message_type: message.message_type,
             correlation_id: message.correlation_id,
+            priority: message.priority.try_into().unwrap_or(u8::MAX),
             sequence: message.sequence.try_into().unwrap_or_default(),
             publish_time: message.publish_time.and_then(time::system_time),
             deliver_time: message.deliver_time.and_then(time::system_time),
@@ -297,6 +306,7 @@ mod tests {
             .content_type(long.clone())
             .message_type(long.clone())
             .correlation_id(long.clone())
+            .priority(u8::MAX)
             .delay(Duration::MAX);
         for number in 0..64 {
             message = message.header(number.to_string(), &long);

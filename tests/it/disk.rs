@@ -148,11 +148,9 @@ impl Simulated {
         let stored = StoredMessage { payload: vec![7; 900].into(), ..StoredMessage::default() };
         let message = NewMessage {
             queue: "work".into(),
-            message_id: String::new(),
-            id_hash: None,
             payload_bytes: 900,
-            due: None,
             body: stored.into_body(&mut bytes::BytesMut::new()),
+            ..NewMessage::default()
         };
         let publish = Publish { messages: vec![message] };
         let published = self.engine.call(|core, now, out| core.publish(&publish, now, out));

@@ -25,6 +25,9 @@ pub(super) struct Admin {
     context: Context,
 }
 
+/// What is here of what the protocol once marked LATER.
+const FEATURES: [&str; 1] = ["priority"];
+
 /// A call whose feature comes later.
 fn later<T>(feature: &'static str) -> Result<Response<T>, Status> {
     Err(Fault::Unsupported { field: "this call", feature }.to_status())
@@ -122,7 +125,7 @@ impl AdminService for Admin {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: 1,
             durability: "fsync".to_owned(),
-            features: Vec::new(),
+            features: FEATURES.map(str::to_owned).to_vec(),
             limits: limits.into_iter().map(|(name, limit)| (name.to_owned(), limit)).collect(),
         }))
     }

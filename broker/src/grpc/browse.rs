@@ -82,7 +82,8 @@ async fn read(
     let mut messages = Vec::with_capacity(listed.len());
     for (listed, stored) in listed.iter().zip(records::read(engine, &parts).await?) {
         let is_there = || engine.look(|core| core.index().message(listed.birth)).1;
-        match stored.and_then(|stored| delivery::message(queue, &stored)) {
+        let told = |stored| delivery::message(queue, listed.held.priority, &stored);
+        match stored.and_then(told) {
             Ok(message) => messages.push(message_info(listed, message, shown)),
             Err(fault) if !matches!(is_there(), Ok(None)) => {
                 let message = unreadable(queue, listed.birth);

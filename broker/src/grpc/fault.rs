@@ -205,6 +205,7 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::Policy { .. }
         | Refused::EmptyBatch
         | Refused::MessageTooLarge { .. }
+        | Refused::Priority { .. }
         | Refused::DuplicateInBatch { .. }
         | Refused::TokenTwice
         | Refused::BatchOutOfOrder { .. } => Code::InvalidArgument,
@@ -237,6 +238,9 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
             ("limit", max.to_string()),
             ("queue", queue.clone()),
         ],
+        Refused::Priority { queue, .. } => {
+            vec![("field", "priority".to_owned()), ("queue", queue.clone())]
+        }
         // The key under which GetServerInfo tells the limit.
         Refused::Limit { what, .. } => vec![("limit", format!("max_{what}"))],
         Refused::LeasesFull(_) => vec![("limit", "max_leases".to_owned())],

@@ -61,11 +61,8 @@ impl Stage {
         let stored = StoredMessage::default();
         let message = NewMessage {
             queue: queue.into(),
-            message_id: String::new(),
-            id_hash: None,
-            payload_bytes: 0,
-            due: None,
             body: stored.into_body(&mut BytesMut::new()),
+            ..NewMessage::default()
         };
         let publish = Publish { messages: vec![message] };
         let (_, stored) = self

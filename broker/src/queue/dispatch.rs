@@ -16,6 +16,7 @@ use super::{Core, Effect, Output};
 pub struct Delivery {
     pub token: LeaseToken,
     pub queue: Arc<str>,
+    pub priority: u8,
     pub failures: u32,
     pub crashes: u32,
     /// Record of the last failure told; zero: none.
@@ -194,6 +195,7 @@ impl<I: Index> Core<I> {
         let deliver = |(birth, message): (Lsn, Message)| Delivery {
             token: LeaseToken { birth, grant, epoch },
             queue: name.clone(),
+            priority: message.priority,
             failures: message.failures,
             crashes: message.crashes,
             last_failure: message.last_failure,

@@ -28,6 +28,9 @@ pub struct Policy {
     pub dedup_window_ms: Option<u64>,
     #[prost(uint64, optional, tag = "9")]
     pub max_payload_bytes: Option<u64>,
+    /// How many priorities there are, from 0 on.
+    #[prost(uint32, optional, tag = "30")]
+    pub priority_levels: Option<u32>,
 }
 
 /// Backoff after a failure: `initial * multiplier^(failures - 1)`, at most `max`, less up to
@@ -66,6 +69,9 @@ pub const JITTER: f64 = 0.25;
 pub const DEAD_LETTER_RETENTION_MS: u64 = 7 * DAY_MS;
 /// How long a message id is remembered: longer than a client tries again.
 pub const DEDUP_WINDOW_MS: u64 = 5 * 60 * SECOND_MS;
+
+/// The most urgent a message can be: each priority that is in use costs a line of the index.
+pub const PRIORITY_MAX: u8 = 9;
 
 /// Nobody counts further; who wants no limit says so.
 pub const ATTEMPTS_MAX: i32 = 1_000_000;
@@ -106,6 +112,12 @@ impl Policy {
         self.dedup_window_ms.unwrap_or(DEDUP_WINDOW_MS)
     }
 
+    /// The most urgent a message of the queue can be.
+    pub fn priority_max(&self) -> u8 {
+        let levels = self.priority_levels.and_then(|levels| u8::try_from(levels).ok());
+        levels.map_or(PRIORITY_MAX, |levels| levels.saturating_sub(1))
+    }
+
     /// How long a message may stay; `None`: for ever.
     pub fn stays_ms(&self, is_dead_letter_queue: bool) -> Option<u64> {
         let default = is_dead_letter_queue.then_some(DEAD_LETTER_RETENTION_MS);
@@ -143,6 +155,8 @@ impl Policy {
         within("dedup_window", self.dedup_window_ms, 0, DEDUP_WINDOW_MS_MAX)?;
         within("retention", self.retention_ms.filter(|ms| *ms != 0), SECOND_MS, 3_650 * DAY_MS)?;
         within("max_payload_bytes", self.max_payload_bytes, 1, u64::MAX)?;
+        let levels_max = u64::from(PRIORITY_MAX) + 1;
+        within("priority_levels", self.priority_levels.map(u64::from), 1, levels_max)?;
         within("retry.initial_backoff", retry.initial_ms, 0, 365 * DAY_MS)?;
         within("retry.max_backoff", retry.max_ms, 0, 365 * DAY_MS)?;
         limit("max_attempts", self.max_attempts)?;

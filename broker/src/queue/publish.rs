@@ -8,6 +8,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::ids::QueueId;
 use super::index::Index;
+use super::policy::{self, Policy};
 use super::producer::{BatchOutcome, StreamId};
 use super::record::{BatchRefused, BatchStored, Published, Record};
 use super::refused::Refused;
@@ -15,7 +16,7 @@ use super::time::{Due, Now};
 use super::{Core, Draft, Output, Stop, Turn};
 
 /// A message as it is handed in: what decides over it, and its body.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NewMessage {
     pub queue: Arc<str>,
     /// Empty: an id is made of the LSN.
@@ -24,6 +25,8 @@ pub struct NewMessage {
     pub id_hash: Option<u128>,
     pub payload_bytes: u64,
     pub due: Option<NewDue>,
+    /// Larger is more urgent; 0 is the least.
+    pub priority: u8,
     pub body: Body,
 }
 
@@ -166,7 +169,7 @@ impl<I: Index> Core<I> {
         let mut receipts = Vec::with_capacity(messages.len());
         for (index, (message, queue)) in messages.iter().zip(queues).enumerate() {
             let receipt = self
-                .check_size(queue, index, message)
+                .check_message(queue, index, message)
                 .and_then(|()| self.draft_message(draft, &mut seen, queue, message, now))
                 .map_err(|refused| (Some(index), refused.into()))?;
             receipts.push(receipt);
@@ -198,7 +201,8 @@ impl<I: Index> Core<I> {
         Ok(queues)
     }
 
-    fn check_size(
+    /// Whether the queue takes such a message.
+    fn check_message(
         &self,
         queue: QueueId,
         index: usize,
@@ -207,11 +211,21 @@ impl<I: Index> Core<I> {
         let policy = self.catalog.get(queue).map(|queue| &queue.definition.policy);
         let of_queue = policy.and_then(|policy| policy.max_payload_bytes);
         let max = of_queue.unwrap_or(u64::MAX).min(self.limits.payload_bytes_max);
-        if message.payload_bytes <= max {
-            return Ok(());
+        if max < message.payload_bytes {
+            let queue = message.queue.to_string();
+            return Err(Refused::MessageTooLarge {
+                index,
+                bytes: message.payload_bytes,
+                max,
+                queue,
+            });
         }
-        let queue = message.queue.to_string();
-        Err(Refused::MessageTooLarge { index, bytes: message.payload_bytes, max, queue })
+        let max = policy.map_or(policy::PRIORITY_MAX, Policy::priority_max);
+        if max < message.priority {
+            let queue = message.queue.to_string();
+            return Err(Refused::Priority { priority: message.priority, max, queue });
+        }
+        Ok(())
     }
 
     fn draft_message(
@@ -239,6 +253,7 @@ impl<I: Index> Core<I> {
             due: due.map(Into::into),
             id_hash_high,
             id_hash_low,
+            priority: message.priority.into(),
             ..Published::default()
         };
         let birth = draft.push(Record::Published(published), message.body.clone());

@@ -21,6 +21,8 @@ pub enum Refused {
     EmptyBatch,
     #[error("message {index} has {bytes} payload bytes; queue \"{queue}\" allows {max}")]
     MessageTooLarge { index: usize, bytes: u64, max: u64, queue: String },
+    #[error("priority {priority} is not within 0 to {max}, which queue \"{queue}\" allows")]
+    Priority { priority: u8, max: u8, queue: String },
     #[error("message id \"{id}\" occurs twice in the batch")]
     DuplicateInBatch { id: String },
     #[error("the disk is full up to its reserve; free space, or let consumers drain")]
@@ -54,7 +56,7 @@ impl Refused {
             Self::QueueNotEmpty { .. } => "QUEUE_NOT_EMPTY",
             Self::QueueName { .. } => "INVALID_QUEUE_NAME",
             Self::EtagMismatch { .. } => "ETAG_MISMATCH",
-            Self::Policy { .. } => "INVALID_ARGUMENT",
+            Self::Policy { .. } | Self::Priority { .. } => "INVALID_ARGUMENT",
             Self::DeadLetterQueue { .. } => "DEAD_LETTER_QUEUE_INVALID",
             Self::EmptyBatch => "EMPTY_BATCH",
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",

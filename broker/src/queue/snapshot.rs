@@ -35,6 +35,7 @@ struct Envelope {
 }
 
 #[derive(Clone, PartialEq, Oneof)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and most are messages")]
 enum Item {
     #[prost(message, tag = "1")]
     Header(HeaderItem),

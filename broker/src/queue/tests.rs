@@ -33,6 +33,7 @@ macro_rules! scripts {
 scripts! {
     publish
     order
+    priority
     lease
     extend
     settle

@@ -79,6 +79,8 @@ pub struct QueuePolicy {
     pub dedup_window: Option<Duration>,
     /// The largest payload. Default: the broker's limit.
     pub max_payload_bytes: Option<u32>,
+    /// How many priorities there are, from 0 on; 1 to 10. Default: 10.
+    pub priority_levels: Option<u32>,
 }
 
 /// How long a nacked message waits: `initial_backoff` times `multiplier` for each failure before,
@@ -131,6 +133,9 @@ impl QueuePolicy {
             max_payload_bytes: self
                 .max_payload_bytes
                 .map(|bytes| bytes.try_into().unwrap_or(i32::MAX)),
+            priority_levels: self
+                .priority_levels
+                .map(|levels| levels.try_into().unwrap_or(i32::MAX)),
             ..v1::QueuePolicy::default()
         }
     }
@@ -146,6 +151,7 @@ impl QueuePolicy {
             retention: policy.retention.and_then(time::from_wire),
             dedup_window: policy.dedup_window.and_then(time::from_wire),
             max_payload_bytes: policy.max_payload_bytes.and_then(|bytes| bytes.try_into().ok()),
+            priority_levels: policy.priority_levels.and_then(|levels| levels.try_into().ok()),
         }
     }
 
@@ -164,6 +170,7 @@ impl QueuePolicy {
             ("retention", self.retention.is_some()),
             ("dedup_window", self.dedup_window.is_some()),
             ("max_payload_bytes", self.max_payload_bytes.is_some()),
+            ("priority_levels", self.priority_levels.is_some()),
         ];
         set.iter().filter(|(_, set)| *set).map(|(path, _)| format!("policy.{path}")).collect()
     }
@@ -299,6 +306,7 @@ mod tests {
             retention: Some(Duration::ZERO),
             dedup_window: Some(Duration::from_secs(1)),
             max_payload_bytes: Some(7),
+            priority_levels: Some(3),
         };
         assert_eq!(QueuePolicy::from_wire(policy.clone().into_wire()), policy);
     }

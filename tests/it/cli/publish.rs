@@ -29,7 +29,7 @@ async fn what_the_flags_say_is_with_the_message() {
             &[
                 &["message", "publish", "work", "body", "--id", "m-1", "--type", "send"][..],
                 &["--correlation-id", "c-1", "--content-type", "text/plain"],
-                &["-H", "tenant=a=b", "--header", "empty="],
+                &["-H", "tenant=a=b", "--header", "empty=", "--priority", "4"],
             ]
             .concat(),
         )
@@ -42,6 +42,7 @@ async fn what_the_flags_say_is_with_the_message() {
         ("queue", json!("work")),
         ("message_type", json!("send")),
         ("correlation_id", json!("c-1")),
+        ("priority", json!(4)),
         ("content_type", json!("text/plain")),
         ("headers", json!({"tenant": "a=b", "empty": ""})),
         ("payload", json!("body")),
@@ -90,6 +91,8 @@ async fn what_the_broker_refuses_is_told_and_not_stored() {
     stage.shell.out(&["queue", "create", "work", "--max-payload-bytes", "10"]).await;
     let ran = stage.shell.run(&["message", "publish", "work", "eleven byte"]).await;
     check_refused(&ran, 65, &["MESSAGE_TOO_LARGE", "11", "10"]);
+    let ran = stage.shell.run(&["message", "publish", "work", "x", "--priority", "10"]).await;
+    check_refused(&ran, 65, &["INVALID_ARGUMENT", "priority", "0 to 9"]);
     let ran = stage.shell.run(&["message", "publish", "no spaces", "x"]).await;
     check_refused(&ran, 65, &["INVALID_QUEUE_NAME"]);
     assert_eq!(stage.held("work").await, [0, 0, 0]);
@@ -136,7 +139,7 @@ async fn a_line_that_is_refused_is_told_by_its_number_and_the_rest_is_stored() {
 async fn what_was_consumed_can_be_published_again_as_it_was() {
     let stage = Stage::new().await;
     let lines = concat!(
-        "{\"payload\": \"text\", \"message_id\": \"m-1\", \"headers\": {\"k\": \"v\"}}\n",
+        "{\"payload\": \"text\", \"message_id\": \"m-1\", \"headers\": {\"k\": \"v\"}, \"priority\": 3}\n",
         "{\"payload_base64\": \"/wA=\", \"message_type\": \"t\", \"correlation_id\": \"c\"}\n",
         "{\"payload\": \"elsewhere\", \"queue\": \"other\"}\n",
         "{\"payload\": {\"any\": [\"JSON\"]}, \"delay\": \"1h\"}\n",
@@ -156,7 +159,8 @@ async fn what_was_consumed_can_be_published_again_as_it_was() {
     assert_eq!(stage.shell.run_with(&publish("work"), renamed.as_bytes()).await.code, 0);
     let copied = stage.peek("copy").await;
     for (was, is) in json_lines(&consumed).iter().zip(&copied) {
-        for key in ["payload", "payload_base64", "headers", "message_type", "correlation_id"] {
+        let keys = ["payload", "payload_base64", "headers", "message_type", "correlation_id"];
+        for key in keys.into_iter().chain(["priority"]) {
             assert_eq!(was.get(key), is.get(key), "{key}");
         }
     }

@@ -108,11 +108,10 @@ fn message(queue: &str, name: &str, due: Option<NewDue>) -> NewMessage {
     let stored = StoredMessage { payload, ..StoredMessage::default() };
     NewMessage {
         queue: queue.into(),
-        message_id: String::new(),
-        id_hash: None,
         payload_bytes: stored.payload.len() as u64,
         due,
         body: stored.into_body(&mut bytes::BytesMut::new()),
+        ..NewMessage::default()
     }
 }
 

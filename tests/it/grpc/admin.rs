@@ -24,7 +24,7 @@ fn with_policy(name: &str, policy: QueuePolicy) -> CreateQueueRequest {
 async fn policy_values_out_of_bounds_are_refused_with_their_field() {
     let broker = Broker::start(&[]).await;
     type Set = fn(&mut QueuePolicy);
-    let bad: [(&str, Set); 16] = [
+    let bad: [(&str, Set); 18] = [
         ("lease_duration", |p| p.lease_duration = Some(seconds(0))),
         ("lease_duration", |p| p.lease_duration = Some(seconds(12 * 60 * 60 + 1))),
         ("lease_duration", |p| p.lease_duration = Some(seconds(-5))),
@@ -36,6 +36,8 @@ async fn policy_values_out_of_bounds_are_refused_with_their_field() {
         ("dedup_window", |p| p.dedup_window = Some(seconds(24 * 60 * 60 + 1))),
         ("max_payload_bytes", |p| p.max_payload_bytes = Some(0)),
         ("max_payload_bytes", |p| p.max_payload_bytes = Some((512 << 10) + 1)),
+        ("priority_levels", |p| p.priority_levels = Some(0)),
+        ("priority_levels", |p| p.priority_levels = Some(11)),
         ("retry.multiplier", |p| set_retry(p).multiplier = Some(0.5)),
         ("retry.multiplier", |p| set_retry(p).multiplier = Some(f64::NAN)),
         ("retry.jitter", |p| set_retry(p).jitter = Some(1.5)),
@@ -56,6 +58,7 @@ async fn policy_values_out_of_bounds_are_refused_with_their_field() {
         retention: Some(seconds(3_650 * 24 * 60 * 60)),
         dedup_window: Some(seconds(24 * 60 * 60)),
         max_payload_bytes: Some(512 << 10),
+        priority_levels: Some(10),
         retry: Some(RetryPolicy {
             initial_backoff: Some(seconds(0)),
             max_backoff: Some(seconds(365 * 24 * 60 * 60)),
@@ -292,11 +295,14 @@ async fn a_state_and_an_order_must_be_ones_that_there_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_tells_its_limits_and_that_it_has_no_later_feature_yet() {
+async fn the_server_tells_its_limits_and_its_features() {
     let broker = Broker::start(&["--max-batch-messages", "77"]).await;
     let info = answer(broker.wire.admin().get_server_info(GetServerInfoRequest {}).await).unwrap();
     assert_eq!((info.protocol, info.durability.as_str()), (1, "fsync"));
-    assert_eq!(info.features, [] as [&str; 0]);
+    for feature in ["priority"] {
+        assert!(info.features.iter().any(|has| has == feature), "{feature}");
+    }
+    assert!(!info.features.contains(&"trace".to_owned()), "it comes later");
     assert_eq!(info.limits["max_batch_messages"], 77);
     assert_eq!(info.limits["max_payload_bytes"], 512 << 10);
 }

@@ -124,8 +124,7 @@ async fn every_field_that_comes_later_is_refused() {
 
 async fn check_messages(broker: &Broker, seen: &mut Seen) {
     type Set = fn(&mut OutgoingMessage);
-    let fields: [(&str, Set); 6] = [
-        ("priority", |m| m.priority = 1),
+    let fields: [(&str, Set); 5] = [
         ("ttl", |m| m.ttl = Some(seconds(1))),
         ("ordering_key", |m| m.ordering_key = "k".to_owned()),
         ("unique_key", |m| m.unique_key = "k".to_owned()),
@@ -217,12 +216,11 @@ async fn check_settlements(broker: &Broker, seen: &mut Seen) {
 
 async fn check_policies(wire: &Wire, seen: &mut Seen) {
     type Set = fn(&mut QueuePolicy);
-    let fields: [(&str, Set); 11] = [
+    let fields: [(&str, Set); 10] = [
         ("message_ttl", |p| p.message_ttl = Some(seconds(1))),
         ("max_messages", |p| p.max_messages = Some(1)),
         ("max_bytes", |p| p.max_bytes = Some(1)),
         ("overflow", |p| p.overflow = OverflowPolicy::DropOldest.into()),
-        ("priority_levels", |p| p.priority_levels = Some(2)),
         ("max_leased", |p| p.max_leased = Some(1)),
         ("max_leased_per_fairness_key", |p| p.max_leased_per_fairness_key = Some(1)),
         ("fairness_weights", |p| {

@@ -6,6 +6,7 @@ mod large;
 mod later;
 mod leases;
 mod malformed;
+mod priority;
 mod publish;
 mod streams;
 mod unread;
@@ -23,7 +24,8 @@ use tonic::{Response, Status};
 struct Broker {
     wire: Wire,
     server: Server,
-    _folder: Folder,
+    /// After the server: its files go when it is gone.
+    folder: Folder,
 }
 
 impl Broker {
@@ -32,7 +34,16 @@ impl Broker {
         let folder = Folder::new();
         let server = Server::start(&folder, flags).await;
         let wire = Wire::connect(&server.url()).await;
-        Self { wire, server, _folder: folder }
+        Self { wire, server, folder }
+    }
+
+    /// Kills the broker, and starts it again on the same folder.
+    async fn kill_and_start(self) -> Self {
+        let Self { server, folder, .. } = self;
+        server.kill().await;
+        let server = Server::start(&folder, &[]).await;
+        let wire = Wire::connect(&server.url()).await;
+        Self { wire, server, folder }
     }
 
     async fn publish(&self, request: PublishRequest) -> Result<Vec<PublishReceipt>, Refusal> {

@@ -128,7 +128,7 @@ async fn a_bad_batch_is_refused_by_its_number_and_the_stream_goes_on() {
         let opened = stream.opened().await;
         assert_eq!(opened.epoch == 0, producer.is_empty());
         let bad_id = OutgoingMessage { message_id: "a b".to_owned(), ..message("m") };
-        let later = OutgoingMessage { priority: 1, ..message("m") };
+        let later = OutgoingMessage { unique_key: "k".to_owned(), ..message("m") };
         stream.say(batch(1, good()));
         stream.say(batch(2, publish("q", vec![message("m"), bad_id])));
         stream.say(batch(3, publish("a/b", vec![message("m")])));

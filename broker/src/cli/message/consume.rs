@@ -46,7 +46,7 @@ pub(in crate::cli) struct ConsumeArgs {
 const EXEC_HELP: &str = "\
 With --exec, the command gets the payload on stdin and in its environment QBROKER_MESSAGE_ID and
 QBROKER_MESSAGE_ATTEMPT, and beside them, named the same way, QUEUE, SEQUENCE, TYPE, CORRELATION_ID,
-CONTENT_TYPE, PUBLISH_TIME, FAILURES, CRASHES, HEADERS (JSON) and HEADER_<KEY>. Exit code 0 acks the message; any other nacks it, with the end of
+CONTENT_TYPE, PRIORITY, PUBLISH_TIME, FAILURES, CRASHES, HEADERS (JSON) and HEADER_<KEY>. Exit code 0 acks the message; any other nacks it, with the end of
 its stderr for an error, and it comes again by the queue's policy. A lease that is lost ends the
 command by SIGTERM.
 

@@ -28,6 +28,7 @@ pub(super) fn item(message: &Message) -> Item {
     put("correlation_id", json!(message.correlation_id));
     put("content_type", json!(message.content_type));
     put("headers", json!(message.headers.iter().collect::<BTreeMap<_, _>>()));
+    put("priority", Some(message.priority).filter(|it| *it != 0).map_or(Value::Null, Value::from));
     put("publish_time", time(message.publish_time));
     put("deliver_time", time(message.deliver_time));
     put("dead_letter", message.dead_letter.as_ref().map_or(Value::Null, dead_letter));
@@ -103,6 +104,8 @@ struct Envelope {
     content_type: String,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    #[serde(default)]
+    priority: u8,
     #[serde(default, with = "humantime_duration")]
     delay: Option<Duration>,
 }
@@ -130,7 +133,8 @@ pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
         .message_id(own_id.unwrap_or_default())
         .message_type(envelope.message_type)
         .correlation_id(envelope.correlation_id)
-        .content_type(envelope.content_type);
+        .content_type(envelope.content_type)
+        .priority(envelope.priority);
     for (key, value) in envelope.headers {
         message = message.header(key, value);
     }
@@ -164,6 +168,7 @@ pub(super) fn variables(leased: &Leased) -> Vec<(String, String)> {
         ("TYPE".to_owned(), message.message_type.clone()),
         ("CORRELATION_ID".to_owned(), message.correlation_id.clone()),
         ("CONTENT_TYPE".to_owned(), message.content_type.clone()),
+        ("PRIORITY".to_owned(), message.priority.to_string()),
         ("PUBLISH_TIME".to_owned(), time(message.publish_time).as_str().unwrap_or("").to_owned()),
         ("ATTEMPT".to_owned(), leased.attempt.to_string()),
         ("FAILURES".to_owned(), leased.failures.to_string()),
@@ -199,6 +204,7 @@ mod tests {
             queue: "mails".to_owned(),
             payload: Bytes::from_static(payload),
             headers: [("trace-id".to_owned(), "t\"1".to_owned())].into(),
+            priority: 4,
             sequence: 9,
             publish_time: Some(publish_time.into()),
             ..v1::Message::default()
@@ -211,7 +217,7 @@ mod tests {
     fn a_message_is_one_object_without_what_is_empty() {
         let item = leased_item(&delivery(b"hello"));
         let expected = json!({
-            "message_id": "m-1", "queue": "mails", "sequence": 9, "payload": "hello",
+            "message_id": "m-1", "queue": "mails", "sequence": 9, "payload": "hello", "priority": 4,
             "headers": {"trace-id": "t\"1"}, "publish_time": "2023-11-14T22:13:20Z", "attempt": 2,
         });
         assert_eq!(Value::Object(item), expected);
@@ -225,6 +231,7 @@ mod tests {
         let direct = OutgoingMessage::new(vec![0xff, 0, 1])
             .queue("mails")
             .message_id("m-1")
+            .priority(4)
             .header("trace-id", "t\"1");
         assert_eq!(again, direct);
     }
@@ -260,6 +267,7 @@ mod tests {
         let variables: BTreeMap<_, _> = variables(&delivery(b"")).into_iter().collect();
         assert_eq!(variables["QBROKER_MESSAGE_ID"], "m-1");
         assert_eq!(variables["QBROKER_MESSAGE_ATTEMPT"], "2");
+        assert_eq!(variables["QBROKER_MESSAGE_PRIORITY"], "4");
         assert_eq!(variables["QBROKER_MESSAGE_HEADERS"], r#"{"trace-id":"t\"1"}"#);
         assert_eq!(variables["QBROKER_MESSAGE_HEADER_TRACE_ID"], "t\"1");
         assert_eq!(variables["QBROKER_MESSAGE_PUBLISH_TIME"], "2023-11-14T22:13:20Z");

@@ -28,7 +28,8 @@ pub(in crate::cli) struct PublishArgs {
     #[arg(long, value_name = "FILE")]
     jsonl: Option<PathBuf>,
     /// Lines are objects as `message consume` prints them: payload (or payload_base64), message_id
-    /// (but for the broker's own), message_type, correlation_id, content_type, headers, delay, queue.
+    /// (but for the broker's own), message_type, correlation_id, content_type, headers, priority,
+    /// delay, queue.
     #[arg(long, requires = "jsonl")]
     envelope: bool,
 
@@ -47,6 +48,9 @@ pub(in crate::cli) struct PublishArgs {
     /// A header; may be repeated.
     #[arg(long = "header", short = 'H', value_name = "KEY=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// How urgent it is, 0 (the least) to 9.
+    #[arg(long, value_name = "N")]
+    priority: Option<u8>,
     /// Deliver no earlier than this long from now.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     delay: Option<Duration>,
@@ -106,6 +110,9 @@ impl PublishArgs {
         }
         if let Some(kind) = &self.content_type {
             message = message.content_type(kind);
+        }
+        if let Some(priority) = self.priority {
+            message = message.priority(priority);
         }
         if let Some(delay) = self.delay {
             message = message.delay(delay);
@@ -167,10 +174,12 @@ mod tests {
     #[test]
     fn flags_dress_the_message() {
         let line = ["mails", "-", "-H", "tenant=a=b", "--type", "send", "--delay", "1m 5s"];
+        let line = [&line[..], &["--priority", "7"]].concat();
         let args = parse(&line).unwrap();
         let expected = OutgoingMessage::new("x")
             .header("tenant", "a=b")
             .message_type("send")
+            .priority(7)
             .delay(Duration::from_secs(65));
         assert_eq!(args.dress(OutgoingMessage::new("x")), expected);
     }

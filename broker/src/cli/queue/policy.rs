@@ -46,6 +46,9 @@ pub(super) struct PolicyArgs {
     /// The largest payload, in bytes [default: the broker's].
     #[arg(long, value_name = "BYTES")]
     max_payload_bytes: Option<u32>,
+    /// How many priorities there are, from 0 on [default: 10].
+    #[arg(long, value_name = "N")]
+    priority_levels: Option<u32>,
     /// What the queue is for.
     #[arg(long, value_name = "TEXT")]
     pub(super) description: Option<String>,
@@ -55,7 +58,7 @@ pub(super) struct PolicyArgs {
 }
 
 /// The settings by flag, and where they are in the protocol's queue.
-const PATHS: [(&str, &str); 14] = [
+const PATHS: [(&str, &str); 15] = [
     ("lease-duration", "policy.lease_duration"),
     ("max-attempts", "policy.max_attempts"),
     ("max-crashes", "policy.max_crashes"),
@@ -68,6 +71,7 @@ const PATHS: [(&str, &str); 14] = [
     ("retention", "policy.retention"),
     ("dedup-window", "policy.dedup_window"),
     ("max-payload-bytes", "policy.max_payload_bytes"),
+    ("priority-levels", "policy.priority_levels"),
     ("description", "description"),
     ("label", "labels"),
 ];
@@ -95,6 +99,7 @@ impl PolicyArgs {
             retention: self.retention,
             dedup_window: self.dedup_window,
             max_payload_bytes: self.max_payload_bytes,
+            priority_levels: self.priority_levels,
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) const LIST: [Column; 8] = [
 ];
 
 /// What is shown of one queue.
-pub(super) const DETAILS: [Column; 32] = [
+pub(super) const DETAILS: [Column; 33] = [
     column("NAME", "name"),
     column("DESCRIPTION", "description"),
     column("LABELS", "labels"),
@@ -55,6 +55,7 @@ pub(super) const DETAILS: [Column; 32] = [
     column("RETENTION", "retention"),
     column("DEDUP WINDOW", "dedup_window"),
     column("MAX PAYLOAD BYTES", "max_payload_bytes"),
+    column("PRIORITY LEVELS", "priority_levels"),
     column("ETAG", "etag"),
 ];
 
@@ -118,6 +119,7 @@ fn policy(policy: &QueuePolicy) -> Value {
         "retention": duration(policy.retention),
         "dedup_window": duration(policy.dedup_window),
         "max_payload_bytes": policy.max_payload_bytes,
+        "priority_levels": policy.priority_levels,
     })
 }
 

@@ -97,6 +97,7 @@ fn new_message(
     bounds::text("message_type", &message.message_type, 256)?;
     bounds::text("correlation_id", &message.correlation_id, 256)?;
     let due = message.schedule.map(new_due).transpose()?;
+    let priority = bounds::priority(message.priority)?;
     let stored = StoredMessage {
         message_id: message.message_id.clone(),
         content_type: message.content_type,
@@ -112,12 +113,12 @@ fn new_message(
         message_id: message.message_id,
         payload_bytes: stored.payload.len() as u64,
         due,
+        priority,
         body: stored.into_body(prefixes),
     })
 }
 
 fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
-    bounds::later(message.priority != 0, "priority", "priority")?;
     bounds::later(message.ttl.is_some(), "ttl", "ttl")?;
     bounds::later(!message.ordering_key.is_empty(), "ordering_key", "ordering_key")?;
     bounds::later(!message.unique_key.is_empty(), "unique_key", "unique_key")?;

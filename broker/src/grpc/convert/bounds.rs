@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::grpc::fault::Fault;
+use crate::queue::policy::PRIORITY_MAX;
 
 /// Most bytes of one request: 1,000 messages with everything around them.
 pub(in crate::grpc) const REQUEST_BYTES_MAX: usize = 16 << 20;
@@ -46,6 +47,15 @@ pub(in crate::grpc) fn id(field: &'static str, id: &str) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::invalid(field, "an id has 1 to 64 characters of [A-Za-z0-9_-]"))
+}
+
+/// Refuses a priority that no queue has; the queue itself may have fewer.
+pub(in crate::grpc) fn priority(priority: i32) -> Result<u8, Fault> {
+    let known = u8::try_from(priority).ok().filter(|priority| *priority <= PRIORITY_MAX);
+    known.ok_or_else(|| {
+        let why = format!("{priority} is not within 0 to {PRIORITY_MAX}");
+        Fault::invalid("priority", why)
+    })
 }
 
 /// Refuses headers that are too many, too long or not named well.

@@ -44,7 +44,7 @@ pub(in crate::grpc) fn delivery(
     seal: Seal,
     room: &mut BytesMut,
 ) -> Result<Bytes, Fault> {
-    let message = Told::new(&delivery.queue, stored)?;
+    let message = Told::new(&delivery.queue, delivery.priority, stored)?;
     let last_failure = stored.last_failure.as_ref().map(failure).transpose()?;
     put(1, &seal.close(delivery.token), room);
     encode_key(2, WireType::LengthDelimited, room);
@@ -63,8 +63,12 @@ pub(in crate::grpc) fn delivery(
 }
 
 /// A message as clients see it, wherever it is.
-pub(in crate::grpc) fn message(queue: &str, stored: &Stored) -> Result<v1::Message, Fault> {
-    let told = Told::new(queue, stored)?;
+pub(in crate::grpc) fn message(
+    queue: &str,
+    priority: u8,
+    stored: &Stored,
+) -> Result<v1::Message, Fault> {
+    let told = Told::new(queue, priority, stored)?;
     let mut encoded = BytesMut::with_capacity(told.len());
     told.put(&mut encoded);
     v1::Message::decode(encoded.freeze()).map_err(|error| Fault::Damaged(error.to_string()))
@@ -79,7 +83,7 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    fn new(queue: &str, stored: &'a Stored) -> Result<Self, Fault> {
+    fn new(queue: &str, priority: u8, stored: &'a Stored) -> Result<Self, Fault> {
         let Record::Published(published) = head(&stored.message)? else {
             return Err(Fault::Damaged("a message's record is of another kind".to_owned()));
         };
@@ -96,6 +100,9 @@ impl<'a> Told<'a> {
             put(1, message_id("", stored.birth).as_bytes(), &mut own);
         }
         put(2, queue.as_bytes(), &mut own);
+        if priority != 0 {
+            encoding::int32::encode(8, &priority.into(), &mut own);
+        }
         put_facts(stored, &published, &mut own)?;
         Ok(Self { own, body })
     }
@@ -258,7 +265,7 @@ mod tests {
         let due = Some(StoredDue { wall_ms: 2_000, ..StoredDue::default() });
         let published = Published { wall_ms: 1_000, due, ..Published::default() };
         for stored in stored(&message, &published) {
-            let told = super::message("q", &stored).unwrap();
+            let told = super::message("q", 3, &stored).unwrap();
             let expected = v1::Message {
                 message_id: "job-1".to_owned(),
                 queue: "q".to_owned(),
@@ -267,6 +274,7 @@ mod tests {
                 headers: message.headers.clone().into_iter().collect(),
                 message_type: "mail".to_owned(),
                 correlation_id: "c".to_owned(),
+                priority: 3,
                 sequence: 7,
                 publish_time: Some(to_timestamp(1_000)),
                 deliver_time: Some(to_timestamp(2_000)),
@@ -279,7 +287,7 @@ mod tests {
     #[test]
     fn an_empty_message_has_the_brokers_id() {
         for stored in stored(&StoredMessage::default(), &Published::default()) {
-            let told = message("q", &stored).unwrap();
+            let told = message("q", 0, &stored).unwrap();
             assert_eq!((told.message_id.as_str(), told.payload.len()), ("q.7", 0));
         }
     }
@@ -289,7 +297,7 @@ mod tests {
         for body in [&b"\x0a"[..], b"\x0a\x05job", b"\x7a\x80", b"\x08\x01", b"\x00"] {
             let [mut stored, _] = stored(&StoredMessage::default(), &Published::default());
             stored.message.body = Body::new(Bytes::copy_from_slice(body), Bytes::new());
-            let told = message("q", &stored);
+            let told = message("q", 0, &stored);
             assert!(matches!(told, Err(Fault::Damaged(_))), "{body:?}: {told:?}");
         }
     }
@@ -303,6 +311,7 @@ mod tests {
         let granted = Delivery {
             token,
             queue: "q".into(),
+            priority: 0,
             failures: 2,
             crashes: 0,
             last_failure: Lsn(8),
@@ -317,7 +326,7 @@ mod tests {
             stored.last_failure = Some(StoredRecord { head: Bytes::new(), body });
             let encoded = delivery(&granted, &stored, seal, &mut room).unwrap();
             let told = v1::Delivery::decode(encoded).unwrap();
-            assert_eq!(told.message, Some(super::message("q", &stored).unwrap()));
+            assert_eq!(told.message, Some(super::message("q", 0, &stored).unwrap()));
             assert_eq!((told.attempt, told.failures, told.crashes), (3, 2, 0));
             assert_eq!(seal.open(&told.lease_token), Some(token));
             assert_eq!(told.last_failure.unwrap().message, "no");

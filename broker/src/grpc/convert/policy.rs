@@ -68,7 +68,13 @@ fn new_policy(policy: QueuePolicy, limits: &Limits) -> Result<Policy, Fault> {
         retention_ms: duration("policy.retention", policy.retention)?,
         dedup_window_ms: duration("policy.dedup_window", policy.dedup_window)?,
         max_payload_bytes,
+        priority_levels: priority_levels(policy.priority_levels)?,
     })
+}
+
+fn priority_levels(levels: Option<i32>) -> Result<Option<u32>, Fault> {
+    let negative = |_| Fault::invalid("policy.priority_levels", "it must not be negative");
+    levels.map(u32::try_from).transpose().map_err(negative)
 }
 
 fn new_retry(retry: RetryPolicy) -> Result<Retry, Fault> {
@@ -86,7 +92,6 @@ fn check_later(policy: &QueuePolicy) -> Result<(), Fault> {
     later(policy.max_messages.is_some(), "policy.max_messages", "max_length")?;
     later(policy.max_bytes.is_some(), "policy.max_bytes", "max_length")?;
     later(policy.overflow != 0, "policy.overflow", "max_length")?;
-    later(policy.priority_levels.is_some(), "policy.priority_levels", "priority")?;
     later(policy.max_leased.is_some(), "policy.max_leased", "max_leased")?;
     let per_key = policy.max_leased_per_fairness_key.is_some();
     later(per_key, "policy.max_leased_per_fairness_key", "fairness_key")?;
@@ -130,6 +135,7 @@ pub(in crate::grpc) fn merge(
             "policy.retention" => policy.retention_ms = new.policy.retention_ms,
             "policy.dedup_window" => policy.dedup_window_ms = new.policy.dedup_window_ms,
             "policy.max_payload_bytes" => policy.max_payload_bytes = new.policy.max_payload_bytes,
+            "policy.priority_levels" => policy.priority_levels = new.policy.priority_levels,
             other => {
                 let why = format!("\"{other}\" is not a field that can be changed");
                 return Err(Fault::invalid("update_mask", why));
@@ -197,6 +203,7 @@ fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
         retention: Some(to_duration(stays_ms.unwrap_or_default())),
         dedup_window: Some(to_duration(policy.dedup_ms())),
         max_payload_bytes: i32::try_from(payload_bytes).ok(),
+        priority_levels: Some(i32::from(policy.priority_max()) + 1),
         ..QueuePolicy::default()
     }
 }

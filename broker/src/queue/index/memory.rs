@@ -145,7 +145,7 @@ impl MemoryIndex {
         } else if let Some(count) = surplus(orders.parked.len()) {
             orders.parked.iter().rev().take(count).map(|&(_, birth)| birth).collect()
         } else {
-            orders.ready.last_of_last_line(surplus(orders.ready.len())?)
+            orders.ready.wanted_last(surplus(orders.ready.len())?, least)
         };
         births.reverse();
         Some(births)

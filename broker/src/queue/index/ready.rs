@@ -45,13 +45,19 @@ impl ReadyOrder {
         was_there
     }
 
-    /// The births of up to `max` messages of the least urgent line, the last first.
-    pub(super) fn last_of_last_line(&self, max: usize) -> Vec<Lsn> {
+    /// The births of up to `max` messages that are wanted last, the last first: of the least urgent
+    /// line that has `least` of them, so that what goes into a page comes back together; of all lines
+    /// where none has so many.
+    pub(super) fn wanted_last(&self, max: usize, least: usize) -> Vec<Lsn> {
         let mut lines = self.lines.values().rev();
-        let line = lines.find(|line| !line.is_empty());
-        line.map_or_else(Vec::new, |line| {
-            line.backwards().take(max).map(|(_, birth)| birth).collect()
-        })
+        let births = |line: &Line| line.backwards().take(max).map(|(_, birth)| birth).collect();
+        lines.find(|line| least <= line.len()).map_or_else(
+            || {
+                let all = self.lines.values().rev().flat_map(Line::backwards);
+                all.take(max).map(|(_, birth)| birth).collect()
+            },
+            births,
+        )
     }
 
     /// Rank, place and birth of every message, in order.
@@ -89,8 +95,8 @@ impl Line {
         found.is_ok_and(|at| self.joined.remove(at).is_some())
     }
 
-    fn is_empty(&self) -> bool {
-        self.joined.is_empty() && self.returned.is_empty()
+    fn len(&self) -> usize {
+        self.joined.len() + self.returned.len()
     }
 
     /// Both parts as one order, from its end.
@@ -140,7 +146,11 @@ mod tests {
         assert_eq!(order.len(), 5);
         let rest: Vec<u64> = order.after(Some((5, Lsn(1), Lsn(1)))).map(|(_, _, b)| b.0).collect();
         assert_eq!(rest, [2, 4, 9]);
-        let last: Vec<u64> = order.last_of_last_line(3).iter().map(|birth| birth.0).collect();
-        assert_eq!(last, [9, 4, 2]);
+        let last = |max, least| {
+            order.wanted_last(max, least).iter().map(|birth| birth.0).collect::<Vec<_>>()
+        };
+        assert_eq!(last(3, 1), [9, 4, 2]);
+        assert_eq!(last(9, 4), [9, 4, 2, 1], "of one line");
+        assert_eq!(last(9, 5), [9, 4, 2, 1, 20], "of all, where none has so many");
     }
 }

@@ -77,7 +77,7 @@ fn receipt(receipt: &Receipt) -> String {
     format!("{what} {}", receipt.birth)
 }
 
-/// `queue a b:id=x c:after=5s d:at=1h e:size=100 f:to=other`
+/// `queue a b:id=x c:after=5s d:at=1h e:size=100 f:to=other g:priority=5`
 fn messages(args: &mut Args<'_>) -> Publish {
     let queue = args.word();
     Publish { messages: args.rest().into_iter().map(|text| message(queue, text)).collect() }
@@ -86,14 +86,7 @@ fn messages(args: &mut Args<'_>) -> Publish {
 fn message(queue: &str, text: &str) -> NewMessage {
     let mut parts = text.split(':');
     let mut payload = parts.next().unwrap().as_bytes().to_vec();
-    let mut message = NewMessage {
-        queue: queue.into(),
-        message_id: String::new(),
-        id_hash: None,
-        payload_bytes: 0,
-        due: None,
-        body: Default::default(),
-    };
+    let mut message = NewMessage { queue: queue.into(), ..NewMessage::default() };
     for part in parts {
         match part.split_once('=').unwrap() {
             ("id", id) => {
@@ -105,6 +98,7 @@ fn message(queue: &str, text: &str) -> NewMessage {
             }
             ("after", delay) => message.due = Some(NewDue::After(duration_ms(delay))),
             ("at", time) => message.due = Some(NewDue::At(WALL_MS + duration_ms(time))),
+            ("priority", priority) => message.priority = number(priority),
             // The body adds the tag and the length.
             ("size", size) => payload.resize(number::<usize>(size) - 2, b'.'),
             ("to", other) => message.queue = other.into(),

@@ -60,7 +60,8 @@ pub(super) fn check_pages<I: StageIndex>(stage: &Stage<I>) {
 fn order(message: &Message) -> u64 {
     match message.state {
         State::Scheduled(due) => due.wall_ms,
-        _ => message.place.0,
+        State::Ready => u64::from(u8::MAX - message.priority) << 56 | message.place.0,
+        State::Leased | State::Parked => message.place.0,
     }
 }
 

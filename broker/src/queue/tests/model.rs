@@ -57,6 +57,7 @@ pub(super) struct Message {
     pub(super) place: u64,
     pub(super) failures: u32,
     pub(super) crashes: u32,
+    pub(super) priority: u32,
     size: u64,
 }
 
@@ -204,7 +205,8 @@ impl Model {
                 let what = due.map_or(What::Ready, What::Scheduled);
                 let place = if due.is_some() { 0 } else { lsn.0 };
                 let (queue, size) = (it.queue, u64::from(it.size));
-                let message = Message { queue, what, place, failures: 0, crashes: 0, size };
+                let (failures, crashes, priority) = (0, 0, it.priority);
+                let message = Message { queue, what, place, failures, crashes, priority, size };
                 assert!(self.messages.insert(lsn.0, message).is_none());
             }
             Record::SessionOpened(it) => {
@@ -279,13 +281,16 @@ impl Model {
         self.messages.get_mut(&birth).unwrap_or_else(|| panic!("{birth} is gone, or never was"))
     }
 
-    /// The ready messages of a queue, in order.
+    /// The ready messages of a queue, the most urgent first, and those of one priority in order.
     fn ready(&self, queue: u32) -> Vec<u64> {
         let ready = self.messages.iter().filter(|(_, message)| message.queue == queue);
         let ready = ready.filter(|(_, message)| message.what == What::Ready);
-        let mut ready: Vec<_> = ready.map(|(&birth, message)| (message.place, birth)).collect();
+        let stand = |(&birth, message): (&u64, &Message)| {
+            (std::cmp::Reverse(message.priority), message.place, birth)
+        };
+        let mut ready: Vec<_> = ready.map(stand).collect();
         ready.sort_unstable();
-        ready.into_iter().map(|(_, birth)| birth).collect()
+        ready.into_iter().map(|(.., birth)| birth).collect()
     }
 
     fn check_granted(&mut self, lsn: Lsn, it: &Granted, asked: &mut Asked, now: Now) {
@@ -412,8 +417,9 @@ impl Model {
         assert!(self.queues[&it.to_queue].is_dead_letter_queue);
         let (queue, place) = (it.to_queue, lsn.0);
         let message = self.message(it.birth);
-        let (what, size) = (What::Ready, message.size);
-        *message = Message { queue, what, place, failures: 0, crashes: 0, size };
+        let (failures, crashes) = (0, 0);
+        *message =
+            Message { queue, what: What::Ready, place, failures, crashes, ..message.clone() };
     }
 
     /// The broker was started anew, perhaps with the machine.

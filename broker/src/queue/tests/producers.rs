@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use qbroker_storage::{Body, Lsn};
+use qbroker_storage::Lsn;
 
 use super::random::cases;
 use super::stage::Stage;
@@ -144,11 +144,7 @@ impl Client {
         let bad = self.sent[usize::try_from(batch).unwrap() - 1];
         let message = NewMessage {
             queue: if bad { "not/allowed" } else { "mail" }.into(),
-            message_id: String::new(),
-            id_hash: None,
-            payload_bytes: 0,
-            due: None,
-            body: Body::default(),
+            ..NewMessage::default()
         };
         let publish = Publish { messages: vec![message; 2] };
         let on = OnStream {

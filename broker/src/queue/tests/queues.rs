@@ -150,6 +150,7 @@ fn policy(args: &mut Args<'_>) -> Policy {
         retention_ms: args.time("retention"),
         dedup_window_ms: args.time("dedup"),
         max_payload_bytes: args.number("payload"),
+        priority_levels: args.number("priorities"),
     }
 }
 

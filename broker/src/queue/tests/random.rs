@@ -30,7 +30,7 @@ const LEASES_MAX: usize = 12;
 /// Numbers are places in what there is, wherever that ends.
 #[derive(Clone, Debug)]
 enum Command {
-    Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8> },
+    Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>, priority: u8 },
     Consume { session: u8, queues: u8, window: u8, bytes: u16, terms: u8, held: u16, how: How },
     Pull { queues: u8, messages_max: u8, session: Option<u8> },
     CancelPull(u8),
@@ -68,11 +68,14 @@ fn command() -> impl Strategy<Value = Command> {
         1 => Just(How::Reset),
     ];
     let id = prop_oneof![3 => Just(None), 1 => (0..3_u8).prop_map(Some)];
+    let priority = prop_oneof![2 => Just(0), 1 => 0..10_u8];
     let leases = || prop::collection::vec(any::<u8>(), 1..4);
     prop_oneof![
-        6 => (any::<u8>(), 1..5_u8, 2..60_u16, due, id).prop_map(|(queue, count, size, due, id)| {
-            Command::Publish { queue, count, size, due, id }
-        }),
+        6 => (any::<u8>(), 1..5_u8, 2..60_u16, due, id, priority).prop_map(
+            |(queue, count, size, due, id, priority)| {
+                Command::Publish { queue, count, size, due, id, priority }
+            }
+        ),
         4 => (0..3_u8, any::<u8>(), 0..5_u8, 0..150_u16, any::<u8>(), any::<u16>(), how).prop_map(
             |(session, queues, window, bytes, terms, held, how)| {
                 Command::Consume { session, queues, window, bytes, terms, held, how }
@@ -178,8 +181,16 @@ impl<I: StageIndex> Play<I> {
 
     fn play(&mut self, command: &Command) {
         match command {
-            Command::Publish { queue, count, size, due, id } => {
-                self.publish(*queue, *count, *size, *due, *id);
+            Command::Publish { queue, count, size, due, id, priority } => {
+                let size = usize::from(*size);
+                let message = NewMessage {
+                    payload_bytes: size as u64,
+                    due: *due,
+                    priority: *priority,
+                    body: Body::new(Bytes::from(vec![0; size]), Bytes::new()),
+                    ..NewMessage::default()
+                };
+                self.publish(*queue, *count, message, *id);
             }
             Command::Consume { session, queues, window, bytes, terms, held, how } => {
                 let open = OpenConsumer {
@@ -270,8 +281,10 @@ impl<I: StageIndex> Play<I> {
         assert_eq!(births, self.model.messages.keys().copied().collect::<Vec<_>>());
         for (birth, message) in messages {
             let model = &self.model.messages[&birth.0];
-            let expected = (model.queue, model.place, model.failures, model.crashes);
-            let actual = (message.queue.0, message.place.0, message.failures, message.crashes);
+            let counts = (model.failures, model.crashes);
+            let expected = (model.queue, model.place, model.priority, counts);
+            let counts = (message.failures, message.crashes);
+            let actual = (message.queue.0, message.place.0, u32::from(message.priority), counts);
             assert_eq!(actual, expected, "message {birth}");
             let state = match &model.what {
                 What::Ready => State::Ready,
@@ -285,16 +298,14 @@ impl<I: StageIndex> Play<I> {
         }
     }
 
-    fn publish(&mut self, queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>) {
+    fn publish(&mut self, queue: u8, count: u8, message: NewMessage, id: Option<u8>) {
         let queue = QUEUES[usize::from(queue) % QUEUES.len()];
         let count = if id.is_some() { 1 } else { count };
         let message = NewMessage {
             queue: queue.into(),
             message_id: id.map_or_else(String::new, |id| id.to_string()),
             id_hash: id.map(u128::from),
-            payload_bytes: u64::from(size),
-            due,
-            body: Body::new(Bytes::from(vec![0; usize::from(size)]), Bytes::new()),
+            ..message
         };
         let publish = Publish { messages: vec![message; usize::from(count)] };
         let heard = self.stage.turn(|core, now, out| core.publish(&publish, now, out));

@@ -33,7 +33,9 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
             format!("batch {} of producer {} refused {}", it.batch, it.producer, it.reason)
         }
         Record::Published(it) => {
-            format!("q{} gets {}{}", it.queue, payload(body), it.due.map_or_else(String::new, due))
+            let due = it.due.map_or_else(String::new, due);
+            let priority = given(", priority", it.priority);
+            format!("q{} gets {}{due}{priority}", it.queue, payload(body))
         }
         Record::SessionOpened(it) => format!("session {} grace {}", it.name, time(it.grace_ms)),
         Record::SessionChanged(it) => format!(
@@ -176,6 +178,11 @@ fn due(due: StoredDue) -> String {
     let due = Due::from(due);
     let clock = if due.boot_ms.is_some() { "" } else { " by the wall clock" };
     format!(", due {}{clock}", moment(due.wall_ms))
+}
+
+/// What is told where it is not 0.
+fn given(name: &str, number: u32) -> String {
+    if number == 0 { String::new() } else { format!("{name} {number}") }
 }
 
 fn definition(it: &QueueDefinition) -> String {

@@ -20,11 +20,9 @@ const MESSAGES: u32 = 2_500;
 fn message(queue: &str) -> NewMessage {
     NewMessage {
         queue: queue.into(),
-        message_id: String::new(),
-        id_hash: None,
         payload_bytes: 1,
-        due: None,
         body: Body::new(Bytes::from_static(b"x"), Bytes::new()),
+        ..NewMessage::default()
     }
 }
 
