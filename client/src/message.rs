@@ -77,6 +77,13 @@ impl OutgoingMessage {
         self
     }
 
+    /// Waits no longer than this, delays included: then it is a dead letter. Zero: for ever, whatever the
+    /// queue says.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.0.ttl = Some(time::duration(ttl));
+        self
+    }
+
     /// Delivered no earlier than this long after it was accepted.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.0.schedule = Some(Schedule::Delay(time::duration(delay)));
@@ -136,6 +143,8 @@ pub struct Message {
     pub publish_time: Option<SystemTime>,
     /// When it became deliverable, where it was delayed.
     pub deliver_time: Option<SystemTime>,
+    /// When its time to live ends, where it has one.
+    pub expire_time: Option<SystemTime>,
     /// How it became a dead letter, where it is one.
     pub dead_letter: Option<DeadLetterInfo>,
 }
@@ -154,6 +163,7 @@ impl From<v1::Message> for Message {
             sequence: message.sequence.try_into().unwrap_or_default(),
             publish_time: message.publish_time.and_then(time::system_time),
             deliver_time: message.deliver_time.and_then(time::system_time),
+            expire_time: message.expire_time.and_then(time::system_time),
             dead_letter: message.dead_letter.map(DeadLetterInfo::from),
         }
     }
@@ -307,6 +317,7 @@ mod tests {
             .message_type(long.clone())
             .correlation_id(long.clone())
             .priority(u8::MAX)
+            .ttl(Duration::MAX)
             .delay(Duration::MAX);
         for number in 0..64 {
             message = message.header(number.to_string(), &long);

@@ -85,6 +85,72 @@ async fn a_delay_is_over_to_the_millisecond_also_across_restarts_and_jumps_of_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_time_to_live_ends_to_the_millisecond_also_across_restarts_and_jumps_of_the_wall_clock() {
+    let (folder, clock) = (Folder::new(), clock());
+    let broker = Embedded::start(&folder, &clock).await;
+    let client = broker.client().await;
+    let policy = QueuePolicy { message_ttl: Some(20 * SECOND), ..QueuePolicy::default() };
+    client.create_queue(QueueSpec::new("q").policy(policy)).await.unwrap();
+    publish(&client, OutgoingMessage::new("own").ttl(10 * SECOND).priority(1)).await;
+    publish(&client, OutgoingMessage::new("queue's")).await;
+    publish(&client, OutgoingMessage::new("for ever").ttl(Duration::ZERO)).await;
+    publish(&client, OutgoingMessage::new("never ready").ttl(15 * SECOND).delay(HOUR)).await;
+    let listed = client.list_messages("q", MessageQuery::default()).await.unwrap().items;
+    let expire_times: Vec<_> = listed.iter().map(|it| it.message.expire_time).collect();
+    let at = |seconds: u32| Some(UNIX_EPOCH + (1_700_000_000 + seconds) * SECOND);
+    assert_eq!(expire_times, [at(10), at(20), None, at(15)]);
+    broker.stop().await;
+
+    // Nobody serves, and the wall clock jumps ahead, then back behind the beginning.
+    let boot_ms = 1_000_000;
+    clock.set(Now {
+        wall_ms: 1_700_000_000_000 + 3_600_000,
+        boot_ms: boot_ms + 9_000,
+        begun: false,
+    });
+    let broker = Embedded::start(&folder, &clock).await;
+    let client = broker.client().await;
+    broker.pass(SECOND - MS);
+    let held = pull(&broker, 6 * SECOND).await;
+    assert_eq!(held.len(), 3, "a millisecond early");
+    clock.set(Now { wall_ms: 1_600_000_000_000, boot_ms: boot_ms + 10_000, begun: false });
+    broker.pass(Duration::ZERO);
+    let dead = async || {
+        let letters = client.list_messages("q.dead", MessageQuery::default()).await;
+        let letters = letters.map(|page| page.items).unwrap_or_default();
+        let told = letters.into_iter().map(|it| {
+            let info = it.message.dead_letter.expect("it is a dead letter");
+            assert_eq!(
+                (info.reason, info.source_queue),
+                (DeadLetterReason::Expired, "q".to_owned())
+            );
+            assert_eq!(it.message.expire_time, None);
+            (String::from_utf8(it.message.payload.to_vec()).unwrap(), info.attempts)
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(dead().await, [], "somebody holds it");
+    let release = Outcome::Release { delay: None };
+    settle(&client, &held[0], release).await.unwrap();
+    assert_eq!(payloads(&broker).await, [] as [&str; 0], "it comes back too late");
+    assert_eq!(dead().await, [("own".to_owned(), 0)]);
+    broker.pass(5 * SECOND - MS);
+    assert_eq!(dead().await.len(), 1, "a millisecond early");
+    broker.pass(MS);
+    assert_eq!(dead().await.last(), Some(&("never ready".to_owned(), 0)));
+    // The leases end by themselves, which counts; by then one of both is not wanted any more.
+    broker.pass(5 * SECOND - MS);
+    assert_eq!(dead().await.len(), 2, "back in time");
+    broker.pass(MS);
+    assert_eq!(payloads(&broker).await, ["for ever"]);
+    assert_eq!(dead().await.last(), Some(&("queue's".to_owned(), 1)));
+    let stats = client.get_queue("q").await.unwrap().stats;
+    assert_eq!((stats.expired_total, stats.dead_lettered_total), (3, 3));
+    assert_eq!((stats.expired_leases_total, stats.leased), (2, 1));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_message_waits_for_its_backoff_and_keeps_its_place() {
     let (folder, clock) = (Folder::new(), clock());
     let broker = Embedded::start(&folder, &clock).await;

@@ -26,7 +26,7 @@ pub(super) struct Admin {
 }
 
 /// What is here of what the protocol once marked LATER.
-const FEATURES: [&str; 1] = ["priority"];
+const FEATURES: [&str; 2] = ["priority", "ttl"];
 
 /// A call whose feature comes later.
 fn later<T>(feature: &'static str) -> Result<Response<T>, Status> {

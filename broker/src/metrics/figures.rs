@@ -69,6 +69,8 @@ pub struct QueueFigures {
     pub dead_lettered_total: u64,
     /// Leases that ended by time or with a lost session.
     pub leases_expired_total: u64,
+    /// Messages whose time to live ended.
+    pub expired_total: u64,
 }
 
 /// The log and the disk. Totals are since the start of the process.

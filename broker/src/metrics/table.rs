@@ -147,6 +147,8 @@ pub static METRICS: &[Metric] = &[
         |s| by_queue(s, |queue| queue.retried_total)),
     counter("qbroker_messages_dead_lettered_total", &["queue"], "Messages given up.",
         |s| by_queue(s, |queue| queue.dead_lettered_total)),
+    counter("qbroker_messages_expired_total", &["queue"], "Messages whose ttl ended before they were done.",
+        |s| by_queue(s, |queue| queue.expired_total)),
     counter("qbroker_leases_expired_total", &["queue"], "Leases that ended by time or with a lost session.",
         |s| by_queue(s, |queue| queue.leases_expired_total)),
 

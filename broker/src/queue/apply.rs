@@ -39,11 +39,7 @@ impl<I: Index> Core<I> {
             Record::Nacked(nacked) => self.apply_nacked(lsn, nacked),
             Record::DeadLettered(letter) => self.apply_dead_lettered(lsn, letter),
             Record::CameDue(due) => self.apply_came_due(lsn, &due.births),
-            Record::Expired(expired) => {
-                for &birth in &expired.births {
-                    self.finish(Lsn(birth));
-                }
-            }
+            Record::Expired(expired) => self.apply_expired(expired),
             Record::Parked(parked) => self.apply_parked(parked),
             Record::Deleted(deleted) => self.apply_deleted(deleted),
             Record::PagedOut(paged) => self.index.page_out(lsn, &paged.births),
@@ -84,6 +80,7 @@ impl<I: Index> Core<I> {
             crashes: 0,
             last_failure: Lsn(0),
             dead_letter: Lsn(0),
+            ttl_end: published.ttl_end(),
         };
         self.index.insert(lsn, message);
         let of =

@@ -54,6 +54,8 @@ pub struct Totals {
     pub retried: u64,
     pub dead_lettered: u64,
     pub expired_leases: u64,
+    /// Messages whose time to live ended.
+    pub expired: u64,
 }
 
 /// Makes a queue.

@@ -37,12 +37,17 @@ impl<I: Index> Core<I> {
             // Whatever the name is by now: dead-lettering does not fail.
             self.draft_dead_letter_queue(draft, &name, now)
         });
+        let attempts = match letter.reason {
+            // It waited for one that never came.
+            DeadLetterReason::Expired => message.failures + message.crashes,
+            _ => message.attempt(),
+        };
         let letter_record = DeadLettered {
             call: letter.call,
             birth: birth.0,
             to_queue: to_queue.0,
             reason: letter.reason.into(),
-            attempts: message.attempt(),
+            attempts,
             wall_ms: now.wall_ms,
             previous_failure: message.last_failure.0,
             has_failure: letter.failure.is_some(),
@@ -62,9 +67,14 @@ impl<I: Index> Core<I> {
         }
         self.end_lease(birth);
         let mut message = self.present(birth);
-        self.catalog.totals(message.queue).dead_lettered += 1;
-        if letter.call.is_none() {
-            self.catalog.totals(message.queue).expired_leases += 1;
+        let totals = self.catalog.totals(message.queue);
+        totals.dead_lettered += 1;
+        if letter.reason() == DeadLetterReason::Expired {
+            totals.expired += 1;
+            // What is behind it in the queue waited for it to go.
+            self.consumers.touch(message.queue);
+        } else if letter.call.is_none() {
+            totals.expired_leases += 1;
         }
         if letter.to_queue == 0 {
             self.finish(birth);
@@ -83,6 +93,7 @@ impl<I: Index> Core<I> {
             failures: 0,
             crashes: 0,
             dead_letter: lsn,
+            ttl_end: None,
             ..message
         };
         self.make_ready(birth, moved);

@@ -67,6 +67,9 @@ impl<I: Index> Core<I> {
         if !self.frozen && self.index.next_expiry().is_some_and(|expiry| expiry <= now.wall_ms) {
             self.expire(now, out)?;
         }
+        if !self.frozen && self.is_any_ttl_over(now) {
+            self.end_ttls(now, out)?;
+        }
         loop {
             for name in self.consumers.line_up_freed() {
                 if let Some(queue) = self.catalog.named(&name) {
@@ -89,12 +92,16 @@ impl<I: Index> Core<I> {
             if ready == 0 || self.limits.leases_max <= self.leases.len() {
                 return Ok(());
             }
+            // More is over than one step gives up: who waits here waits on.
+            if self.is_first_outlived(queue, now)? {
+                return Ok(());
+            }
             let Some((taker, share)) = self.consumers.next_taker(&name, ready) else {
                 return Ok(());
             };
             match taker {
                 Taker::Consumer(consumer) => {
-                    self.serve_consumer(consumer, queue, &name, share, out)?
+                    self.serve_consumer(consumer, (queue, &name), share, now, out)?
                 }
                 Taker::Pull(pull) => self.serve_pull(pull, queue, now, out)?,
             }
@@ -105,9 +112,9 @@ impl<I: Index> Core<I> {
     fn serve_consumer(
         &mut self,
         id: ConsumerId,
-        queue: QueueId,
-        name: &Arc<str>,
+        (queue, name): (QueueId, &Arc<str>),
         share: u64,
+        now: Now,
         out: &mut Output,
     ) -> Lookup<()> {
         let consumer = self.consumers.get(id).expect("who stands in line is connected");
@@ -123,7 +130,7 @@ impl<I: Index> Core<I> {
             timed: consumer.timed,
             extension_ms_max: consumer.extension_ms_max,
         };
-        let chosen = self.choose(queue, room)?;
+        let chosen = self.choose(queue, room, now)?;
         let deliveries = self.grant(queue, terms, chosen, out);
         self.consumers.served(id, name, !deliveries.is_empty());
         if !deliveries.is_empty() {
@@ -141,7 +148,7 @@ impl<I: Index> Core<I> {
     ) -> Lookup<()> {
         let waiting = self.consumers.pull(pull).expect("who stands in line waits");
         let room = self.leases_room(u64::from(waiting.pull.messages_max));
-        let chosen = self.choose(queue, Room::of_messages(room))?;
+        let chosen = self.choose(queue, Room::of_messages(room), now)?;
         self.sessions.disconnect(waiting.session, now.boot_ms);
         let waiting = self.consumers.answered(pull);
         let deliveries = self.grant_to_pull(&waiting, queue, chosen, out);
@@ -212,8 +219,14 @@ impl<I: Index> Core<I> {
         messages.min(self.limits.leases_max.saturating_sub(self.leases.len()) as u64)
     }
 
-    /// The first ready messages of a queue, as far as there is room.
-    pub(super) fn choose(&self, queue: QueueId, room: Room) -> Lookup<Vec<(Lsn, Message)>> {
+    /// The first ready messages of a queue, as far as there is room, and up to one that must not be
+    /// delivered any more.
+    pub(super) fn choose(
+        &self,
+        queue: QueueId,
+        room: Room,
+        now: Now,
+    ) -> Lookup<Vec<(Lsn, Message)>> {
         let max = usize::try_from(self.leases_room(room.messages)).unwrap_or(usize::MAX);
         let mut births = Vec::with_capacity(max.min(256));
         self.index.ready(queue, max, &mut births)?;
@@ -223,7 +236,7 @@ impl<I: Index> Core<I> {
             let message = self.index.message(birth)?.expect("a ready message is there");
             bytes += u64::from(message.size);
             let fits = bytes <= room.bytes || (room.one_of_any_size && chosen.is_empty());
-            if !fits {
+            if !fits || message.is_outlived(now) {
                 break;
             }
             chosen.push((birth, message));

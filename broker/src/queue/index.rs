@@ -9,6 +9,7 @@ mod homes;
 mod page;
 mod pages;
 mod ready;
+mod times;
 
 pub mod memory;
 pub mod paged;
@@ -108,6 +109,8 @@ pub struct Message {
     pub last_failure: Lsn,
     /// LSN of the record that dead-lettered it; zero: it was not.
     pub dead_letter: Lsn,
+    /// When its time to live ends; `None`: never.
+    pub ttl_end: Option<Due>,
 }
 
 impl Message {
@@ -129,9 +132,29 @@ impl Message {
         }
     }
 
+    /// The end of its time to live, while nobody holds it: it may be over before it is done.
+    fn waits_until(&self) -> Option<Due> {
+        self.ttl_end.filter(|_| self.state != State::Leased)
+    }
+
+    /// Its times are the wall clock's from now on.
+    fn forget_boot_clock(&mut self) {
+        if let State::Scheduled(due) = &mut self.state {
+            due.boot_ms = None;
+        }
+        if let Some(end) = &mut self.ttl_end {
+            end.boot_ms = None;
+        }
+    }
+
     /// Sorts the most urgent first.
     fn rank(&self) -> u8 {
         u8::MAX - self.priority
+    }
+
+    /// Whether its time to live is over.
+    pub(super) fn is_outlived(&self, now: Now) -> bool {
+        self.ttl_end.is_some_and(|end| end.is_over(now))
     }
 
     /// Number of the delivery that comes next, or is under way. A release does not count.
@@ -222,6 +245,12 @@ pub trait Index: Send {
 
     /// When [`Self::due`] will have something, as the earliest time on each clock.
     fn next_due(&self) -> (Option<u64>, Option<u64>);
+
+    /// Adds up to `max` messages whose time to live is over. What somebody holds is not among them.
+    fn ttl_over(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()>;
+
+    /// When [`Self::ttl_over`] will have something, as the earliest time on each clock; never missing.
+    fn next_ttl_end(&self) -> (Option<u64>, Option<u64>);
 
     /// Adds up to `max` messages that are older than their queue's retention, the first to expire
     /// first. What somebody holds is not among them.

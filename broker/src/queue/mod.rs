@@ -44,6 +44,7 @@ mod unreadable;
 mod dedup;
 mod settled;
 mod tick;
+mod ttl;
 
 mod snapshot;
 

@@ -31,6 +31,9 @@ pub struct Policy {
     /// How many priorities there are, from 0 on.
     #[prost(uint32, optional, tag = "30")]
     pub priority_levels: Option<u32>,
+    /// How long messages may wait that do not say; 0: for ever.
+    #[prost(uint64, optional, tag = "31")]
+    pub message_ttl_ms: Option<u64>,
 }
 
 /// Backoff after a failure: `initial * multiplier^(failures - 1)`, at most `max`, less up to
@@ -81,6 +84,8 @@ pub const LEASE_DURATION_MS_MIN: u64 = SECOND_MS;
 pub const LEASE_DURATION_MS_MAX: u64 = DAY_MS / 2;
 /// Ids are remembered in memory; a longer window would be cut by their number anyway.
 pub const DEDUP_WINDOW_MS_MAX: u64 = DAY_MS;
+/// Who wants a message to wait longer sets no time to live.
+pub const TTL_MS_MAX: u64 = 3_650 * DAY_MS;
 /// Bytes of a queue's name.
 pub const NAME_BYTES_MAX: usize = 120;
 /// What is appended to a queue's name for its dead letters.
@@ -153,6 +158,7 @@ impl Policy {
             LEASE_DURATION_MS_MAX,
         )?;
         within("dedup_window", self.dedup_window_ms, 0, DEDUP_WINDOW_MS_MAX)?;
+        within("message_ttl", self.message_ttl_ms, 0, TTL_MS_MAX)?;
         within("retention", self.retention_ms.filter(|ms| *ms != 0), SECOND_MS, 3_650 * DAY_MS)?;
         within("max_payload_bytes", self.max_payload_bytes, 1, u64::MAX)?;
         let levels_max = u64::from(PRIORITY_MAX) + 1;

@@ -27,6 +27,8 @@ pub struct NewMessage {
     pub due: Option<NewDue>,
     /// Larger is more urgent; 0 is the least.
     pub priority: u8,
+    /// How long it may wait; 0: for ever; `None`: as its queue says.
+    pub ttl_ms: Option<u64>,
     pub body: Body,
 }
 
@@ -168,9 +170,10 @@ impl<I: Index> Core<I> {
         let mut seen = Seen::default();
         let mut receipts = Vec::with_capacity(messages.len());
         for (index, (message, queue)) in messages.iter().zip(queues).enumerate() {
+            let policy = self.catalog.get(queue).map(|queue| &queue.definition.policy);
             let receipt = self
-                .check_message(queue, index, message)
-                .and_then(|()| self.draft_message(draft, &mut seen, queue, message, now))
+                .check_message(policy, index, message)
+                .and_then(|()| self.draft_message(draft, &mut seen, (queue, policy), message, now))
                 .map_err(|refused| (Some(index), refused.into()))?;
             receipts.push(receipt);
         }
@@ -204,11 +207,10 @@ impl<I: Index> Core<I> {
     /// Whether the queue takes such a message.
     fn check_message(
         &self,
-        queue: QueueId,
+        policy: Option<&Policy>,
         index: usize,
         message: &NewMessage,
     ) -> Result<(), Refused> {
-        let policy = self.catalog.get(queue).map(|queue| &queue.definition.policy);
         let of_queue = policy.and_then(|policy| policy.max_payload_bytes);
         let max = of_queue.unwrap_or(u64::MAX).min(self.limits.payload_bytes_max);
         if max < message.payload_bytes {
@@ -232,7 +234,7 @@ impl<I: Index> Core<I> {
         &self,
         draft: &mut Draft,
         seen: &mut Seen,
-        queue: QueueId,
+        (queue, policy): (QueueId, Option<&Policy>),
         message: &NewMessage,
         now: Now,
     ) -> Result<Receipt, Refused> {
@@ -245,6 +247,8 @@ impl<I: Index> Core<I> {
             }
         }
         let due = message.due.map(|due| due.from(now)).filter(|due| !due.is_over(now));
+        let ttl_ms = message.ttl_ms.or_else(|| policy?.message_ttl_ms).filter(|ms| *ms != 0);
+        let ttl_end = ttl_ms.map(|ms| now.after(ms));
         let (id_hash_high, id_hash_low) = message.id_hash.map(halves).unzip();
         let published = Published {
             queue: queue.0,
@@ -254,6 +258,8 @@ impl<I: Index> Core<I> {
             id_hash_high,
             id_hash_low,
             priority: message.priority.into(),
+            expire_ms: ttl_end.map_or(0, |end| end.wall_ms),
+            expire_boot_ms: ttl_end.and_then(|end| end.boot_ms),
             ..Published::default()
         };
         let birth = draft.push(Record::Published(published), message.body.clone());

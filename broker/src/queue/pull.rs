@@ -55,7 +55,7 @@ impl<I: Index> Core<I> {
         let mut pull = pull.clone();
         let mut named = BTreeSet::new();
         pull.queues.retain(|name| named.insert(name.clone()));
-        let chosen = self.choose_for_pull(&pull)?;
+        let chosen = self.choose_for_pull(&pull, now)?;
         self.commit(draft, out);
         self.sessions.touch(session, now.boot_ms);
         let waiting = WaitingPull { pull, session };
@@ -91,11 +91,15 @@ impl<I: Index> Core<I> {
 
     /// What a pull gets of each queue. All of it is looked up before any of it is granted.
     #[expect(clippy::type_complexity, reason = "of each queue what is chosen of it")]
-    fn choose_for_pull(&self, pull: &Pull) -> Lookup<Vec<(QueueId, Vec<(Lsn, Message)>)>> {
+    fn choose_for_pull(
+        &self,
+        pull: &Pull,
+        now: Now,
+    ) -> Lookup<Vec<(QueueId, Vec<(Lsn, Message)>)>> {
         let mut room = self.leases_room(u64::from(pull.messages_max));
         let mut chosen = Vec::new();
         for queue in pull.queues.iter().filter_map(|name| self.catalog.named(name)) {
-            let of_queue = self.choose(queue.id(), Room::of_messages(room))?;
+            let of_queue = self.choose(queue.id(), Room::of_messages(room), now)?;
             room -= of_queue.len() as u64;
             if !of_queue.is_empty() {
                 chosen.push((queue.id(), of_queue));

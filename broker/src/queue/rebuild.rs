@@ -113,5 +113,6 @@ fn unknown(queue: QueueId, since_ms: u64) -> Message {
         crashes: 0,
         last_failure: Lsn(0),
         dead_letter: Lsn(0),
+        ttl_end: None,
     }
 }

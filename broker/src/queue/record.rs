@@ -258,9 +258,18 @@ pub struct Published {
     /// The message's own limit of failures; unset: the queue's.
     #[prost(sint32, optional, tag = "12")]
     pub max_attempts: Option<i32>,
+    /// The end of its time to live by the clock of this uptime.
+    #[prost(uint64, optional, tag = "30")]
+    pub expire_boot_ms: Option<u64>,
 }
 
 impl Published {
+    /// When the message's time to live ends, if it does.
+    pub fn ttl_end(&self) -> Option<Due> {
+        let (wall_ms, boot_ms) = (self.expire_ms, self.expire_boot_ms);
+        (wall_ms != 0).then_some(Due { wall_ms, boot_ms })
+    }
+
     /// The hash of the message id, where the client chose one.
     pub fn id_hash(&self) -> Option<u128> {
         Some(u128::from(self.id_hash_high?) << 64 | u128::from(self.id_hash_low?))
@@ -471,6 +480,8 @@ pub enum DeadLetterReason {
     MaxAttempts = 1,
     /// Its consumers died, or let the lease end, too often.
     MaxCrashes = 2,
+    /// Its time to live ended before it was done.
+    Expired = 3,
     /// A consumer asked for it.
     ByConsumer = 4,
 }
@@ -482,11 +493,15 @@ pub struct CameDue {
     pub births: Vec<u64>,
 }
 
-/// Messages older than their queue's retention are gone.
+/// Messages older than their queue's retention are gone, or such whose time to live ended and that
+/// have no dead-letter queue to go to.
 #[derive(Clone, PartialEq, Message)]
 pub struct Expired {
     #[prost(uint64, repeated, tag = "1")]
     pub births: Vec<u64>,
+    /// It was the time to live.
+    #[prost(bool, tag = "30")]
+    pub by_ttl: bool,
 }
 
 /// Leases ended for good: of dead letters once too often, or of messages that cannot be read. The

@@ -89,6 +89,8 @@ struct QueueItem {
     dead_lettered: u64,
     #[prost(uint64, tag = "7")]
     expired_leases: u64,
+    #[prost(uint64, tag = "30")]
+    expired: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -419,6 +421,7 @@ impl<I: Index> Core<I> {
             retried: item.retried,
             dead_lettered: item.dead_lettered,
             expired_leases: item.expired_leases,
+            expired: item.expired,
         };
     }
 
@@ -452,6 +455,7 @@ fn queue_item(definition: &QueueDefinition, totals: Totals) -> QueueItem {
         retried: totals.retried,
         dead_lettered: totals.dead_lettered,
         expired_leases: totals.expired_leases,
+        expired: totals.expired,
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct StoredState {
     last_failure: u64,
     #[prost(uint64, tag = "12")]
     dead_letter: u64,
+    #[prost(message, optional, tag = "30")]
+    ttl_end: Option<StoredDue>,
 }
 
 impl StoredState {
@@ -60,6 +62,7 @@ impl StoredState {
             crashes: message.crashes,
             last_failure: message.last_failure.0,
             dead_letter: message.dead_letter.0,
+            ttl_end: message.ttl_end.map(Into::into),
         }
     }
 
@@ -82,6 +85,7 @@ impl StoredState {
             crashes: self.crashes,
             last_failure: Lsn(self.last_failure),
             dead_letter: Lsn(self.dead_letter),
+            ttl_end: self.ttl_end.map(Into::into),
         };
         Ok((Lsn(self.birth), message))
     }
@@ -128,9 +132,11 @@ mod tests {
             crashes: 1,
             last_failure: Lsn(40),
             dead_letter: Lsn(41),
+            ttl_end: None,
         };
         let due = Due { wall_ms: 5, boot_ms: Some(6) };
-        let scheduled = Message { state: State::Scheduled(due), place: Lsn(0), ..ready };
+        let (state, ttl_end) = (State::Scheduled(due), Some(Due::at(7)));
+        let scheduled = Message { state, place: Lsn(0), ttl_end, ..ready };
         let messages = [(Lsn(12), ready), (Lsn(13), scheduled)];
         assert_eq!(page_messages(&page_body(&messages)).unwrap(), messages);
     }

@@ -44,6 +44,7 @@ scripts! {
     dead_letter
     dead_letter_name
     retention
+    ttl
     unreadable
     delay
     session

@@ -36,6 +36,10 @@ impl<I: Index> Core<I> {
         } else if let Some((session, stream)) = self.sessions.lost_stream(now.boot_ms) {
             self.lose_stream(session, stream, now, out)?;
         }
+        // Before anything comes due: what outlived its delay is not ready any more.
+        if self.is_any_ttl_over(now) {
+            self.end_ttls(now, out)?;
+        }
         self.come_due(now, out)?;
         self.expire(now, out)?;
         self.forget_idle_producers(now, out);
@@ -48,9 +52,10 @@ impl<I: Index> Core<I> {
             return Deadlines::default();
         }
         let (due_boot, due_wall) = self.index.next_due();
-        let boot = [due_boot, self.leases.next_deadline(), self.sessions.next_deadline()];
+        let (ttl_boot, ttl_wall) = self.index.next_ttl_end();
+        let boot = [due_boot, ttl_boot, self.leases.next_deadline(), self.sessions.next_deadline()];
         let idle = self.producers.first_idle_ms().map(|last_ms| last_ms + producer::IDLE_MS);
-        let wall = [due_wall, self.index.next_expiry(), idle];
+        let wall = [due_wall, ttl_wall, self.index.next_expiry(), idle];
         Deadlines {
             boot_ms: boot.into_iter().flatten().min(),
             wall_ms: wall.into_iter().flatten().min(),
@@ -94,7 +99,7 @@ impl<I: Index> Core<I> {
         if !births.is_empty() {
             let mut draft = self.draft();
             let births = births.into_iter().map(|birth| birth.0).collect();
-            draft.fact(Record::Expired(Expired { births }));
+            draft.fact(Record::Expired(Expired { births, by_ttl: false }));
             self.commit(draft, out);
         }
         Ok(())

@@ -81,6 +81,8 @@ pub struct QueuePolicy {
     pub max_payload_bytes: Option<u32>,
     /// How many priorities there are, from 0 on; 1 to 10. Default: 10.
     pub priority_levels: Option<u32>,
+    /// How long messages may wait that do not say; zero: for ever. Default: for ever.
+    pub message_ttl: Option<Duration>,
 }
 
 /// How long a nacked message waits: `initial_backoff` times `multiplier` for each failure before,
@@ -136,6 +138,7 @@ impl QueuePolicy {
             priority_levels: self
                 .priority_levels
                 .map(|levels| levels.try_into().unwrap_or(i32::MAX)),
+            message_ttl: self.message_ttl.map(time::duration),
             ..v1::QueuePolicy::default()
         }
     }
@@ -152,6 +155,7 @@ impl QueuePolicy {
             dedup_window: policy.dedup_window.and_then(time::from_wire),
             max_payload_bytes: policy.max_payload_bytes.and_then(|bytes| bytes.try_into().ok()),
             priority_levels: policy.priority_levels.and_then(|levels| levels.try_into().ok()),
+            message_ttl: policy.message_ttl.and_then(time::from_wire),
         }
     }
 
@@ -171,6 +175,7 @@ impl QueuePolicy {
             ("dedup_window", self.dedup_window.is_some()),
             ("max_payload_bytes", self.max_payload_bytes.is_some()),
             ("priority_levels", self.priority_levels.is_some()),
+            ("message_ttl", self.message_ttl.is_some()),
         ];
         set.iter().filter(|(_, set)| *set).map(|(path, _)| format!("policy.{path}")).collect()
     }
@@ -266,6 +271,8 @@ pub struct QueueStats {
     pub dead_lettered_total: u64,
     /// Leases that ended by time or with a lost session.
     pub expired_leases_total: u64,
+    /// Messages whose time to live ended.
+    pub expired_total: u64,
 }
 
 impl From<v1::QueueStats> for QueueStats {
@@ -286,6 +293,7 @@ impl From<v1::QueueStats> for QueueStats {
             retried_total: count(stats.retried_total),
             dead_lettered_total: count(stats.dead_lettered_total),
             expired_leases_total: count(stats.expired_leases_total),
+            expired_total: count(stats.expired_total),
         }
     }
 }
@@ -307,6 +315,7 @@ mod tests {
             dedup_window: Some(Duration::from_secs(1)),
             max_payload_bytes: Some(7),
             priority_levels: Some(3),
+            message_ttl: Some(Duration::from_secs(60)),
         };
         assert_eq!(QueuePolicy::from_wire(policy.clone().into_wire()), policy);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Stage, check_refused, each, json_lines};
+use super::{Stage, check_refused, each, json_lines, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_is_an_argument_or_stdin_as_it_stands() {
@@ -63,6 +63,12 @@ async fn a_message_that_waits_for_its_time_is_scheduled_and_not_taken() {
     let peeked = stage.peek("work").await;
     let timed = peeked.iter().find(|message| message["payload"] == "timed").unwrap();
     assert_eq!((&timed["state"], &timed["deliver_time"]), (&json!("scheduled"), &json!(at)));
+    let mortal = ["message", "publish", "mortal", "body", "--ttl", "1ms"];
+    stage.shell.out(&mortal).await;
+    until("its end", async || stage.show("mortal").await["dead_letters"] == 1).await;
+    let letter = stage.peek("mortal.dead").await.remove(0);
+    assert_eq!(letter["dead_letter"]["reason"], "expired");
+    assert_eq!(stage.show("mortal").await["expired_total"], 1);
     let past = ["message", "publish", "work", "past", "--at", "2020-01-01T00:00:00Z"];
     stage.shell.out(&past).await;
     assert_eq!(stage.held("work").await, [1, 0, 2], "a time that is over is now");

@@ -24,7 +24,7 @@ fn with_policy(name: &str, policy: QueuePolicy) -> CreateQueueRequest {
 async fn policy_values_out_of_bounds_are_refused_with_their_field() {
     let broker = Broker::start(&[]).await;
     type Set = fn(&mut QueuePolicy);
-    let bad: [(&str, Set); 18] = [
+    let bad: [(&str, Set); 19] = [
         ("lease_duration", |p| p.lease_duration = Some(seconds(0))),
         ("lease_duration", |p| p.lease_duration = Some(seconds(12 * 60 * 60 + 1))),
         ("lease_duration", |p| p.lease_duration = Some(seconds(-5))),
@@ -36,6 +36,7 @@ async fn policy_values_out_of_bounds_are_refused_with_their_field() {
         ("dedup_window", |p| p.dedup_window = Some(seconds(24 * 60 * 60 + 1))),
         ("max_payload_bytes", |p| p.max_payload_bytes = Some(0)),
         ("max_payload_bytes", |p| p.max_payload_bytes = Some((512 << 10) + 1)),
+        ("message_ttl", |p| p.message_ttl = Some(seconds(3_650 * 24 * 60 * 60 + 1))),
         ("priority_levels", |p| p.priority_levels = Some(0)),
         ("priority_levels", |p| p.priority_levels = Some(11)),
         ("retry.multiplier", |p| set_retry(p).multiplier = Some(0.5)),
@@ -59,6 +60,7 @@ async fn policy_values_out_of_bounds_are_refused_with_their_field() {
         dedup_window: Some(seconds(24 * 60 * 60)),
         max_payload_bytes: Some(512 << 10),
         priority_levels: Some(10),
+        message_ttl: Some(seconds(3_650 * 24 * 60 * 60)),
         retry: Some(RetryPolicy {
             initial_backoff: Some(seconds(0)),
             max_backoff: Some(seconds(365 * 24 * 60 * 60)),
@@ -157,7 +159,7 @@ async fn an_update_changes_what_its_mask_names_and_refuses_a_lost_one() {
     assert_eq!(changed.policy.unwrap().max_attempts, Some(3), "it was not named");
     let refused = refusal(admin.update_queue(update(&seen, &["description"], "e")).await);
     assert_eq!(refused.is(), (Aborted, "ETAG_MISMATCH"));
-    for paths in [&[][..], &["name"], &["policy.nonsense"], &["policy.message_ttl"]] {
+    for paths in [&[][..], &["name"], &["policy.nonsense"], &["policy.outcome_retention"]] {
         let refused = refusal(admin.update_queue(update("", paths, "e")).await);
         assert_eq!(refused.metadata["field"], "update_mask", "{paths:?}");
     }
@@ -299,7 +301,7 @@ async fn the_server_tells_its_limits_and_its_features() {
     let broker = Broker::start(&["--max-batch-messages", "77"]).await;
     let info = answer(broker.wire.admin().get_server_info(GetServerInfoRequest {}).await).unwrap();
     assert_eq!((info.protocol, info.durability.as_str()), (1, "fsync"));
-    for feature in ["priority"] {
+    for feature in ["priority", "ttl"] {
         assert!(info.features.iter().any(|has| has == feature), "{feature}");
     }
     assert!(!info.features.contains(&"trace".to_owned()), "it comes later");

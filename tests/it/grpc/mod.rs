@@ -9,6 +9,7 @@ mod malformed;
 mod priority;
 mod publish;
 mod streams;
+mod ttl;
 mod unread;
 
 use std::fmt::Debug;

@@ -31,6 +31,7 @@ pub(super) fn item(message: &Message) -> Item {
     put("priority", Some(message.priority).filter(|it| *it != 0).map_or(Value::Null, Value::from));
     put("publish_time", time(message.publish_time));
     put("deliver_time", time(message.deliver_time));
+    put("expire_time", time(message.expire_time));
     put("dead_letter", message.dead_letter.as_ref().map_or(Value::Null, dead_letter));
     let (key, payload) = payload(&message.payload);
     // Also where it is empty: a message always has one.
@@ -107,6 +108,8 @@ struct Envelope {
     #[serde(default)]
     priority: u8,
     #[serde(default, with = "humantime_duration")]
+    ttl: Option<Duration>,
+    #[serde(default, with = "humantime_duration")]
     delay: Option<Duration>,
 }
 
@@ -137,6 +140,9 @@ pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
         .priority(envelope.priority);
     for (key, value) in envelope.headers {
         message = message.header(key, value);
+    }
+    if let Some(ttl) = envelope.ttl {
+        message = message.ttl(ttl);
     }
     Ok(match envelope.delay {
         Some(delay) => message.delay(delay),
@@ -257,8 +263,11 @@ mod tests {
 
     #[test]
     fn a_payload_that_is_no_string_is_taken_as_json() {
-        let message = parse_envelope("{\"payload\": {\"user\": 7}, \"delay\": \"5s\"}").unwrap();
-        let expected = OutgoingMessage::new("{\"user\":7}").delay(Duration::from_secs(5));
+        let line = "{\"payload\": {\"user\": 7}, \"delay\": \"5s\", \"ttl\": \"1m\"}";
+        let message = parse_envelope(line).unwrap();
+        let expected = OutgoingMessage::new("{\"user\":7}")
+            .delay(Duration::from_secs(5))
+            .ttl(Duration::from_secs(60));
         assert_eq!(message, expected);
     }
 

@@ -29,7 +29,7 @@ pub(in crate::cli) struct PublishArgs {
     jsonl: Option<PathBuf>,
     /// Lines are objects as `message consume` prints them: payload (or payload_base64), message_id
     /// (but for the broker's own), message_type, correlation_id, content_type, headers, priority,
-    /// delay, queue.
+    /// ttl, delay, queue.
     #[arg(long, requires = "jsonl")]
     envelope: bool,
 
@@ -51,6 +51,9 @@ pub(in crate::cli) struct PublishArgs {
     /// How urgent it is, 0 (the least) to 9.
     #[arg(long, value_name = "N")]
     priority: Option<u8>,
+    /// Dead-letter it where it was not done by this long from now; 0s: never.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
     /// Deliver no earlier than this long from now.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     delay: Option<Duration>,
@@ -114,6 +117,9 @@ impl PublishArgs {
         if let Some(priority) = self.priority {
             message = message.priority(priority);
         }
+        if let Some(ttl) = self.ttl {
+            message = message.ttl(ttl);
+        }
         if let Some(delay) = self.delay {
             message = message.delay(delay);
         }
@@ -174,12 +180,13 @@ mod tests {
     #[test]
     fn flags_dress_the_message() {
         let line = ["mails", "-", "-H", "tenant=a=b", "--type", "send", "--delay", "1m 5s"];
-        let line = [&line[..], &["--priority", "7"]].concat();
+        let line = [&line[..], &["--priority", "7", "--ttl", "2h"]].concat();
         let args = parse(&line).unwrap();
         let expected = OutgoingMessage::new("x")
             .header("tenant", "a=b")
             .message_type("send")
             .priority(7)
+            .ttl(Duration::from_secs(7200))
             .delay(Duration::from_secs(65));
         assert_eq!(args.dress(OutgoingMessage::new("x")), expected);
     }

@@ -49,6 +49,9 @@ pub(super) struct PolicyArgs {
     /// How many priorities there are, from 0 on [default: 10].
     #[arg(long, value_name = "N")]
     priority_levels: Option<u32>,
+    /// How long messages may wait that do not say; 0s: for ever [default: for ever].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    message_ttl: Option<Duration>,
     /// What the queue is for.
     #[arg(long, value_name = "TEXT")]
     pub(super) description: Option<String>,
@@ -58,7 +61,7 @@ pub(super) struct PolicyArgs {
 }
 
 /// The settings by flag, and where they are in the protocol's queue.
-const PATHS: [(&str, &str); 15] = [
+const PATHS: [(&str, &str); 16] = [
     ("lease-duration", "policy.lease_duration"),
     ("max-attempts", "policy.max_attempts"),
     ("max-crashes", "policy.max_crashes"),
@@ -72,6 +75,7 @@ const PATHS: [(&str, &str); 15] = [
     ("dedup-window", "policy.dedup_window"),
     ("max-payload-bytes", "policy.max_payload_bytes"),
     ("priority-levels", "policy.priority_levels"),
+    ("message-ttl", "policy.message_ttl"),
     ("description", "description"),
     ("label", "labels"),
 ];
@@ -100,6 +104,7 @@ impl PolicyArgs {
             dedup_window: self.dedup_window,
             max_payload_bytes: self.max_payload_bytes,
             priority_levels: self.priority_levels,
+            message_ttl: self.message_ttl,
         }
     }
 }

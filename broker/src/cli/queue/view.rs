@@ -23,7 +23,7 @@ pub(super) const LIST: [Column; 8] = [
 ];
 
 /// What is shown of one queue.
-pub(super) const DETAILS: [Column; 33] = [
+pub(super) const DETAILS: [Column; 35] = [
     column("NAME", "name"),
     column("DESCRIPTION", "description"),
     column("LABELS", "labels"),
@@ -43,6 +43,7 @@ pub(super) const DETAILS: [Column; 33] = [
     column("RETRIED", "retried_total"),
     column("DEAD-LETTERED", "dead_lettered_total"),
     column("LEASES EXPIRED", "expired_leases_total"),
+    column("EXPIRED", "expired_total"),
     column("LEASE DURATION", "lease_duration"),
     column("MAX ATTEMPTS", "max_attempts"),
     column("MAX CRASHES", "max_crashes"),
@@ -56,6 +57,7 @@ pub(super) const DETAILS: [Column; 33] = [
     column("DEDUP WINDOW", "dedup_window"),
     column("MAX PAYLOAD BYTES", "max_payload_bytes"),
     column("PRIORITY LEVELS", "priority_levels"),
+    column("MESSAGE TTL", "message_ttl"),
     column("ETAG", "etag"),
 ];
 
@@ -99,6 +101,7 @@ fn figures(queue: &Queue, now: SystemTime) -> Value {
         "retried_total": stats.retried_total,
         "dead_lettered_total": stats.dead_lettered_total,
         "expired_leases_total": stats.expired_leases_total,
+        "expired_total": stats.expired_total,
     })
 }
 
@@ -120,6 +123,7 @@ fn policy(policy: &QueuePolicy) -> Value {
         "dedup_window": duration(policy.dedup_window),
         "max_payload_bytes": policy.max_payload_bytes,
         "priority_levels": policy.priority_levels,
+        "message_ttl": duration(policy.message_ttl),
     })
 }
 

@@ -12,6 +12,7 @@ use super::bounds;
 use super::time::{duration_ms, timestamp_ms};
 use crate::grpc::fault::Fault;
 use crate::queue::body::StoredMessage;
+use crate::queue::policy::TTL_MS_MAX;
 use crate::queue::{NewDue, NewMessage};
 
 /// What a batch may be, as the server was set.
@@ -98,6 +99,7 @@ fn new_message(
     bounds::text("correlation_id", &message.correlation_id, 256)?;
     let due = message.schedule.map(new_due).transpose()?;
     let priority = bounds::priority(message.priority)?;
+    let ttl_ms = duration_ms("ttl", message.ttl, 0, TTL_MS_MAX)?;
     let stored = StoredMessage {
         message_id: message.message_id.clone(),
         content_type: message.content_type,
@@ -114,12 +116,12 @@ fn new_message(
         payload_bytes: stored.payload.len() as u64,
         due,
         priority,
+        ttl_ms,
         body: stored.into_body(prefixes),
     })
 }
 
 fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
-    bounds::later(message.ttl.is_some(), "ttl", "ttl")?;
     bounds::later(!message.ordering_key.is_empty(), "ordering_key", "ordering_key")?;
     bounds::later(!message.unique_key.is_empty(), "unique_key", "unique_key")?;
     bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")?;

@@ -129,6 +129,10 @@ fn put_facts(stored: &Stored, published: &Published, own: &mut Vec<u8>) -> Resul
     if let Some(due) = published.due {
         encoding::message::encode(14, &to_timestamp(due.wall_ms), own);
     }
+    // A dead letter has left the queue in which it had so much time.
+    if let (Some(end), None) = (published.ttl_end(), &stored.dead_letter) {
+        encoding::message::encode(15, &to_timestamp(end.wall_ms), own);
+    }
     if let Some(letter) = &stored.dead_letter {
         let dead_letter = dead_letter(letter, stored.last_failure.as_ref())?;
         encoding::message::encode(17, &dead_letter, own);
@@ -263,7 +267,8 @@ mod tests {
             payload: Bytes::from_static(b"payload"),
         };
         let due = Some(StoredDue { wall_ms: 2_000, ..StoredDue::default() });
-        let published = Published { wall_ms: 1_000, due, ..Published::default() };
+        let (wall_ms, expire_ms) = (1_000, 3_000);
+        let published = Published { wall_ms, due, expire_ms, ..Published::default() };
         for stored in stored(&message, &published) {
             let told = super::message("q", 3, &stored).unwrap();
             let expected = v1::Message {
@@ -278,6 +283,7 @@ mod tests {
                 sequence: 7,
                 publish_time: Some(to_timestamp(1_000)),
                 deliver_time: Some(to_timestamp(2_000)),
+                expire_time: Some(to_timestamp(3_000)),
                 ..v1::Message::default()
             };
             assert_eq!(told, expected);
@@ -338,6 +344,7 @@ mod tests {
         let pairs = [
             (StoredReason::MaxAttempts, ToldReason::MaxAttempts),
             (StoredReason::MaxCrashes, ToldReason::MaxCrashes),
+            (StoredReason::Expired, ToldReason::Expired),
             (StoredReason::ByConsumer, ToldReason::ByConsumer),
         ];
         for (stored, told) in pairs {

@@ -69,6 +69,7 @@ fn new_policy(policy: QueuePolicy, limits: &Limits) -> Result<Policy, Fault> {
         dedup_window_ms: duration("policy.dedup_window", policy.dedup_window)?,
         max_payload_bytes,
         priority_levels: priority_levels(policy.priority_levels)?,
+        message_ttl_ms: duration("policy.message_ttl", policy.message_ttl)?,
     })
 }
 
@@ -88,7 +89,6 @@ fn new_retry(retry: RetryPolicy) -> Result<Retry, Fault> {
 }
 
 fn check_later(policy: &QueuePolicy) -> Result<(), Fault> {
-    later(policy.message_ttl.is_some(), "policy.message_ttl", "ttl")?;
     later(policy.max_messages.is_some(), "policy.max_messages", "max_length")?;
     later(policy.max_bytes.is_some(), "policy.max_bytes", "max_length")?;
     later(policy.overflow != 0, "policy.overflow", "max_length")?;
@@ -135,6 +135,7 @@ pub(in crate::grpc) fn merge(
             "policy.retention" => policy.retention_ms = new.policy.retention_ms,
             "policy.dedup_window" => policy.dedup_window_ms = new.policy.dedup_window_ms,
             "policy.max_payload_bytes" => policy.max_payload_bytes = new.policy.max_payload_bytes,
+            "policy.message_ttl" => policy.message_ttl_ms = new.policy.message_ttl_ms,
             "policy.priority_levels" => policy.priority_levels = new.policy.priority_levels,
             other => {
                 let why = format!("\"{other}\" is not a field that can be changed");
@@ -204,6 +205,7 @@ fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
         dedup_window: Some(to_duration(policy.dedup_ms())),
         max_payload_bytes: i32::try_from(payload_bytes).ok(),
         priority_levels: Some(i32::from(policy.priority_max()) + 1),
+        message_ttl: Some(to_duration(policy.message_ttl_ms.unwrap_or_default())),
         ..QueuePolicy::default()
     }
 }
@@ -226,5 +228,6 @@ pub(in crate::grpc) fn to_stats(queue: &Queue, figures: Figures) -> QueueStats {
         dead_lettered_total: number(totals.dead_lettered),
         expired_leases_total: number(totals.expired_leases),
         parked: number(counts.parked),
+        expired_total: number(totals.expired),
     }
 }

@@ -20,8 +20,8 @@ type Order = BTreeSet<(u64, Lsn, Number)>;
 /// A time in milliseconds, and the page whose turn it is then.
 pub(super) type Earliest = Option<(u64, Lsn)>;
 
-/// Invariant: a page is in the order of its queue and state, in the due orders of its due times, and
-/// in `expiries` where its queue has a retention.
+/// Invariant: a page is in the order of its queue and state, in the orders of its due times and of the
+/// ends of its times to live, and in `expiries` where its queue has a retention.
 #[derive(Debug, Default)]
 pub(super) struct Cold {
     pages: Vec<Option<Arc<Page>>>,
@@ -32,6 +32,8 @@ pub(super) struct Cold {
     counts: BTreeMap<QueueId, Counts>,
     due_boot: BTreeSet<(u64, Number)>,
     due_wall: BTreeSet<(u64, Number)>,
+    ttl_boot: BTreeSet<(u64, Number)>,
+    ttl_wall: BTreeSet<(u64, Number)>,
     expiries: BTreeSet<(u64, Number)>,
 }
 
@@ -78,15 +80,27 @@ impl Cold {
     }
 
     fn add_times(&mut self, page: &Page, number: Number, retention_ms: Option<u64>) {
-        self.due_boot.extend(page.due_boot_ms.map(|due| (due, number)));
-        self.due_wall.extend(page.due_wall_ms.map(|due| (due, number)));
+        self.add_ends(page, number);
         self.expiries.extend(expiry(page, retention_ms).map(|expiry| (expiry, number)));
     }
 
+    fn add_ends(&mut self, page: &Page, number: Number) {
+        self.due_boot.extend(page.due_boot_ms.map(|due| (due, number)));
+        self.due_wall.extend(page.due_wall_ms.map(|due| (due, number)));
+        self.ttl_boot.extend(page.ttl_boot_ms.map(|end| (end, number)));
+        self.ttl_wall.extend(page.ttl_wall_ms.map(|end| (end, number)));
+    }
+
     fn remove_times(&mut self, page: &Page, number: Number, retention_ms: Option<u64>) {
+        self.remove_ends(page, number);
+        expiry(page, retention_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
+    }
+
+    fn remove_ends(&mut self, page: &Page, number: Number) {
         page.due_boot_ms.map(|due| self.due_boot.remove(&(due, number)));
         page.due_wall_ms.map(|due| self.due_wall.remove(&(due, number)));
-        expiry(page, retention_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
+        page.ttl_boot_ms.map(|end| self.ttl_boot.remove(&(end, number)));
+        page.ttl_wall_ms.map(|end| self.ttl_wall.remove(&(end, number)));
     }
 
     /// The queue of a page.
@@ -137,6 +151,11 @@ impl Cold {
         (self.earliest(&self.due_boot), self.earliest(&self.due_wall))
     }
 
+    /// When the first time to live ends on each clock, and its page.
+    pub(super) fn next_ttl_end(&self) -> (Earliest, Earliest) {
+        (self.earliest(&self.ttl_boot), self.earliest(&self.ttl_wall))
+    }
+
     /// When the first message expires, and its page.
     pub(super) fn next_expiry(&self) -> Earliest {
         self.earliest(&self.expiries)
@@ -158,15 +177,17 @@ impl Cold {
         }
     }
 
-    /// Due times are the wall clock's from now on.
+    /// All times are the wall clock's from now on.
     pub(super) fn forget_boot_clock(&mut self) {
-        for (due_boot_ms, number) in std::mem::take(&mut self.due_boot) {
-            let page = self.pages[number as usize].as_mut().expect("an order names a page");
-            debug_assert_eq!(page.due_boot_ms, Some(due_boot_ms));
-            let page = Arc::make_mut(page);
-            page.due_wall_ms.map(|due| self.due_wall.remove(&(due, number)));
+        let by_boot = self.due_boot.iter().chain(&self.ttl_boot);
+        let numbers: BTreeSet<Number> = by_boot.map(|&(_, number)| number).collect();
+        for number in numbers {
+            let page = self.pages[number as usize].take().expect("an order names a page");
+            self.remove_ends(&page, number);
+            let mut page = Arc::unwrap_or_clone(page);
             page.forget_boot_clock();
-            self.due_wall.extend(page.due_wall_ms.map(|due| (due, number)));
+            self.add_ends(&page, number);
+            self.pages[number as usize] = Some(Arc::new(page));
         }
     }
 

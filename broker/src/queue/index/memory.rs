@@ -8,22 +8,23 @@ use qbroker_storage::Lsn;
 
 use super::pages::Pages;
 use super::ready::ReadyOrder;
+use super::times::Times;
 use super::{
     Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, State, StateSet, ready_order,
     split_ready_order,
 };
 use crate::queue::ids::QueueId;
-use crate::queue::time::{Due, Now};
+use crate::queue::time::Now;
 
 /// Messages by birth, and per queue the orders in which they are looked for.
 #[derive(Debug, Default)]
 pub struct MemoryIndex {
     messages: Pages,
     queues: BTreeMap<QueueId, Orders>,
-    /// Scheduled messages of all queues by the boot clock.
-    due_boot: BTreeSet<(u64, Lsn)>,
-    /// Those whose time is the wall clock's.
-    due_wall: BTreeSet<(u64, Lsn)>,
+    /// Scheduled messages of all queues, by when they are ready.
+    dues: Times,
+    /// Messages that nobody holds, by the end of their time to live.
+    ttls: Times,
     /// Messages that nobody holds, in queues with a retention, by its end.
     expiries: BTreeSet<(u64, Lsn)>,
 }
@@ -94,9 +95,8 @@ impl MemoryIndex {
         if let Some(expiry) = orders.expiry(message) {
             self.expiries.insert((expiry, birth));
         }
-        if let State::Scheduled(due) = message.state {
-            self.due_order(due).insert((due.boot_ms.unwrap_or(due.wall_ms), birth));
-        }
+        message.due().into_iter().for_each(|due| self.dues.insert(due, birth));
+        message.waits_until().into_iter().for_each(|end| self.ttls.insert(end, birth));
     }
 
     fn take(&mut self, birth: Lsn, message: &Message) {
@@ -108,9 +108,8 @@ impl MemoryIndex {
         if orders.is_empty() {
             self.queues.remove(&message.queue);
         }
-        if let State::Scheduled(due) = message.state {
-            self.due_order(due).remove(&(due.boot_ms.unwrap_or(due.wall_ms), birth));
-        }
+        message.due().into_iter().for_each(|due| self.dues.remove(due, birth));
+        message.waits_until().into_iter().for_each(|end| self.ttls.remove(end, birth));
     }
 
     /// How many messages there are.
@@ -166,10 +165,6 @@ impl MemoryIndex {
     pub(super) fn messages(&self) -> &Pages {
         &self.messages
     }
-
-    fn due_order(&mut self, due: Due) -> &mut BTreeSet<(u64, Lsn)> {
-        if due.boot_ms.is_some() { &mut self.due_boot } else { &mut self.due_wall }
-    }
 }
 
 impl Index for MemoryIndex {
@@ -185,18 +180,21 @@ impl Index for MemoryIndex {
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        let end = births.len() + max;
-        for (order, time) in [(&self.due_boot, now.boot_ms), (&self.due_wall, now.wall_ms)] {
-            let room = end - births.len();
-            births
-                .extend(order.range(..=(time, Lsn(u64::MAX))).take(room).map(|&(_, birth)| birth));
-        }
+        self.dues.over(now, max, births);
         Ok(())
     }
 
     fn next_due(&self) -> (Option<u64>, Option<u64>) {
-        let first = |order: &BTreeSet<(u64, Lsn)>| order.first().map(|&(time, _)| time);
-        (first(&self.due_boot), first(&self.due_wall))
+        self.dues.first()
+    }
+
+    fn ttl_over(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        self.ttls.over(now, max, births);
+        Ok(())
+    }
+
+    fn next_ttl_end(&self) -> (Option<u64>, Option<u64>) {
+        self.ttls.first()
     }
 
     fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
@@ -314,12 +312,20 @@ impl Index for MemoryIndex {
     }
 
     fn forget_boot_clock(&mut self) {
-        for (_, birth) in std::mem::take(&mut self.due_boot) {
+        for birth in self.dues.take_boot() {
             let message = self.messages.get_mut(birth).expect("a scheduled message is there");
-            if let State::Scheduled(due) = &mut message.state {
-                due.boot_ms = None;
-                self.due_wall.insert((due.wall_ms, birth));
-            }
+            message.forget_boot_clock();
+            message.due().into_iter().for_each(|due| self.dues.insert(due, birth));
+        }
+        for birth in self.ttls.take_boot() {
+            let message = self.messages.get_mut(birth).expect("a message that expires is there");
+            message.forget_boot_clock();
+            message.waits_until().into_iter().for_each(|end| self.ttls.insert(end, birth));
+        }
+        // What somebody holds is in neither, and comes back with its time.
+        for &birth in self.queues.values().flat_map(|orders| &orders.leased) {
+            let message = self.messages.get_mut(birth).expect("a leased message is there");
+            message.forget_boot_clock();
         }
     }
 

@@ -29,6 +29,7 @@ enum Part {
     List(QueueId),
     Due,
     Expired,
+    TtlOver,
 }
 
 fn page(part: Part) -> Missing {
@@ -38,6 +39,7 @@ fn page(part: Part) -> Missing {
         Part::List(queue) => u64::from(queue.0) << 3 | 2,
         Part::Due => 3,
         Part::Expired => 4,
+        Part::TtlOver => 5,
     }))
 }
 
@@ -92,6 +94,15 @@ impl Index for MissingIndex {
 
     fn next_due(&self) -> (Option<u64>, Option<u64>) {
         self.inside.next_due()
+    }
+
+    fn ttl_over(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        self.look_up(Part::TtlOver)?;
+        self.inside.ttl_over(now, max, births)
+    }
+
+    fn next_ttl_end(&self) -> (Option<u64>, Option<u64>) {
+        self.inside.next_ttl_end()
     }
 
     fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {

@@ -50,6 +50,13 @@ pub struct Page {
     /// Births in ascending order, each as its distance from the one before, in varints.
     #[prost(bytes = "bytes", tag = "15")]
     births: Bytes,
+    /// The earliest end of a time to live on each clock, and by the wall clock whichever it is of.
+    #[prost(uint64, optional, tag = "30")]
+    pub ttl_boot_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "31")]
+    pub ttl_wall_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "32")]
+    ttl_any_wall_ms: Option<u64>,
 }
 
 /// A message's place in the order of its state.
@@ -62,6 +69,7 @@ impl Page {
         let (last_birth, last) = messages.last().expect("a page holds messages");
         let dues = || messages.iter().filter_map(|(_, message)| message.due());
         let since = messages.iter().map(|(_, message)| message.since_ms);
+        let ttls = || messages.iter().filter_map(|(_, message)| message.ttl_end);
         Self {
             lsn: lsn.0,
             queue: first.queue.0,
@@ -78,6 +86,9 @@ impl Page {
             due_wall_ms: dues().filter(|due| due.boot_ms.is_none()).map(|due| due.wall_ms).min(),
             boot_clock_forgotten: false,
             births: encode_births(messages),
+            ttl_boot_ms: ttls().filter_map(|end| end.boot_ms).min(),
+            ttl_wall_ms: ttls().filter(|end| end.boot_ms.is_none()).map(|end| end.wall_ms).min(),
+            ttl_any_wall_ms: ttls().map(|end| end.wall_ms).min(),
         }
     }
 
@@ -120,17 +131,24 @@ impl Page {
         })
     }
 
-    /// The wall clock is believed from now on. The messages are in the order of its due times.
+    /// The wall clock is believed from now on. Scheduled messages are in the order of its due times.
     pub(super) fn forget_boot_clock(&mut self) {
         self.boot_clock_forgotten = true;
-        self.due_boot_ms = None;
-        self.due_wall_ms = Some(self.first_order);
+        if self.due_boot_ms.take().is_some() {
+            self.due_wall_ms = Some(self.first_order);
+        }
+        if self.ttl_boot_ms.take().is_some() {
+            self.ttl_wall_ms = self.ttl_any_wall_ms;
+        }
     }
 
     /// A message of the page, of which so much is known: it does what all of the page do, and stands
     /// between the first and the last, where nothing better is known at the last one's place.
     pub(in crate::queue) fn fit(&self, known: Message) -> Message {
         let within = self.first_order..=self.last_order;
+        // Which uptime its record was of is not known.
+        let ttl_end = known.ttl_end.map(|end| Due::at(end.wall_ms));
+        let known = Message { ttl_end, ..known };
         if self.state() == StateSet::SCHEDULED {
             let due_ms = known.due().map(|due| due.wall_ms).filter(|due| within.contains(due));
             let due = Due::at(due_ms.unwrap_or(self.last_order));
@@ -151,10 +169,8 @@ impl Page {
 
     /// Says of a message of the page what was said of the page meanwhile.
     pub fn update(&self, message: &mut Message) {
-        if let State::Scheduled(due) = &mut message.state
-            && self.boot_clock_forgotten
-        {
-            due.boot_ms = None;
+        if self.boot_clock_forgotten {
+            message.forget_boot_clock();
         }
     }
 }

@@ -122,6 +122,25 @@ impl Index for PagedIndex {
         (earlier(hot_boot, cold_boot), earlier(hot_wall, cold_wall))
     }
 
+    fn ttl_over(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+        let start = births.len();
+        self.hot.ttl_over(now, max, births)?;
+        // Which goes first makes no difference, so a step brings no more pages in than it needs.
+        if births.len() - start < max {
+            let (boot, wall) = self.cold.next_ttl_end();
+            let missing =
+                unless_over(boot, now.boot_ms).and_then(|()| unless_over(wall, now.wall_ms));
+            missing.inspect_err(|_| births.truncate(start))?;
+        }
+        Ok(())
+    }
+
+    fn next_ttl_end(&self) -> (Option<u64>, Option<u64>) {
+        let (hot_boot, hot_wall) = self.hot.next_ttl_end();
+        let (cold_boot, cold_wall) = self.cold.next_ttl_end();
+        (earlier(hot_boot, cold_boot), earlier(hot_wall, cold_wall))
+    }
+
     fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
         unless_over(self.cold.next_expiry(), wall_ms)?;
         self.hot.expired(wall_ms, max, births)

@@ -204,6 +204,7 @@ mod tests {
             crashes: 0,
             last_failure: Lsn(0),
             dead_letter: Lsn(0),
+            ttl_end: None,
         }
     }
 

@@ -8,12 +8,13 @@ use crate::queue::Core;
 use crate::queue::consumer::Taker;
 use crate::queue::ids::{ConsumerId, QueueId, SessionId};
 use crate::queue::index::{Counts, Index, State};
+use crate::queue::time::Now;
 
-pub(super) fn check_invariants<I: Index>(core: &Core<I>) {
+pub(super) fn check_invariants<I: Index>(core: &Core<I>, now: Now) {
     check_counts(core);
     check_leases(core);
     check_lines(core);
-    check_nobody_starves(core);
+    check_nobody_starves(core, now);
 }
 
 /// Counts are what a recount gives, and every lease is of a leased message and the other way round.
@@ -98,13 +99,15 @@ fn check_lines<I: Index>(core: &Core<I>) {
     assert_eq!(core.consumers.counts(), counts, "how many consume from each queue");
 }
 
-/// Nobody with room waits at a queue that has something ready.
-fn check_nobody_starves<I: Index>(core: &Core<I>) {
+/// Nobody with room waits at a queue that has something ready, unless its first message is to be given
+/// up and a step of that is left.
+fn check_nobody_starves<I: Index>(core: &Core<I>, now: Now) {
     if core.limits.leases_max <= core.leases.len() {
         return;
     }
     for queue in core.queues_after("") {
-        if core.index.counts(queue.id()).ready == 0 {
+        let is_stopped = core.is_first_outlived(queue.id(), now) != Ok(false);
+        if core.index.counts(queue.id()).ready == 0 || is_stopped {
             continue;
         }
         for (_, line) in core.consumers.lines().filter(|(name, _)| **name == queue.name) {

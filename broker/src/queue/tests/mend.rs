@@ -33,6 +33,7 @@ pub(super) fn check_pages<I: StageIndex>(stage: &Stage<I>) {
             if let State::Scheduled(due) = message.state {
                 message.state = State::Scheduled(Due::at(due.wall_ms));
             }
+            message.ttl_end = message.ttl_end.map(|end| Due::at(end.wall_ms));
         }
         expected.sort_unstable_by_key(|(birth, _)| *birth);
         let whole = rebuilt(stage, Missing(Lsn(page.lsn)), |_| true);
@@ -47,6 +48,8 @@ pub(super) fn check_pages<I: StageIndex>(stage: &Stage<I>) {
                 assert_eq!(StateSet::from(some.state), StateSet::from(whole.state));
                 assert!((first..=last).contains(&order(some)), "{some:?} for {whole:?}");
                 assert!(whole.since_ms <= some.since_ms, "{birth} would expire too soon");
+                let ttl_ends = [some.ttl_end, whole.ttl_end];
+                assert!(some.ttl_end.is_none() || ttl_ends[0] == ttl_ends[1], "{ttl_ends:?}");
                 let attempts = (some.failures, some.crashes);
                 assert!(some.failures <= whole.failures, "{birth}: {attempts:?}");
                 assert!(some.crashes <= whole.crashes, "{birth}: {attempts:?}");
@@ -161,7 +164,7 @@ pub(super) fn check_gaps<I: StageIndex>(stage: &Stage<I>) {
     for (run, of) in (0..6).zip([1_000_000, 2, 3, 5, 9, 20]) {
         let torn = Torn { log: &stage.log, run, of };
         let (mut core, kept) = torn.replay::<I>();
-        check_invariants(&core);
+        check_invariants(&core, stage.now);
         let mut there = BTreeSet::new();
         let snapshot = core.snapshot().encode(std::iter::empty()).concat().into();
         Core::restore(I::fresh(), Limits::default(), snapshot, |lsn| _ = there.insert(lsn))
@@ -193,7 +196,7 @@ fn go_on<I: StageIndex>(torn: &Torn<'_>, core: &mut Core<I>, now: Now) {
                 Err(Stop::Refused(refused)) => panic!("time is not refused: {refused}"),
             }
         }
-        check_invariants(core);
+        check_invariants(core, now);
         if core.deadlines().boot_ms.is_none_or(|deadline| now.boot_ms < deadline) {
             break;
         }

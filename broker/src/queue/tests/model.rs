@@ -13,7 +13,8 @@ use qbroker_storage::Lsn;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::StateSet;
 use crate::queue::record::{
-    DeadLettered, Granted, LeasesEnded, Nacked, QueueDefinition, Record, Released, Resumed,
+    DeadLetterReason, DeadLettered, Granted, LeasesEnded, Nacked, QueueDefinition, Record,
+    Released, Resumed,
 };
 use crate::queue::refused::Refused;
 use crate::queue::settled::REMEMBERED_MS;
@@ -58,6 +59,7 @@ pub(super) struct Message {
     pub(super) failures: u32,
     pub(super) crashes: u32,
     pub(super) priority: u32,
+    pub(super) ttl_end: Option<Due>,
     size: u64,
 }
 
@@ -205,8 +207,10 @@ impl Model {
                 let what = due.map_or(What::Ready, What::Scheduled);
                 let place = if due.is_some() { 0 } else { lsn.0 };
                 let (queue, size) = (it.queue, u64::from(it.size));
-                let (failures, crashes, priority) = (0, 0, it.priority);
-                let message = Message { queue, what, place, failures, crashes, priority, size };
+                let (failures, crashes, priority, ttl_end) = (0, 0, it.priority, it.ttl_end());
+                assert!(ttl_end.is_none_or(|end| !end.is_over(now)), "{lsn} is born too late");
+                let message =
+                    Message { queue, what, place, failures, crashes, priority, ttl_end, size };
                 assert!(self.messages.insert(lsn.0, message).is_none());
             }
             Record::SessionOpened(it) => {
@@ -268,8 +272,20 @@ impl Model {
                     assert!(!matches!(what, What::Leased(_)), "{birth} is held");
                 }
             }
-            Record::Expired(_)
-            | Record::Purged(_)
+            Record::Expired(it) => {
+                assert!(it.by_ttl, "no queue has a retention");
+                for birth in &it.births {
+                    self.check_outlived(*birth, now);
+                    let queue = &self.queues[&self.messages[birth].queue];
+                    let stays_nowhere = queue.policy.discards_dead_letters();
+                    assert!(
+                        queue.is_dead_letter_queue || stays_nowhere,
+                        "{birth} is a dead letter"
+                    );
+                    self.messages.remove(birth);
+                }
+            }
+            Record::Purged(_)
             | Record::ProducerOpened(_)
             | Record::ProducersForgotten(_)
             | Record::BatchStored(_)
@@ -297,6 +313,11 @@ impl Model {
         let queue = self.message(it.births[0]).queue;
         let name = self.queues[&queue].name.clone();
         assert_eq!(it.births, self.ready(queue)[..it.births.len()], "out of order");
+        let mut granted = it.births.iter().map(|birth| &self.messages[birth]);
+        assert!(
+            granted.all(|message| message.ttl_end.is_none_or(|end| !end.is_over(now))),
+            "too old"
+        );
         let sizes: Vec<u64> = it.births.iter().map(|birth| self.messages[birth].size).collect();
         if it.consumer == 0 {
             self.check_pull(lsn, it, &name, asked, now);
@@ -405,6 +426,7 @@ impl Model {
                 let given_up = matches!(outcome, Outcome::DeadLetter { .. });
                 assert!(given_up || was_last, "{} may fail once more", it.birth);
             }
+            None if it.reason() == DeadLetterReason::Expired => self.check_outlived(it.birth, now),
             None => self.check_crash(it.birth, asked, now, true),
         }
         let source = &self.queues[&self.messages[&it.birth].queue];
@@ -418,8 +440,22 @@ impl Model {
         let (queue, place) = (it.to_queue, lsn.0);
         let message = self.message(it.birth);
         let (failures, crashes) = (0, 0);
-        *message =
-            Message { queue, what: What::Ready, place, failures, crashes, ..message.clone() };
+        *message = Message {
+            queue,
+            what: What::Ready,
+            place,
+            failures,
+            crashes,
+            ttl_end: None,
+            ..message.clone()
+        };
+    }
+
+    /// A message is given up for its age only once it is over, and nobody holds it.
+    fn check_outlived(&self, birth: u64, now: Now) {
+        let message = &self.messages[&birth];
+        assert!(message.lease().is_none(), "{birth} is held");
+        assert!(message.ttl_end.is_some_and(|end| end.is_over(now)), "{birth} has time");
     }
 
     /// The broker was started anew, perhaps with the machine.
@@ -432,6 +468,9 @@ impl Model {
             session.touch(now.boot_ms);
         }
         for message in self.messages.values_mut() {
+            if let Some(end) = message.ttl_end.as_mut().filter(|_| rebooted) {
+                end.boot_ms = None;
+            }
             match &mut message.what {
                 What::Scheduled(due) if rebooted => due.boot_ms = None,
                 What::Leased(lease) => {
@@ -450,6 +489,8 @@ impl Model {
     /// Nothing is left undone that was due by now.
     pub(super) fn check_nothing_is_overdue(&mut self, now: Now) {
         for (birth, message) in &self.messages {
+            let is_over = message.ttl_end.is_some_and(|end| end.is_over(now));
+            assert!(!is_over || message.lease().is_some(), "{birth} is too old");
             match &message.what {
                 What::Scheduled(due) => assert!(!due.is_over(now), "{birth} is late"),
                 What::Leased(lease) => {

@@ -151,6 +151,7 @@ fn policy(args: &mut Args<'_>) -> Policy {
         dedup_window_ms: args.time("dedup"),
         max_payload_bytes: args.number("payload"),
         priority_levels: args.number("priorities"),
+        message_ttl_ms: args.time("ttl"),
     }
 }
 

@@ -30,7 +30,7 @@ const LEASES_MAX: usize = 12;
 /// Numbers are places in what there is, wherever that ends.
 #[derive(Clone, Debug)]
 enum Command {
-    Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>, priority: u8 },
+    Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>, rest: Rest },
     Consume { session: u8, queues: u8, window: u8, bytes: u16, terms: u8, held: u16, how: How },
     Pull { queues: u8, messages_max: u8, session: Option<u8> },
     CancelPull(u8),
@@ -47,6 +47,13 @@ enum Command {
     Advance { ms: u16 },
     Restart { reboot: bool },
     DiskFull(bool),
+}
+
+/// What else a message may have.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    priority: u8,
+    ttl_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,11 +76,13 @@ fn command() -> impl Strategy<Value = Command> {
     ];
     let id = prop_oneof![3 => Just(None), 1 => (0..3_u8).prop_map(Some)];
     let priority = prop_oneof![2 => Just(0), 1 => 0..10_u8];
+    let ttl = prop_oneof![3 => Just(None), 1 => (1..30_000_u64).prop_map(Some)];
+    let rest = (priority, ttl).prop_map(|(priority, ttl_ms)| Rest { priority, ttl_ms });
     let leases = || prop::collection::vec(any::<u8>(), 1..4);
     prop_oneof![
-        6 => (any::<u8>(), 1..5_u8, 2..60_u16, due, id, priority).prop_map(
-            |(queue, count, size, due, id, priority)| {
-                Command::Publish { queue, count, size, due, id, priority }
+        6 => (any::<u8>(), 1..5_u8, 2..60_u16, due, id, rest).prop_map(
+            |(queue, count, size, due, id, rest)| {
+                Command::Publish { queue, count, size, due, id, rest }
             }
         ),
         4 => (0..3_u8, any::<u8>(), 0..5_u8, 0..150_u16, any::<u8>(), any::<u16>(), how).prop_map(
@@ -181,12 +190,13 @@ impl<I: StageIndex> Play<I> {
 
     fn play(&mut self, command: &Command) {
         match command {
-            Command::Publish { queue, count, size, due, id, priority } => {
+            Command::Publish { queue, count, size, due, id, rest } => {
                 let size = usize::from(*size);
                 let message = NewMessage {
                     payload_bytes: size as u64,
                     due: *due,
-                    priority: *priority,
+                    priority: rest.priority,
+                    ttl_ms: rest.ttl_ms,
                     body: Body::new(Bytes::from(vec![0; size]), Bytes::new()),
                     ..NewMessage::default()
                 };
@@ -286,6 +296,7 @@ impl<I: StageIndex> Play<I> {
             let counts = (message.failures, message.crashes);
             let actual = (message.queue.0, message.place.0, u32::from(message.priority), counts);
             assert_eq!(actual, expected, "message {birth}");
+            assert_eq!(message.ttl_end, model.ttl_end, "message {birth}");
             let state = match &model.what {
                 What::Ready => State::Ready,
                 What::Scheduled(due) => State::Scheduled(*due),

@@ -35,7 +35,11 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
         Record::Published(it) => {
             let due = it.due.map_or_else(String::new, due);
             let priority = given(", priority", it.priority);
-            format!("q{} gets {}{due}{priority}", it.queue, payload(body))
+            let ttl = match it.ttl_end() {
+                None => String::new(),
+                Some(end) => format!(", expires {}", moment(end.wall_ms)),
+            };
+            format!("q{} gets {}{due}{priority}{ttl}", it.queue, payload(body))
         }
         Record::SessionOpened(it) => format!("session {} grace {}", it.name, time(it.grace_ms)),
         Record::SessionChanged(it) => format!(
@@ -106,7 +110,10 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
             letter(body, it.previous_failure),
         ),
         Record::CameDue(it) => format!("due {}", numbers(&it.births)),
-        Record::Expired(it) => format!("expired {}", numbers(&it.births)),
+        Record::Expired(it) => {
+            let why = if it.by_ttl { ", by ttl" } else { "" };
+            format!("expired {}{why}", numbers(&it.births))
+        }
         Record::Parked(it) => {
             let why = if it.unreadable { ", unreadable" } else { "" };
             format!("parked {}{why}", numbers(&it.births))

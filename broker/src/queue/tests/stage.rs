@@ -154,7 +154,7 @@ impl<I: StageIndex> Stage<I> {
         }
         while self.core.page_out(&mut out) {}
         let outcome = self.heard(answer, out);
-        check_invariants(&self.core);
+        check_invariants(&self.core, now);
         if self.commands.is_multiple_of(COMMANDS_PER_SNAPSHOT) {
             check_pages(self);
         }

@@ -132,6 +132,29 @@ fn a_large_queue_is_purged_in_steps_of_what_was_there_when_it_began() {
 }
 
 #[test]
+fn what_has_outlived_its_time_is_not_delivered_while_steps_are_left() {
+    let (mut stage, _) = Stage::<MemoryIndex>::new(Limits::default());
+    let old = NewMessage { ttl_ms: Some(1_000), ..message("mail") };
+    let mut messages = vec![old; MESSAGES as usize];
+    messages.push(message("mail"));
+    let publish = Publish { messages };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    stage.now.boot_ms += 1_000;
+    let open = open("host", "mail", MESSAGES, false);
+    let heard = stage.turn(|core, now, out| core.open_consumer(&open, now, out));
+    heard.answer.unwrap();
+    for (ready, leases) in [(1_501, 0), (0, 1)] {
+        let queue = stage.core.queue("mail").unwrap();
+        let counts = stage.core.index().counts(queue.id());
+        assert_eq!((counts.ready, stage.core.lease_count()), (ready, leases));
+        stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+    }
+    let letters = stage.core.queue("mail.dead").unwrap().id();
+    assert_eq!(stage.core.index().counts(letters).ready, u64::from(MESSAGES));
+    assert!(!stage.core.deadlines().is_over(stage.now));
+}
+
+#[test]
 fn the_longest_list_of_messages_stays_below_64_kib() {
     // What an LSN can be: a log of one record per nanosecond reaches it after two years.
     let births = vec![Lsn(1 << 56).0; BIRTHS_MAX];
