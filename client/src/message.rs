@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use qbroker_proto::v1::{self, outgoing_message::Schedule};
 
+use crate::admin::Limit;
 use crate::time;
 
 /// A message to publish.
@@ -84,6 +85,12 @@ impl OutgoingMessage {
         self
     }
 
+    /// Failures until it is dead-lettered, instead of the queue's limit.
+    pub fn max_attempts(mut self, max: Limit) -> Self {
+        self.0.max_attempts = Some(max.into_wire());
+        self
+    }
+
     /// Delivered no earlier than this long after it was accepted.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.0.schedule = Some(Schedule::Delay(time::duration(delay)));
@@ -145,6 +152,8 @@ pub struct Message {
     pub deliver_time: Option<SystemTime>,
     /// When its time to live ends, where it has one.
     pub expire_time: Option<SystemTime>,
+    /// Failures until it is dead-lettered, where the queue's limit does not hold.
+    pub max_attempts: Option<Limit>,
     /// How it became a dead letter, where it is one.
     pub dead_letter: Option<DeadLetterInfo>,
 }
@@ -164,6 +173,7 @@ impl From<v1::Message> for Message {
             publish_time: message.publish_time.and_then(time::system_time),
             deliver_time: message.deliver_time.and_then(time::system_time),
             expire_time: message.expire_time.and_then(time::system_time),
+            max_attempts: message.max_attempts.map(Limit::from_wire),
             dead_letter: message.dead_letter.map(DeadLetterInfo::from),
         }
     }
@@ -318,6 +328,7 @@ mod tests {
             .correlation_id(long.clone())
             .priority(u8::MAX)
             .ttl(Duration::MAX)
+            .max_attempts(Limit::Unlimited)
             .delay(Duration::MAX);
         for number in 0..64 {
             message = message.header(number.to_string(), &long);

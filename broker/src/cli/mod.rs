@@ -16,6 +16,7 @@ mod dev;
 mod failure;
 mod globals;
 mod health;
+mod limit;
 mod message;
 mod output;
 mod prompt;

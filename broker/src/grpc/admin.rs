@@ -26,7 +26,7 @@ pub(super) struct Admin {
 }
 
 /// What is here of what the protocol once marked LATER.
-const FEATURES: [&str; 2] = ["priority", "ttl"];
+const FEATURES: [&str; 3] = ["message_max_attempts", "priority", "ttl"];
 
 /// A call whose feature comes later.
 fn later<T>(feature: &'static str) -> Result<Response<T>, Status> {

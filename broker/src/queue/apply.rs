@@ -81,6 +81,7 @@ impl<I: Index> Core<I> {
             last_failure: Lsn(0),
             dead_letter: Lsn(0),
             ttl_end: published.ttl_end(),
+            max_attempts: published.max_attempts.unwrap_or_default(),
         };
         self.index.insert(lsn, message);
         let of =

@@ -23,6 +23,7 @@ use qbroker_storage::Lsn;
 pub use page::Page;
 
 use super::ids::QueueId;
+use super::policy::Policy;
 use super::time::{Due, Now};
 
 /// What a message is doing.
@@ -111,6 +112,8 @@ pub struct Message {
     pub dead_letter: Lsn,
     /// When its time to live ends; `None`: never.
     pub ttl_end: Option<Due>,
+    /// Failures until it is given up, -1: no limit; 0: as its queue says.
+    pub max_attempts: i32,
 }
 
 impl Message {
@@ -150,6 +153,14 @@ impl Message {
     /// Sorts the most urgent first.
     fn rank(&self) -> u8 {
         u8::MAX - self.priority
+    }
+
+    /// Failures until it is given up; `None`: no limit.
+    pub(super) fn failures_max(&self, policy: &Policy) -> Option<u32> {
+        match self.max_attempts {
+            0 => policy.failures_max(),
+            own => u32::try_from(own).ok(),
+        }
     }
 
     /// Whether its time to live is over.

@@ -224,13 +224,15 @@ fn between(field: &'static str, value: Option<f64>, min: f64, max: f64) -> Resul
 }
 
 fn limit(field: &'static str, value: Option<i32>) -> Result<(), Refused> {
-    match value {
-        Some(value) if value != -1 && !(1..=ATTEMPTS_MAX).contains(&value) => {
-            let why = format!("{value} is neither within 1 to {ATTEMPTS_MAX} nor -1 (no limit)");
-            Err(Refused::Policy { field, why })
-        }
-        _ => Ok(()),
+    value.map_or(Ok(()), check_attempts).map_err(|why| Refused::Policy { field, why })
+}
+
+/// Checks a number of attempts, or says why it cannot be one.
+pub fn check_attempts(max: i32) -> Result<(), String> {
+    if max == -1 || (1..=ATTEMPTS_MAX).contains(&max) {
+        return Ok(());
     }
+    Err(format!("{max} is neither within 1 to {ATTEMPTS_MAX} nor -1 (no limit)"))
 }
 
 /// Checks a name that a client gives to a queue.

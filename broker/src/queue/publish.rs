@@ -29,6 +29,8 @@ pub struct NewMessage {
     pub priority: u8,
     /// How long it may wait; 0: for ever; `None`: as its queue says.
     pub ttl_ms: Option<u64>,
+    /// Failures until dead-lettered, -1: no limit; `None`: as its queue says.
+    pub max_attempts: Option<i32>,
     pub body: Body,
 }
 
@@ -260,6 +262,7 @@ impl<I: Index> Core<I> {
             priority: message.priority.into(),
             expire_ms: ttl_end.map_or(0, |end| end.wall_ms),
             expire_boot_ms: ttl_end.and_then(|end| end.boot_ms),
+            max_attempts: message.max_attempts,
             ..Published::default()
         };
         let birth = draft.push(Record::Published(published), message.body.clone());

@@ -114,5 +114,6 @@ fn unknown(queue: QueueId, since_ms: u64) -> Message {
         last_failure: Lsn(0),
         dead_letter: Lsn(0),
         ttl_end: None,
+        max_attempts: 0,
     }
 }

@@ -169,7 +169,7 @@ impl<I: Index> Core<I> {
         let queue = self.catalog.get(message.queue).expect("a message's queue is there");
         let policy = &queue.definition.policy;
         let failures = message.failures + 1;
-        let was_last = policy.failures_max().is_some_and(|max| max <= failures);
+        let was_last = message.failures_max(policy).is_some_and(|max| max <= failures);
         if was_last && !queue.definition.is_dead_letter_queue {
             let (call, reason) = (Some(call), DeadLetterReason::MaxAttempts);
             return self.draft_letter(draft, birth, message, Letter { call, reason, failure }, now);

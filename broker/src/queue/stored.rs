@@ -39,6 +39,8 @@ pub(super) struct StoredState {
     dead_letter: u64,
     #[prost(message, optional, tag = "30")]
     ttl_end: Option<StoredDue>,
+    #[prost(sint32, tag = "31")]
+    max_attempts: i32,
 }
 
 impl StoredState {
@@ -63,6 +65,7 @@ impl StoredState {
             last_failure: message.last_failure.0,
             dead_letter: message.dead_letter.0,
             ttl_end: message.ttl_end.map(Into::into),
+            max_attempts: message.max_attempts,
         }
     }
 
@@ -86,6 +89,7 @@ impl StoredState {
             last_failure: Lsn(self.last_failure),
             dead_letter: Lsn(self.dead_letter),
             ttl_end: self.ttl_end.map(Into::into),
+            max_attempts: self.max_attempts,
         };
         Ok((Lsn(self.birth), message))
     }
@@ -133,6 +137,7 @@ mod tests {
             last_failure: Lsn(40),
             dead_letter: Lsn(41),
             ttl_end: None,
+            max_attempts: -1,
         };
         let due = Due { wall_ms: 5, boot_ms: Some(6) };
         let (state, ttl_end) = (State::Scheduled(due), Some(Due::at(7)));

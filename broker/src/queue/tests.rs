@@ -39,6 +39,7 @@ scripts! {
     settle
     settle_limit
     nack
+    max_attempts
     crash
     release
     dead_letter

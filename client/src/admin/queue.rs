@@ -109,14 +109,14 @@ pub enum Limit {
 }
 
 impl Limit {
-    fn into_wire(self) -> i32 {
+    pub(crate) fn into_wire(self) -> i32 {
         match self {
             Self::Unlimited => -1,
             Self::AtMost(limit) => limit.try_into().unwrap_or(i32::MAX),
         }
     }
 
-    fn from_wire(limit: i32) -> Self {
+    pub(crate) fn from_wire(limit: i32) -> Self {
         u32::try_from(limit).map_or(Self::Unlimited, Self::AtMost)
     }
 }

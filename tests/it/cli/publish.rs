@@ -30,6 +30,7 @@ async fn what_the_flags_say_is_with_the_message() {
                 &["message", "publish", "work", "body", "--id", "m-1", "--type", "send"][..],
                 &["--correlation-id", "c-1", "--content-type", "text/plain"],
                 &["-H", "tenant=a=b", "--header", "empty=", "--priority", "4"],
+                &["--max-attempts", "unlimited"],
             ]
             .concat(),
         )
@@ -43,6 +44,7 @@ async fn what_the_flags_say_is_with_the_message() {
         ("message_type", json!("send")),
         ("correlation_id", json!("c-1")),
         ("priority", json!(4)),
+        ("max_attempts", json!("unlimited")),
         ("content_type", json!("text/plain")),
         ("headers", json!({"tenant": "a=b", "empty": ""})),
         ("payload", json!("body")),

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod attempts;
 mod large;
 mod later;
 mod leases;

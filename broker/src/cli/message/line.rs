@@ -10,6 +10,7 @@ use qbroker_client::{DeadLetterInfo, DeadLetterReason, Failure, Leased, Message,
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::cli::limit;
 use crate::cli::output::{Item, time};
 
 /// A stored message. What is empty is left out.
@@ -32,6 +33,7 @@ pub(super) fn item(message: &Message) -> Item {
     put("publish_time", time(message.publish_time));
     put("deliver_time", time(message.deliver_time));
     put("expire_time", time(message.expire_time));
+    put("max_attempts", limit::show(message.max_attempts));
     put("dead_letter", message.dead_letter.as_ref().map_or(Value::Null, dead_letter));
     let (key, payload) = payload(&message.payload);
     // Also where it is empty: a message always has one.
@@ -109,6 +111,7 @@ struct Envelope {
     priority: u8,
     #[serde(default, with = "humantime_duration")]
     ttl: Option<Duration>,
+    max_attempts: Option<Value>,
     #[serde(default, with = "humantime_duration")]
     delay: Option<Duration>,
 }
@@ -143,6 +146,11 @@ pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
     }
     if let Some(ttl) = envelope.ttl {
         message = message.ttl(ttl);
+    }
+    if let Some(max) = envelope.max_attempts {
+        let text = max.as_str().map_or_else(|| max.to_string(), str::to_owned);
+        let max = limit::parse(&text).map_err(|why| format!("max_attempts: {why}"))?;
+        message = message.max_attempts(max);
     }
     Ok(match envelope.delay {
         Some(delay) => message.delay(delay),
@@ -201,6 +209,7 @@ mod tests {
     use super::*;
     use std::time::SystemTime;
 
+    use qbroker_client::Limit;
     use qbroker_proto::v1;
 
     fn delivery(payload: &'static [u8]) -> Leased {
@@ -211,6 +220,7 @@ mod tests {
             payload: Bytes::from_static(payload),
             headers: [("trace-id".to_owned(), "t\"1".to_owned())].into(),
             priority: 4,
+            max_attempts: Some(-1),
             sequence: 9,
             publish_time: Some(publish_time.into()),
             ..v1::Message::default()
@@ -225,6 +235,7 @@ mod tests {
         let expected = json!({
             "message_id": "m-1", "queue": "mails", "sequence": 9, "payload": "hello", "priority": 4,
             "headers": {"trace-id": "t\"1"}, "publish_time": "2023-11-14T22:13:20Z", "attempt": 2,
+            "max_attempts": "unlimited",
         });
         assert_eq!(Value::Object(item), expected);
     }
@@ -238,6 +249,7 @@ mod tests {
             .queue("mails")
             .message_id("m-1")
             .priority(4)
+            .max_attempts(Limit::Unlimited)
             .header("trace-id", "t\"1");
         assert_eq!(again, direct);
     }
@@ -249,6 +261,8 @@ mod tests {
         assert!(error("{\"payload\": 1, \"payload_base64\": \"\"}").starts_with("both"));
         assert!(error("{\"payload_base64\": \"?\"}").starts_with("payload_base64: "));
         assert!(error("{\"payload\": 1, \"delay\": \"soon\"}").contains("expected number"));
+        let zero = error("{\"payload\": 1, \"max_attempts\": 0}");
+        assert_eq!(zero, "max_attempts: must be a number from 1, or unlimited");
         assert!(error("[").contains("EOF"));
     }
 

@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use clap::{ArgGroup, Args};
 use qbroker::exit::Exit;
-use qbroker_client::OutgoingMessage;
+use qbroker_client::{Limit, OutgoingMessage};
 use serde_json::json;
 
 use super::bulk;
 use crate::cli::Outcome;
 use crate::cli::failure::Failure;
 use crate::cli::globals::Globals;
+use crate::cli::limit;
 use crate::cli::output::{Item, column};
 
 #[derive(Debug, Args)]
@@ -29,7 +30,7 @@ pub(in crate::cli) struct PublishArgs {
     jsonl: Option<PathBuf>,
     /// Lines are objects as `message consume` prints them: payload (or payload_base64), message_id
     /// (but for the broker's own), message_type, correlation_id, content_type, headers, priority,
-    /// ttl, delay, queue.
+    /// ttl, max_attempts, delay, queue.
     #[arg(long, requires = "jsonl")]
     envelope: bool,
 
@@ -54,6 +55,9 @@ pub(in crate::cli) struct PublishArgs {
     /// Dead-letter it where it was not done by this long from now; 0s: never.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
+    /// Failures until it is dead-lettered, or "unlimited", instead of the queue's limit.
+    #[arg(long, value_name = "N", value_parser = limit::parse)]
+    max_attempts: Option<Limit>,
     /// Deliver no earlier than this long from now.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     delay: Option<Duration>,
@@ -120,6 +124,9 @@ impl PublishArgs {
         if let Some(ttl) = self.ttl {
             message = message.ttl(ttl);
         }
+        if let Some(max) = self.max_attempts {
+            message = message.max_attempts(max);
+        }
         if let Some(delay) = self.delay {
             message = message.delay(delay);
         }
@@ -180,13 +187,14 @@ mod tests {
     #[test]
     fn flags_dress_the_message() {
         let line = ["mails", "-", "-H", "tenant=a=b", "--type", "send", "--delay", "1m 5s"];
-        let line = [&line[..], &["--priority", "7", "--ttl", "2h"]].concat();
+        let line = [&line[..], &["--priority", "7", "--ttl", "2h", "--max-attempts", "3"]].concat();
         let args = parse(&line).unwrap();
         let expected = OutgoingMessage::new("x")
             .header("tenant", "a=b")
             .message_type("send")
             .priority(7)
             .ttl(Duration::from_secs(7200))
+            .max_attempts(Limit::AtMost(3))
             .delay(Duration::from_secs(65));
         assert_eq!(args.dress(OutgoingMessage::new("x")), expected);
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use qbroker_client::{Limit, QueuePolicy, RetryPolicy};
 
+use crate::cli::limit;
+
 /// What may be said about a queue when it is created or updated.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Policy")]
@@ -13,10 +15,10 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     lease_duration: Option<Duration>,
     /// Failures until a message is dead-lettered, or "unlimited" [default: 20].
-    #[arg(long, value_name = "N", value_parser = limit)]
+    #[arg(long, value_name = "N", value_parser = limit::parse)]
     max_attempts: Option<Limit>,
     /// Crashes (lost leases) until a message is dead-lettered, or "unlimited" [default: 5].
-    #[arg(long, value_name = "N", value_parser = limit)]
+    #[arg(long, value_name = "N", value_parser = limit::parse)]
     max_crashes: Option<Limit>,
     /// How long a message waits after its first failure [default: 5s].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -116,14 +118,6 @@ pub(super) fn path(flag: &str) -> Result<String, String> {
         let names: Vec<&str> = PATHS.iter().map(|(name, _)| *name).collect();
         format!("must be one of {}", names.join(", "))
     })
-}
-
-fn limit(text: &str) -> Result<Limit, String> {
-    match (text, text.parse::<u32>()) {
-        ("unlimited", _) => Ok(Limit::Unlimited),
-        (_, Ok(limit @ 1..)) => Ok(Limit::AtMost(limit)),
-        (_, Ok(0) | Err(_)) => Err("must be a number from 1, or unlimited".to_owned()),
-    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

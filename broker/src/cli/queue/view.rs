@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use qbroker_client::{Limit, Queue, QueuePolicy};
+use qbroker_client::{Queue, QueuePolicy};
 use serde_json::{Value, json};
 
 use crate::cli::globals::Globals;
+use crate::cli::limit;
 use crate::cli::output::{Column, Item, column, time};
 
 /// The columns of a list.
@@ -111,8 +112,8 @@ fn policy(policy: &QueuePolicy) -> Value {
     };
     json!({
         "lease_duration": duration(policy.lease_duration),
-        "max_attempts": limit(policy.max_attempts),
-        "max_crashes": limit(policy.max_crashes),
+        "max_attempts": limit::show(policy.max_attempts),
+        "max_crashes": limit::show(policy.max_crashes),
         "retry_initial": duration(policy.retry.initial_backoff),
         "retry_max": duration(policy.retry.max_backoff),
         "retry_multiplier": policy.retry.multiplier,
@@ -125,14 +126,6 @@ fn policy(policy: &QueuePolicy) -> Value {
         "priority_levels": policy.priority_levels,
         "message_ttl": duration(policy.message_ttl),
     })
-}
-
-fn limit(limit: Option<Limit>) -> Value {
-    match limit {
-        None => Value::Null,
-        Some(Limit::Unlimited) => json!("unlimited"),
-        Some(Limit::AtMost(limit)) => json!(limit),
-    }
 }
 
 fn whole_seconds(duration: Duration) -> String {

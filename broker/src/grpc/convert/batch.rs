@@ -12,7 +12,7 @@ use super::bounds;
 use super::time::{duration_ms, timestamp_ms};
 use crate::grpc::fault::Fault;
 use crate::queue::body::StoredMessage;
-use crate::queue::policy::TTL_MS_MAX;
+use crate::queue::policy::{TTL_MS_MAX, check_attempts};
 use crate::queue::{NewDue, NewMessage};
 
 /// What a batch may be, as the server was set.
@@ -100,6 +100,8 @@ fn new_message(
     let due = message.schedule.map(new_due).transpose()?;
     let priority = bounds::priority(message.priority)?;
     let ttl_ms = duration_ms("ttl", message.ttl, 0, TTL_MS_MAX)?;
+    let attempts = message.max_attempts.map_or(Ok(()), check_attempts);
+    attempts.map_err(|why| Fault::invalid("max_attempts", why))?;
     let stored = StoredMessage {
         message_id: message.message_id.clone(),
         content_type: message.content_type,
@@ -117,6 +119,7 @@ fn new_message(
         due,
         priority,
         ttl_ms,
+        max_attempts: message.max_attempts,
         body: stored.into_body(prefixes),
     })
 }
@@ -124,8 +127,7 @@ fn new_message(
 fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
     bounds::later(!message.ordering_key.is_empty(), "ordering_key", "ordering_key")?;
     bounds::later(!message.unique_key.is_empty(), "unique_key", "unique_key")?;
-    bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")?;
-    bounds::later(message.max_attempts.is_some(), "max_attempts", "message_max_attempts")
+    bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")
 }
 
 fn new_due(schedule: Schedule) -> Result<NewDue, Fault> {

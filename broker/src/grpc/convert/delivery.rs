@@ -133,6 +133,9 @@ fn put_facts(stored: &Stored, published: &Published, own: &mut Vec<u8>) -> Resul
     if let (Some(end), None) = (published.ttl_end(), &stored.dead_letter) {
         encoding::message::encode(15, &to_timestamp(end.wall_ms), own);
     }
+    if let Some(max_attempts) = published.max_attempts {
+        encoding::int32::encode(16, &max_attempts, own);
+    }
     if let Some(letter) = &stored.dead_letter {
         let dead_letter = dead_letter(letter, stored.last_failure.as_ref())?;
         encoding::message::encode(17, &dead_letter, own);
@@ -268,7 +271,8 @@ mod tests {
         };
         let due = Some(StoredDue { wall_ms: 2_000, ..StoredDue::default() });
         let (wall_ms, expire_ms) = (1_000, 3_000);
-        let published = Published { wall_ms, due, expire_ms, ..Published::default() };
+        let max_attempts = Some(-1);
+        let published = Published { wall_ms, due, expire_ms, max_attempts, ..Published::default() };
         for stored in stored(&message, &published) {
             let told = super::message("q", 3, &stored).unwrap();
             let expected = v1::Message {
@@ -284,6 +288,7 @@ mod tests {
                 publish_time: Some(to_timestamp(1_000)),
                 deliver_time: Some(to_timestamp(2_000)),
                 expire_time: Some(to_timestamp(3_000)),
+                max_attempts: Some(-1),
                 ..v1::Message::default()
             };
             assert_eq!(told, expected);

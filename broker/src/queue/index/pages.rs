@@ -205,6 +205,7 @@ mod tests {
             last_failure: Lsn(0),
             dead_letter: Lsn(0),
             ttl_end: None,
+            max_attempts: 0,
         }
     }
 

@@ -60,6 +60,7 @@ pub(super) struct Message {
     pub(super) crashes: u32,
     pub(super) priority: u32,
     pub(super) ttl_end: Option<Due>,
+    pub(super) max_attempts: i32,
     size: u64,
 }
 
@@ -209,8 +210,18 @@ impl Model {
                 let (queue, size) = (it.queue, u64::from(it.size));
                 let (failures, crashes, priority, ttl_end) = (0, 0, it.priority, it.ttl_end());
                 assert!(ttl_end.is_none_or(|end| !end.is_over(now)), "{lsn} is born too late");
-                let message =
-                    Message { queue, what, place, failures, crashes, priority, ttl_end, size };
+                let max_attempts = it.max_attempts.unwrap_or_default();
+                let message = Message {
+                    queue,
+                    what,
+                    place,
+                    failures,
+                    crashes,
+                    priority,
+                    ttl_end,
+                    max_attempts,
+                    size,
+                };
                 assert!(self.messages.insert(lsn.0, message).is_none());
             }
             Record::SessionOpened(it) => {
@@ -398,9 +409,9 @@ impl Model {
         self.settle(it.birth, kind(&outcome), now);
         let message = self.message(it.birth);
         message.failures += 1;
-        let (queue, failures) = (message.queue, message.failures);
+        let (queue, failures, own) = (message.queue, message.failures, message.max_attempts);
         let queue = &self.queues[&queue];
-        let was_last = queue.policy.failures_max().is_some_and(|max| max <= failures);
+        let was_last = self.was_last(queue, own, failures);
         let what = match outcome {
             Outcome::DeadLetter { .. } => What::Parked,
             Outcome::Nack { .. } if was_last => What::Parked,
@@ -421,8 +432,8 @@ impl Model {
             Some(outcome) => {
                 self.settle(it.birth, kind(&outcome), now);
                 let message = &self.messages[&it.birth];
-                let max = self.queues[&message.queue].policy.failures_max();
-                let was_last = max.is_some_and(|max| max <= message.failures + 1);
+                let queue = &self.queues[&message.queue];
+                let was_last = self.was_last(queue, message.max_attempts, message.failures + 1);
                 let given_up = matches!(outcome, Outcome::DeadLetter { .. });
                 assert!(given_up || was_last, "{} may fail once more", it.birth);
             }
@@ -449,6 +460,12 @@ impl Model {
             ttl_end: None,
             ..message.clone()
         };
+    }
+
+    /// Whether a message may not fail more often: by its own limit, or by the queue's.
+    fn was_last(&self, queue: &QueueDefinition, own: i32, failures: u32) -> bool {
+        let max = if own == 0 { queue.policy.max_attempts.unwrap_or(20) } else { own };
+        u32::try_from(max).is_ok_and(|max| max <= failures)
     }
 
     /// A message is given up for its age only once it is over, and nobody holds it.

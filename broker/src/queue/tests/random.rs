@@ -54,6 +54,7 @@ enum Command {
 struct Rest {
     priority: u8,
     ttl_ms: Option<u64>,
+    max_attempts: Option<i32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,7 +78,12 @@ fn command() -> impl Strategy<Value = Command> {
     let id = prop_oneof![3 => Just(None), 1 => (0..3_u8).prop_map(Some)];
     let priority = prop_oneof![2 => Just(0), 1 => 0..10_u8];
     let ttl = prop_oneof![3 => Just(None), 1 => (1..30_000_u64).prop_map(Some)];
-    let rest = (priority, ttl).prop_map(|(priority, ttl_ms)| Rest { priority, ttl_ms });
+    let attempts = prop_oneof![3 => Just(None), 1 => Just(Some(-1)), 1 => (1..4).prop_map(Some)];
+    let rest = (priority, ttl, attempts).prop_map(|(priority, ttl_ms, max_attempts)| Rest {
+        priority,
+        ttl_ms,
+        max_attempts,
+    });
     let leases = || prop::collection::vec(any::<u8>(), 1..4);
     prop_oneof![
         6 => (any::<u8>(), 1..5_u8, 2..60_u16, due, id, rest).prop_map(
@@ -197,6 +203,7 @@ impl<I: StageIndex> Play<I> {
                     due: *due,
                     priority: rest.priority,
                     ttl_ms: rest.ttl_ms,
+                    max_attempts: rest.max_attempts,
                     body: Body::new(Bytes::from(vec![0; size]), Bytes::new()),
                     ..NewMessage::default()
                 };

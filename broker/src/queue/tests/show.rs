@@ -39,7 +39,12 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
                 None => String::new(),
                 Some(end) => format!(", expires {}", moment(end.wall_ms)),
             };
-            format!("q{} gets {}{due}{priority}{ttl}", it.queue, payload(body))
+            let attempts = match it.max_attempts {
+                None => String::new(),
+                Some(-1) => ", attempts without end".to_owned(),
+                Some(max) => format!(", attempts {max}"),
+            };
+            format!("q{} gets {}{due}{priority}{ttl}{attempts}", it.queue, payload(body))
         }
         Record::SessionOpened(it) => format!("session {} grace {}", it.name, time(it.grace_ms)),
         Record::SessionChanged(it) => format!(
