@@ -56,12 +56,16 @@ reasons! {
     PermissionDenied = "PERMISSION_DENIED",
     /// No such queue.
     QueueNotFound = "QUEUE_NOT_FOUND",
+    /// No such message there, or its publisher's id is not remembered any more.
+    MessageNotFound = "MESSAGE_NOT_FOUND",
     /// A queue of that name exists (with another policy, where an equal one is allowed).
     QueueExists = "QUEUE_EXISTS",
     /// The queue holds messages.
     QueueNotEmpty = "QUEUE_NOT_EMPTY",
     /// The dead-letter queue named cannot be one.
     DeadLetterQueueInvalid = "DEAD_LETTER_QUEUE_INVALID",
+    /// The message is with a consumer.
+    MessageLeased = "MESSAGE_LEASED",
     /// The lease ended before this.
     LeaseLost = "LEASE_LOST",
     /// The lease was settled with another outcome.

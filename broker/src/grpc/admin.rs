@@ -10,7 +10,7 @@ use super::convert::bounds;
 use super::convert::policy::{self, Figures, NewQueue};
 use super::convert::time::duration_ms;
 use super::fault::{Fault, flat};
-use super::{Context, browse, listing};
+use super::{Context, browse, listing, messages};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
@@ -26,7 +26,7 @@ pub(super) struct Admin {
 }
 
 /// What is here of what the protocol once marked LATER.
-const FEATURES: [&str; 3] = ["message_max_attempts", "priority", "ttl"];
+const FEATURES: [&str; 4] = ["message_max_attempts", "priority", "ttl", "update_messages"];
 
 /// A call whose feature comes later.
 fn later<T>(feature: &'static str) -> Result<Response<T>, Status> {
@@ -153,9 +153,9 @@ impl AdminService for Admin {
 
     async fn update_messages(
         &self,
-        _: Request<UpdateMessagesRequest>,
+        request: Request<UpdateMessagesRequest>,
     ) -> Result<Response<UpdateMessagesResponse>, Status> {
-        later("update_messages")
+        answer(messages::update(&self.context, request.into_inner()).await)
     }
 
     async fn delete_messages(

@@ -199,7 +199,7 @@ pub(crate) fn settle_failure(token: Bytes, fault: &Fault) -> SettleFailure {
 
 fn refused_code(refused: &Refused) -> Code {
     match refused {
-        Refused::QueueNotFound(_) => Code::NotFound,
+        Refused::QueueNotFound(_) | Refused::MessageNotFound(_) => Code::NotFound,
         Refused::QueueExists(_) => Code::AlreadyExists,
         Refused::QueueName { .. }
         | Refused::Policy { .. }
@@ -212,6 +212,7 @@ fn refused_code(refused: &Refused) -> Code {
         Refused::QueueNotEmpty { .. }
         | Refused::DeadLetterQueue { .. }
         | Refused::LeaseLost
+        | Refused::MessageLeased(_)
         | Refused::AlreadySettled(_)
         | Refused::SessionLost(_)
         | Refused::ProducerUnknown(_) => Code::FailedPrecondition,
@@ -240,6 +241,9 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
         ],
         Refused::Priority { queue, .. } => {
             vec![("field", "priority".to_owned()), ("queue", queue.clone())]
+        }
+        Refused::MessageNotFound(id) | Refused::MessageLeased(id) => {
+            vec![("message_id", id.clone())]
         }
         // The key under which GetServerInfo tells the limit.
         Refused::Limit { what, .. } => vec![("limit", format!("max_{what}"))],

@@ -9,6 +9,7 @@ mod explain;
 mod fault;
 mod leases;
 mod listing;
+mod messages;
 mod publish;
 mod publish_stream;
 mod records;

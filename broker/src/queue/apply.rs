@@ -42,6 +42,7 @@ impl<I: Index> Core<I> {
             Record::Expired(expired) => self.apply_expired(expired),
             Record::Parked(parked) => self.apply_parked(parked),
             Record::Deleted(deleted) => self.apply_deleted(deleted),
+            Record::Updated(updated) => self.apply_updated(lsn, updated),
             Record::PagedOut(paged) => self.index.page_out(lsn, &paged.births),
         }
     }

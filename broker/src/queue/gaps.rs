@@ -81,6 +81,9 @@ impl<I: Index> Core<I> {
                 granted.births.iter().for_each(|&birth| self.need_place(birth, lsn));
             }
             Record::CameDue(due) => self.end_any_leases(&due.births),
+            Record::Updated(updated) if updated.at_once || updated.due.is_some() => {
+                self.end_any_leases(&updated.births);
+            }
             Record::Expired(expired) => self.end_any_leases(&expired.births),
             Record::LeasesEnded(ended) => {
                 ended.births.iter().for_each(|&birth| self.need_place(birth, lsn));
@@ -178,6 +181,7 @@ impl Record {
             Self::Expired(expired) => Some(&mut expired.births),
             Self::Parked(parked) => Some(&mut parked.births),
             Self::Deleted(deleted) => Some(&mut deleted.births),
+            Self::Updated(updated) => Some(&mut updated.births),
             _ => None,
         }
     }

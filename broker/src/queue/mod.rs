@@ -22,6 +22,9 @@ mod catalog;
 mod publish;
 mod purge;
 
+mod names;
+mod update;
+
 mod connect;
 mod consumer;
 mod dispatch;
@@ -61,6 +64,7 @@ pub use consumer::{Consumer, Window};
 pub use dispatch::Delivery;
 pub use gaps::Gaps;
 pub use lease::{Extend, Extended};
+pub use names::{Found, MessageName, NamedBy};
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
 pub use pull::{Pull, PullId, Pulled};
@@ -70,6 +74,7 @@ pub use settle::{Outcome, Settle, Settlement};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stored::page_messages;
 pub use tick::Deadlines;
+pub use update::{NotDone, UpdateMessages};
 
 use index::{Index, Missing};
 use record::Record;

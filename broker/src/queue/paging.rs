@@ -77,6 +77,7 @@ impl<I: Index> Core<I> {
             Record::Expired(expired) => all(&expired.births),
             Record::Parked(parked) => all(&parked.births),
             Record::Deleted(deleted) => all(&deleted.births),
+            Record::Updated(updated) => all(&updated.births),
             Record::PagedOut(paged) => all(&paged.births),
             Record::Started(_)
             | Record::QueuePut(_)

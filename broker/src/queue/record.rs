@@ -51,6 +51,8 @@ pub enum Record {
     Nacked(Nacked),
     #[prost(message, tag = "17")]
     DeadLettered(DeadLettered),
+    #[prost(message, tag = "30")]
+    Updated(Updated),
     #[prost(message, tag = "18")]
     CameDue(CameDue),
     #[prost(message, tag = "19")]
@@ -73,7 +75,7 @@ pub enum Record {
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30"
     )]
     record: Option<Record>,
 }
@@ -520,6 +522,23 @@ pub struct Parked {
 pub struct Deleted {
     #[prost(uint64, repeated, tag = "1")]
     pub births: Vec<u64>,
+}
+
+/// Messages have another priority, or another time.
+#[derive(Clone, PartialEq, Message)]
+pub struct Updated {
+    #[prost(uint64, repeated, tag = "1")]
+    pub births: Vec<u64>,
+    /// Unset: as it was.
+    #[prost(uint32, optional, tag = "2")]
+    pub priority: Option<u32>,
+    /// They are scheduled for this time, and held by nobody.
+    #[prost(message, optional, tag = "3")]
+    pub due: Option<StoredDue>,
+    /// They are ready, and held by nobody. One that waits for its first time takes this LSN as its
+    /// place.
+    #[prost(bool, tag = "4")]
+    pub at_once: bool,
 }
 
 /// What the index knew of messages that wait long is in this record's body from here on, no longer in

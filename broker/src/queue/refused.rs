@@ -45,6 +45,13 @@ pub enum Refused {
     SessionLost(String),
     #[error("the lease token occurs twice in the call")]
     TokenTwice,
+    #[error(
+        "message \"{0}\" is not there; it may be done or in another queue, and an id that its \
+         publisher chose is known within the queue's dedup window only: use q.<sequence>"
+    )]
+    MessageNotFound(String),
+    #[error("message \"{0}\" is with a consumer; its time can be changed when it is back")]
+    MessageLeased(String),
 }
 
 impl Refused {
@@ -70,6 +77,8 @@ impl Refused {
             Self::ProducerFenced(_) => "PRODUCER_FENCED",
             Self::BatchOutOfOrder { .. } => "BATCH_OUT_OF_ORDER",
             Self::SessionLost(_) => "SESSION_LOST",
+            Self::MessageNotFound(_) => "MESSAGE_NOT_FOUND",
+            Self::MessageLeased(_) => "MESSAGE_LEASED",
         }
     }
 }

@@ -57,6 +57,7 @@ scripts! {
     fair
     drain
     purge
+    update
     queue
     queue_limit
     no_auto_create

@@ -1,5 +1,6 @@
 //! Administration: queues, a look at their messages, the broker.
 
+mod change;
 mod messages;
 mod queue;
 
@@ -11,6 +12,7 @@ use qbroker_proto::v1::{self, admin_service_client::AdminServiceClient};
 use crate::connection::{Channel, Client, MESSAGE_BYTES_MAX};
 use crate::error::Error;
 use crate::time;
+pub use change::MessageUpdate;
 pub use messages::{ListedMessage, MessageQuery, MessageState};
 pub use queue::{Limit, Queue, QueuePolicy, QueueSpec, QueueStats, RetryPolicy};
 

@@ -7,6 +7,7 @@ mod data;
 mod exec;
 mod health;
 mod lists;
+mod named;
 mod publish;
 mod pull;
 mod queue;

@@ -7,6 +7,7 @@ mod large;
 mod later;
 mod leases;
 mod malformed;
+mod named;
 mod priority;
 mod publish;
 mod streams;

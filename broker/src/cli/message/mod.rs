@@ -9,6 +9,7 @@ mod bulk;
 mod consume;
 mod exec;
 mod line;
+mod named;
 mod peek;
 mod publish;
 mod pull;
@@ -24,6 +25,8 @@ pub(super) enum MessageCommand {
     Peek(peek::PeekArgs),
     /// Take messages as they come: print them, or run a command for each.
     Consume(consume::ConsumeArgs),
+    /// Change the priority or the time of messages.
+    Update(named::UpdateArgs),
 }
 
 impl MessageCommand {
@@ -35,6 +38,7 @@ impl MessageCommand {
                 Self::Pull(args) => args.run(globals).await,
                 Self::Peek(args) => args.run(globals).await,
                 Self::Consume(args) => args.run(globals).await,
+                Self::Update(args) => args.run(globals).await,
             }
         })
     }

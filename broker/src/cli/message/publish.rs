@@ -71,7 +71,7 @@ fn header(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn timestamp(text: &str) -> Result<SystemTime, String> {
+pub(super) fn timestamp(text: &str) -> Result<SystemTime, String> {
     text.parse::<jiff::Timestamp>().map(SystemTime::from).map_err(|error| error.to_string())
 }
 

@@ -32,7 +32,7 @@ pub(in crate::grpc) struct IdHasher {
 }
 
 impl IdHasher {
-    fn hash(self, id: &str) -> u128 {
+    pub(super) fn hash(self, id: &str) -> u128 {
         use std::hash::Hasher as _;
         let mut hasher = SipHasher24::new_with_key(&self.key);
         hasher.write(id.as_bytes());
@@ -130,7 +130,7 @@ fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
     bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")
 }
 
-fn new_due(schedule: Schedule) -> Result<NewDue, Fault> {
+pub(super) fn new_due(schedule: Schedule) -> Result<NewDue, Fault> {
     match schedule {
         Schedule::Delay(delay) => {
             // A delay has no horizon.

@@ -21,6 +21,8 @@ pub(in crate::grpc) const WINDOW_BYTES_MAX: u64 = 256 << 20;
 pub(in crate::grpc) const WINDOW_BYTES: u64 = 16 << 20;
 /// Messages that may be out where the stream does not say.
 pub(in crate::grpc) const WINDOW_MESSAGES: u32 = 1_000;
+/// Messages that one call may name.
+pub(in crate::grpc) const NAMES_MAX: usize = 1_000;
 /// Messages of one pull.
 pub(in crate::grpc) const PULL_MAX: u32 = 1_000;
 /// Batches that a publishing stream may have unanswered.

@@ -4,6 +4,7 @@ pub(super) mod batch;
 pub(super) mod bounds;
 pub(super) mod delivery;
 pub(super) mod incoming;
+pub(super) mod names;
 pub(super) mod outgoing;
 pub(super) mod policy;
 pub(super) mod time;

@@ -37,6 +37,7 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         outcome @ ("ack" | "nack" | "release" | "dead") => settle_all(script, args, outcome),
         "settle" => settle_each(script, args),
         "extend" => extend(script, args),
+        "change" => queues::change(script, args),
         "create" => queues::create(script, args),
         "update" => queues::update(script, args),
         "delete" => queues::delete(script, args),
@@ -91,10 +92,7 @@ fn message(queue: &str, text: &str) -> NewMessage {
         match part.split_once('=').unwrap() {
             ("id", id) => {
                 message.message_id = id.to_owned();
-                // Any hash will do where nobody is against us (FNV-1a).
-                let mix =
-                    |hash: u128, byte| (hash ^ u128::from(byte)).wrapping_mul(1_099_511_628_211);
-                message.id_hash = Some(id.bytes().fold(14_695_981_039_346_656_037, mix));
+                message.id_hash = Some(hash_of(id));
             }
             ("after", delay) => message.due = Some(NewDue::After(duration_ms(delay))),
             ("at", time) => message.due = Some(NewDue::At(WALL_MS + duration_ms(time))),
@@ -115,6 +113,12 @@ fn message(queue: &str, text: &str) -> NewMessage {
     };
     message.body = stored.into_body(&mut bytes::BytesMut::new());
     message
+}
+
+/// Any hash will do where nobody is against us (FNV-1a).
+pub(super) fn hash_of(id: &str) -> u128 {
+    let mix = |hash: u128, byte| (hash ^ u128::from(byte)).wrapping_mul(1_099_511_628_211);
+    id.bytes().fold(14_695_981_039_346_656_037, mix)
 }
 
 fn open_producer<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {

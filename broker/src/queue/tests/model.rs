@@ -14,7 +14,7 @@ use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::StateSet;
 use crate::queue::record::{
     DeadLetterReason, DeadLettered, Granted, LeasesEnded, Nacked, QueueDefinition, Record,
-    Released, Resumed,
+    Released, Resumed, Updated,
 };
 use crate::queue::refused::Refused;
 use crate::queue::settled::REMEMBERED_MS;
@@ -118,6 +118,8 @@ pub(super) struct Asked {
     pub(super) resumed: BTreeSet<u64>,
     pub(super) reset: Option<u64>,
     pub(super) purge: Option<(u32, StateSet)>,
+    /// Messages that are changed, with the priority and the time asked for.
+    pub(super) update: Option<(BTreeSet<u64>, Option<u8>, Option<Due>)>,
     pub(super) delete: Option<u32>,
     pub(super) pull: Option<Pulling>,
     /// Waiting pulls that were answered, by grant.
@@ -202,6 +204,7 @@ impl Model {
                     assert!(message.queue == queue && states.contains(message.state_bit()));
                 }
             }
+            Record::Updated(it) => self.check_updated(lsn, it, asked, now),
             Record::Published(it) => {
                 assert!(asked.publish, "nobody published {lsn}");
                 let due: Option<Due> = it.due.map(Into::into);
@@ -318,6 +321,22 @@ impl Model {
         let mut ready: Vec<_> = ready.map(stand).collect();
         ready.sort_unstable();
         ready.into_iter().map(|(.., birth)| birth).collect()
+    }
+
+    fn check_updated(&mut self, lsn: Lsn, it: &Updated, asked: &mut Asked, now: Now) {
+        let (births, priority, due) = asked.update.take().expect("nobody changes it");
+        assert_eq!(BTreeSet::from_iter(it.births.iter().copied()), births);
+        assert_eq!(it.priority, priority.map(u32::from));
+        for birth in births {
+            let message = self.message(birth);
+            message.priority = it.priority.unwrap_or(message.priority);
+            let Some(due) = due else { continue };
+            assert!(message.lease().is_none(), "{birth} is held");
+            message.what = if due.is_over(now) { What::Ready } else { What::Scheduled(due) };
+            if due.is_over(now) && message.place == 0 {
+                message.place = lsn.0;
+            }
+        }
     }
 
     fn check_granted(&mut self, lsn: Lsn, it: &Granted, asked: &mut Asked, now: Now) {

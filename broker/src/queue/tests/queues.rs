@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::args::Args;
+use qbroker_storage::Lsn;
+
+use super::args::{Args, number};
+use super::commands::hash_of;
 use super::script::Script;
 use super::show;
-use super::stage::StageIndex;
+use super::stage::{StageIndex, WALL_MS};
 use crate::queue::index::{Counts, State, StateSet};
 use crate::queue::policy::{Policy, Retry};
-use crate::queue::{CreateQueue, DeleteQueue, Expected, Lost, UpdateQueue};
+use crate::queue::{
+    CreateQueue, DeleteQueue, Expected, Lost, MessageName, NamedBy, NewDue, UpdateMessages,
+    UpdateQueue,
+};
 
 /// `create mail lease=30s attempts=3 dead-letter-queue=x label.team=a request=1 existing-ok`
 pub(super) fn create<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
@@ -64,6 +70,29 @@ pub(super) fn purge<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) 
         assert!(step.is_last, "so few are one step");
         vec![format!("{} purged", step.deleted)]
     });
+}
+
+/// `change mail a id:x 17 priority=5 after=10s at=1h`: by name, by the publisher's id, by birth.
+pub(super) fn change<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let after = args.time("after").map(NewDue::After);
+    let at = args.time("at").map(|ms| NewDue::At(WALL_MS + ms));
+    let (priority, due) = (args.number("priority"), after.or(at));
+    let queue = name(args);
+    let messages = args.rest().into_iter().map(|text| message_name(script, text)).collect();
+    let update = UpdateMessages { queue, messages, priority, due };
+    let outcome = script.stage.turn(|core, now, out| core.update_messages(&update, now, out));
+    script.tell(outcome, |refused| {
+        refused.iter().map(|(at, why)| format!("{at}: {}", show::refused(why))).collect()
+    });
+}
+
+fn message_name<I>(script: &Script<I>, text: &str) -> MessageName {
+    let by = match text.strip_prefix("id:") {
+        Some(id) => NamedBy::Hash(hash_of(id)),
+        None if text.starts_with(|c: char| c.is_ascii_digit()) => NamedBy::Birth(Lsn(number(text))),
+        None => NamedBy::Birth(script.names[text]),
+    };
+    MessageName { id: text.to_owned(), by }
 }
 
 /// Says how many messages are in which state, and what has happened.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use qbroker_storage::Body;
+use qbroker_storage::{Body, Lsn};
 
 use super::mend::check_gaps;
 use super::model::{Asked, Model, What};
@@ -20,8 +20,9 @@ use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{State, StateSet};
 use crate::queue::policy::Policy;
 use crate::queue::{
-    CreateQueue, DeleteQueue, Effect, Extend, Limits, Lost, NewDue, NewMessage, OpenConsumer,
-    Outcome, Publish, PurgeStep, Settle, Settlement, Window,
+    CreateQueue, DeleteQueue, Effect, Extend, Limits, Lost, MessageName, NamedBy, NewDue,
+    NewMessage, OpenConsumer, Outcome, Publish, PurgeStep, Settle, Settlement, UpdateMessages,
+    Window,
 };
 
 const QUEUES: [&str; 4] = ["plain", "strict", "strict.dead", "drop"];
@@ -44,6 +45,7 @@ enum Command {
     Extend { leases: Vec<u8>, session: Option<u8> },
     Purge { queue: u8, states: u8 },
     Delete(u8),
+    Update { messages: Vec<u8>, priority: Option<u8>, due: Option<NewDue> },
     Advance { ms: u16 },
     Restart { reboot: bool },
     DiskFull(bool),
@@ -70,6 +72,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (0..9_000_u64).prop_map(|ms| Some(NewDue::After(ms))),
         1 => (0..9_000_u64).prop_map(|ms| Some(NewDue::At(super::stage::WALL_MS + ms * 10))),
     ];
+    let new_due = due.clone();
     let how = prop_oneof![
         4 => Just(How::Anew),
         4 => any::<u8>().prop_map(How::Resume),
@@ -114,6 +117,9 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => (any::<u8>(), 1..16_u8).prop_map(|(queue, states)| Command::Purge { queue, states }),
         1 => any::<u8>().prop_map(Command::Delete),
+        2 => (leases(), prop::option::of(0..10_u8), new_due).prop_map(|(messages, priority, due)| {
+            Command::Update { messages, priority, due }
+        }),
         6 => (1..12_000_u16).prop_map(|ms| Command::Advance { ms }),
         1 => any::<bool>().prop_map(|reboot| Command::Restart { reboot }),
         1 => any::<bool>().prop_map(Command::DiskFull),
@@ -263,6 +269,9 @@ impl<I: StageIndex> Play<I> {
             Command::Extend { leases, session } => self.extend(leases, *session),
             Command::Purge { queue, states } => self.purge(*queue, StateSet(u32::from(*states))),
             Command::Delete(queue) => self.delete(*queue),
+            Command::Update { messages, priority, due } => {
+                self.update(messages, *priority, *due);
+            }
             Command::Advance { ms } => self.advance(u64::from(*ms)),
             Command::Restart { reboot } => self.restart(*reboot),
             Command::DiskFull(full) => {
@@ -407,6 +416,26 @@ impl<I: StageIndex> Play<I> {
         let heard = self.stage.turn(|core, _, out| core.delete_queue(&delete, out));
         self.heard(&heard, Asked { delete: id, ..Asked::default() });
         assert!(self.model.queue_named(name).is_none());
+    }
+
+    fn update(&mut self, picks: &[u8], priority: Option<u8>, due: Option<NewDue>) {
+        let there: Vec<u64> = self.model.messages.keys().copied().collect();
+        let births: Vec<u64> =
+            picks.iter().filter_map(|it| pick_of(&there, *it).copied()).collect();
+        let held = |birth: &u64| due.is_some() && self.model.messages[birth].lease().is_some();
+        let (refused, changed): (Vec<u64>, Vec<u64>) = births.iter().copied().partition(held);
+        let name = |birth| MessageName { id: String::new(), by: NamedBy::Birth(Lsn(birth)) };
+        let messages = births.iter().copied().chain([u64::MAX >> 8]).map(name).collect();
+        let update = UpdateMessages { queue: String::new(), messages, priority, due };
+        let heard = self.stage.turn(|core, now, out| core.update_messages(&update, now, out));
+        let is_asked = !self.disk_full && !changed.is_empty();
+        let due = due.map(|due| due.from(self.stage.now));
+        let asked = is_asked.then(|| (changed.into_iter().collect(), priority, due));
+        let asked = self.heard(&heard, Asked { update: asked, ..Asked::default() });
+        assert!(asked.update.is_none(), "asked for, and not in the log");
+        assert_eq!(heard.answer.is_err(), self.disk_full);
+        let count = heard.answer.map_or(refused.len() + 1, |refused| refused.len());
+        assert_eq!(count, refused.len() + 1, "one is not there");
     }
 
     /// Time passes, and what is due by then is done.

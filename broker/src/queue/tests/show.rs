@@ -14,6 +14,12 @@ use crate::queue::{Delivery, Effect};
 pub(super) fn record(record: &Record, body: &Body) -> String {
     match record {
         Record::Deleted(it) => format!("deleted {}", numbers(&it.births)),
+        Record::Updated(it) => {
+            let priority = it.priority.map_or_else(String::new, |it| format!(", priority {it}"));
+            let at_once = if it.at_once { ", at once" } else { "" };
+            let due = it.due.map_or_else(String::new, due);
+            format!("updated {}{priority}{at_once}{due}", numbers(&it.births))
+        }
         Record::PagedOut(it) => format!("paged out {}", numbers(&it.births)),
         Record::Started(it) => format!("started epoch {} {}", it.epoch, it.boot_id),
         Record::QueuePut(it) => definition(it),

@@ -1,0 +1,82 @@
+//! `qbroker message update`: messages by their ids.
+
+use std::time::{Duration, SystemTime};
+
+use clap::{ArgGroup, Args};
+use qbroker::exit::Exit;
+use qbroker_client::{MessageUpdate, Refusal};
+use serde_json::json;
+
+use super::publish::timestamp;
+use crate::cli::Outcome;
+use crate::cli::failure::say;
+use crate::cli::globals::Globals;
+use crate::cli::output::{Item, column};
+
+/// Which messages.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Names {
+    /// q. and the message's sequence; or the id that its publisher chose, with --queue, for as long as
+    /// the queue remembers ids.
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+    /// The queue they are in.
+    #[arg(long, value_name = "QUEUE", default_value = "", hide_default_value = true)]
+    queue: String,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").args(["priority", "delay", "at", "now"]).required(true).multiple(true)))]
+#[command(group(ArgGroup::new("when").args(["delay", "at", "now"])))]
+pub(in crate::cli) struct UpdateArgs {
+    #[command(flatten)]
+    names: Names,
+    /// How urgent they are from now on, 0 (the least) to 9.
+    #[arg(long, value_name = "N")]
+    priority: Option<u8>,
+    /// Deliver them no earlier than this long from now.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    delay: Option<Duration>,
+    /// Deliver them no earlier than at this time (RFC 3339).
+    #[arg(long, value_name = "TIME", value_parser = timestamp)]
+    at: Option<SystemTime>,
+    /// Deliver them as soon as somebody takes them.
+    #[arg(long)]
+    now: bool,
+}
+
+impl UpdateArgs {
+    /// Changes them. Exits with 3 where some were refused, and with 65 where all were.
+    pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+        let mut update = MessageUpdate::new();
+        if let Some(priority) = self.priority {
+            update = update.priority(priority);
+        }
+        if let Some(delay) = self.delay.or_else(|| self.now.then_some(Duration::ZERO)) {
+            update = update.delay(delay);
+        }
+        if let Some(time) = self.at {
+            update = update.deliver_time(time);
+        }
+        let client = globals.connect().await?;
+        let Names { ids, queue } = &self.names;
+        let refused = client.update_messages(queue, ids.clone(), update).await?;
+        tell(globals, ids.len(), &refused)
+    }
+}
+
+/// Says which were refused, and how many were not.
+fn tell(globals: &Globals, named: usize, refused: &[(String, Refusal)]) -> Outcome {
+    let mut item = Item::new();
+    item.insert("done".to_owned(), json!(named.saturating_sub(refused.len())));
+    item.insert("refused".to_owned(), json!(refused.len()));
+    globals.output().item(&[column("DONE", "done"), column("REFUSED", "refused")], item)?;
+    for (id, why) in refused {
+        say(&format!("{id}: {}: {}", why.reason, why.message));
+    }
+    Ok(match refused.len() {
+        0 => Exit::Ok,
+        count if count < named => Exit::Partial,
+        _ => Exit::Data,
+    })
+}

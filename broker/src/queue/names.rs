@@ -1,0 +1,64 @@
+//! Messages by the names that clients have for them.
+//!
+//! Every message can be found by its birth, which receipts and deliveries tell as the sequence. By an
+//! id that its publisher chose it is found for as long as that id is remembered: in the queue it was
+//! published to, within the dedup window. Ids are kept nowhere else, so that they cost no memory.
+
+use qbroker_storage::Lsn;
+
+use super::Core;
+use super::ids::QueueId;
+use super::index::{Index, Lookup, Message};
+use super::refused::Refused;
+use super::time::Now;
+
+/// How a client names a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageName {
+    /// As it was given.
+    pub id: String,
+    pub by: NamedBy,
+}
+
+/// What a name means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// The message of this birth.
+    Birth(Lsn),
+    /// The message whose publisher chose the id that has this keyed hash.
+    Hash(u128),
+}
+
+/// A message that was found, or why it was not.
+pub type Found = Result<(Lsn, Message), Refused>;
+
+impl<I: Index> Core<I> {
+    /// The message of a name, in this queue; in any where none is given.
+    pub fn message_named(
+        &self,
+        queue: Option<QueueId>,
+        name: &MessageName,
+        now: Now,
+    ) -> Lookup<Found> {
+        let birth = match name.by {
+            NamedBy::Birth(birth) => Some(birth),
+            NamedBy::Hash(hash) => {
+                queue.and_then(|queue| self.dedup.find(queue, hash, now.wall_ms))
+            }
+        };
+        let found = match birth {
+            Some(birth) => self.index.message(birth)?.map(|message| (birth, message)),
+            None => None,
+        };
+        let found = found.filter(|(_, message)| queue.is_none_or(|queue| queue == message.queue));
+        Ok(found.ok_or_else(|| Refused::MessageNotFound(name.id.clone())))
+    }
+
+    /// The queue that a call about messages names; an empty name is none.
+    pub fn queue_of_names(&self, name: &str) -> Result<Option<QueueId>, Refused> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        self.queue(name).map(|queue| Some(queue.id()))
+    }
+}

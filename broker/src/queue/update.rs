@@ -1,0 +1,99 @@
+//! Messages that are there get another priority, or another time.
+
+use std::collections::BTreeSet;
+
+use qbroker_storage::Lsn;
+
+use super::index::{Index, Message, State};
+use super::names::MessageName;
+use super::record::{Record, Updated};
+use super::refused::Refused;
+use super::time::Now;
+use super::{Core, NewDue, Output, Turn};
+
+/// Changes messages; each stands alone.
+#[derive(Clone, Debug)]
+pub struct UpdateMessages {
+    /// Where they are; empty: anywhere.
+    pub queue: String,
+    pub messages: Vec<MessageName>,
+    /// Unset: as it is.
+    pub priority: Option<u8>,
+    /// When they are delivered at the earliest, from now on; unset: as it is.
+    pub due: Option<NewDue>,
+}
+
+/// Messages that were not changed, or not deleted, by their positions, and why.
+pub type NotDone = Vec<(usize, Refused)>;
+
+impl<I: Index> Core<I> {
+    /// Changes messages; returns those that were refused, the others are changed.
+    pub fn update_messages(
+        &mut self,
+        update: &UpdateMessages,
+        now: Now,
+        out: &mut Output,
+    ) -> Turn<NotDone> {
+        if self.disk_full {
+            return Err(Refused::DiskFull.into());
+        }
+        let queue = self.queue_of_names(&update.queue)?;
+        let (mut births, mut refused) = (BTreeSet::new(), Vec::new());
+        for (position, name) in update.messages.iter().enumerate() {
+            let found = self.message_named(queue, name, now)?;
+            match found.and_then(|found| self.check_update(update, name, found)) {
+                Ok(birth) => drop(births.insert(birth.0)),
+                Err(why) => refused.push((position, why)),
+            }
+        }
+        if !births.is_empty() {
+            let due = update.due.map(|due| due.from(now));
+            let later = due.filter(|due| !due.is_over(now));
+            let mut draft = self.draft();
+            draft.fact(Record::Updated(Updated {
+                births: births.into_iter().collect(),
+                priority: update.priority.map(u32::from),
+                due: later.map(Into::into),
+                at_once: due.is_some() && later.is_none(),
+            }));
+            self.commit(draft, out);
+        }
+        Ok(refused)
+    }
+
+    /// Whether a message can be changed so.
+    fn check_update(
+        &self,
+        update: &UpdateMessages,
+        name: &MessageName,
+        (birth, message): (Lsn, Message),
+    ) -> Result<Lsn, Refused> {
+        let queue = self.catalog.get(message.queue).expect("a message's queue is there");
+        let max = queue.definition.policy.priority_max();
+        if let Some(priority) = update.priority.filter(|priority| max < *priority) {
+            let queue = queue.definition.name.clone();
+            return Err(Refused::Priority { priority, max, queue });
+        }
+        if update.due.is_some() && message.state == State::Leased {
+            return Err(Refused::MessageLeased(name.id.clone()));
+        }
+        Ok(birth)
+    }
+
+    pub(super) fn apply_updated(&mut self, lsn: Lsn, updated: &Updated) {
+        let priority = updated.priority.and_then(|priority| u8::try_from(priority).ok());
+        for &birth in &updated.births {
+            let birth = Lsn(birth);
+            let before = self.present(birth);
+            let message = Message { priority: priority.unwrap_or(before.priority), ..before };
+            match updated.due {
+                Some(due) => self.schedule(birth, message, due),
+                None if updated.at_once => {
+                    let place = if message.place == Lsn(0) { lsn } else { message.place };
+                    self.make_ready(birth, Message { place, ..message });
+                }
+                None => self.index.change(birth, message),
+            }
+        }
+    }
+}
