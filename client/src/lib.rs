@@ -64,8 +64,8 @@ mod stream;
 mod time;
 
 pub use admin::{
-    Limit, ListedMessage, MessageQuery, MessageState, MessageUpdate, Page, Queue, QueuePolicy,
-    QueueQuery, QueueSpec, QueueStats, QueueUpdate, RetryPolicy, ServerInfo,
+    Attempt, Limit, ListedMessage, MessageQuery, MessageState, MessageUpdate, Page, Queue,
+    QueuePolicy, QueueQuery, QueueSpec, QueueStats, QueueUpdate, RetryPolicy, ServerInfo,
 };
 pub use connection::Client;
 pub use consumer::{Consumer, ConsumerBuilder, Delivery, LostReason, Settling, SettlingAll};

@@ -132,7 +132,7 @@ pub static SETTINGS: &[Setting] = &[
         section: STORAGE,
         takes: "N",
         default: Fallback::Text("65536"),
-        doc: "How many waiting messages the broker knows by heart, at some 120 bytes each; what it \
+        doc: "How many waiting messages the broker knows by heart, at some 150 bytes each; what it \
               knows of the others is in the log, and read when their turn comes. From 1000 on.",
         advanced: true,
         set: |settings, text| {

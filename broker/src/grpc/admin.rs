@@ -26,7 +26,14 @@ pub(super) struct Admin {
 }
 
 /// What is here of what the protocol once marked LATER.
-const FEATURES: [&str; 4] = ["message_max_attempts", "priority", "ttl", "update_messages"];
+const FEATURES: [&str; 6] = [
+    "delete_messages_by_id",
+    "get_message",
+    "message_max_attempts",
+    "priority",
+    "ttl",
+    "update_messages",
+];
 
 /// A call whose feature comes later.
 fn later<T>(feature: &'static str) -> Result<Response<T>, Status> {
@@ -146,9 +153,9 @@ impl AdminService for Admin {
 
     async fn get_message(
         &self,
-        _: Request<GetMessageRequest>,
+        request: Request<GetMessageRequest>,
     ) -> Result<Response<GetMessageResponse>, Status> {
-        later("get_message")
+        answer(messages::get(&self.context, request.into_inner()).await)
     }
 
     async fn update_messages(
@@ -156,6 +163,13 @@ impl AdminService for Admin {
         request: Request<UpdateMessagesRequest>,
     ) -> Result<Response<UpdateMessagesResponse>, Status> {
         answer(messages::update(&self.context, request.into_inner()).await)
+    }
+
+    async fn delete_messages_by_id(
+        &self,
+        request: Request<DeleteMessagesByIdRequest>,
+    ) -> Result<Response<DeleteMessagesByIdResponse>, Status> {
+        answer(messages::delete(&self.context, request.into_inner()).await)
     }
 
     async fn delete_messages(

@@ -13,6 +13,7 @@ use super::records::{self, Parts};
 use crate::engine::{Core, Engine};
 use crate::queue::ids::{ConsumerId, QueueId};
 use crate::queue::index::{Cursor, Index as _, Lookup, Message as Held, State, StateSet};
+use crate::queue::time::Now;
 
 /// Payload bytes shown of a listed message where the client does not say.
 const SHOWN_BYTES: i32 = 4_096;
@@ -20,11 +21,23 @@ const SHOWN_BYTES_MAX: i32 = 1 << 20;
 /// Bytes after which a page of messages ends.
 const PAGE_BYTES: u64 = 8 << 20;
 
-/// What the core knows of a message, and who holds it.
-struct Listed {
+/// What the core knows of a message, and who holds it until when.
+pub(super) struct Listed {
     birth: Lsn,
-    held: Held,
+    pub(super) held: Held,
     consumer: Option<ConsumerId>,
+    lease_expire_ms: Option<u64>,
+}
+
+impl Listed {
+    pub(super) fn new(core: &Core, (birth, held): (Lsn, Held), now: Now) -> Self {
+        let lease = core.lease(birth);
+        let left_ms = |deadline: u64| deadline.saturating_sub(now.boot_ms);
+        let deadline = lease.and_then(|lease| lease.deadline);
+        let lease_expire_ms =
+            deadline.map(|deadline| now.wall_ms.saturating_add(left_ms(deadline)));
+        Self { birth, held, consumer: lease.map(|lease| lease.consumer), lease_expire_ms }
+    }
 }
 
 /// A page of a queue's messages, in their order.
@@ -43,8 +56,9 @@ pub(super) async fn list_messages(
         "" => None,
         token => Some(listing::parse_cursor(listing::from_token(&question, token)?)?),
     };
+    let now = engine.clock().now();
     let found = |core: &Core| match core.queue(&request.queue) {
-        Ok(queue) => page(core, queue.id(), after, size + 1).map(Ok),
+        Ok(queue) => page(core, queue.id(), after, size + 1, now).map(Ok),
         Err(refused) => Ok(Err(refused)),
     };
     let mut listed = engine.find(found).await??;
@@ -67,7 +81,7 @@ pub(super) async fn list_messages(
 }
 
 /// Reads what is listed; what was finished meanwhile is left out, what cannot be read says so.
-async fn read(
+pub(super) async fn read(
     engine: &Arc<Engine>,
     queue: &str,
     listed: &[Listed],
@@ -112,6 +126,7 @@ fn page(
     id: QueueId,
     after: Option<Cursor>,
     max: usize,
+    now: Now,
 ) -> Lookup<Vec<(Cursor, Listed)>> {
     let mut cursors = Vec::new();
     core.index().list(id, StateSet::ALL, after, max, &mut cursors)?;
@@ -119,8 +134,7 @@ fn page(
     for cursor in cursors {
         let birth = cursor.birth;
         if let Some(held) = core.index().message(birth)? {
-            let consumer = core.lease(birth).map(|lease| lease.consumer);
-            listed.push((cursor, Listed { birth, held, consumer }));
+            listed.push((cursor, Listed::new(core, (birth, held), now)));
         }
     }
     Ok(listed)
@@ -133,7 +147,7 @@ fn unreadable(queue: &str, birth: Lsn) -> Message {
 }
 
 fn message_info(listed: &Listed, mut message: Message, shown: usize) -> MessageInfo {
-    let Listed { birth, held, consumer } = listed;
+    let Listed { birth, held, consumer, lease_expire_ms } = listed;
     let state = match held.state {
         State::Ready => MessageState::Ready,
         State::Scheduled(_) => MessageState::Scheduled,
@@ -151,6 +165,7 @@ fn message_info(listed: &Listed, mut message: Message, shown: usize) -> MessageI
         message: Some(message),
         state: state.into(),
         attempt: held.attempt().cast_signed(),
+        lease_expire_time: lease_expire_ms.map(to_timestamp),
         consumer_id: consumer.map(|consumer| consumer.to_string()).unwrap_or_default(),
         payload_truncated,
         ..MessageInfo::default()

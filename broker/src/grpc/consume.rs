@@ -386,6 +386,7 @@ fn leases_lost(leases: &[LeaseToken], why: Lost, seal: Seal) -> ConsumeResponse 
         Lost::Expired => LeaseLostReason::Expired,
         Lost::Purged => LeaseLostReason::QueuePurged,
         Lost::Deleted => LeaseLostReason::QueueDeleted,
+        Lost::MessageDeleted => LeaseLostReason::MessageDeleted,
         Lost::SessionReset => LeaseLostReason::SessionReset,
     };
     let lease_tokens = tokens(leases, seal);

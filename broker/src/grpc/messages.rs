@@ -1,10 +1,12 @@
-//! Calls about single messages, by their names.
+//! Calls about single messages, by their names: looked at, changed, deleted.
 
 use qbroker_proto::v1::*;
 
-use super::Context;
+use super::browse::Listed;
 use super::convert::names;
-use super::fault::Fault;
+use super::fault::{Fault, flat};
+use super::{Context, attempts, browse};
+use crate::queue::refused::Refused;
 use crate::queue::{NotDone, UpdateMessages};
 
 /// Messages that one turn changes: each may bring a page of its neighbours into memory.
@@ -21,13 +23,61 @@ pub(super) async fn update(
     let chunks = whole.messages.chunks(NAMES_PER_TURN).zip(ids.chunks(NAMES_PER_TURN));
     for (messages, ids) in chunks {
         let part = UpdateMessages { messages: messages.to_vec(), ..whole.clone() };
-        let updated = |core: &mut _, now, out: &mut _| {
-            crate::engine::Core::update_messages(core, &part, now, out)
-        };
-        let refused = context.engine.call(updated).await??;
-        errors.extend(message_errors(refused, ids));
+        let updated = context.engine.call(|core, now, out| core.update_messages(&part, now, out));
+        errors.extend(message_errors(flat(updated.await)?, ids));
     }
     Ok(UpdateMessagesResponse { errors })
+}
+
+/// Deletes messages; whoever holds one is told.
+pub(super) async fn delete(
+    context: &Context,
+    request: DeleteMessagesByIdRequest,
+) -> Result<DeleteMessagesByIdResponse, Fault> {
+    let DeleteMessagesByIdRequest { queue, message_ids: ids } = request;
+    let names = names::names(ids.clone(), &queue, context.hasher)?;
+    let mut errors = Vec::new();
+    for (names, ids) in names.chunks(NAMES_PER_TURN).zip(ids.chunks(NAMES_PER_TURN)) {
+        let deleted =
+            context.engine.call(|core, now, out| core.delete_messages(&queue, names, now, out));
+        errors.extend(message_errors(flat(deleted.await)?, ids));
+    }
+    Ok(DeleteMessagesByIdResponse { errors })
+}
+
+/// Returns a message, who holds it, and what its attempts told.
+pub(super) async fn get(
+    context: &Context,
+    request: GetMessageRequest,
+) -> Result<GetMessageResponse, Fault> {
+    let GetMessageRequest { queue, message_id, max_payload_bytes } = request;
+    let shown = match max_payload_bytes.map(usize::try_from) {
+        None => usize::MAX,
+        Some(Ok(shown)) => shown,
+        Some(Err(_)) => {
+            return Err(Fault::invalid("max_payload_bytes", "it must not be negative"));
+        }
+    };
+    let name = names::name(message_id, &queue, context.hasher)?;
+    let engine = &context.engine;
+    let now = engine.clock().now();
+    let found = engine.find(|core| {
+        let queue = match core.queue_of_names(&queue) {
+            Ok(queue) => queue,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let found = core.message_named(queue, &name, now)?;
+        Ok(found.map(|(birth, held)| {
+            let of = core.queue_by_id(held.queue).expect("a message's queue is there");
+            (of.name.clone(), Listed::new(core, (birth, held), now))
+        }))
+    });
+    let (queue, listed) = found.await??;
+    let attempts = attempts::read(engine, &listed.held).await?;
+    let read = browse::read(engine, &queue, &[listed], shown).await?.pop();
+    // Finished meanwhile, it is not there.
+    let info = read.ok_or(Refused::MessageNotFound(name.id))?;
+    Ok(GetMessageResponse { message: Some(MessageInfo { attempts, ..info }) })
 }
 
 /// What of a call failed, by the names that it gave.

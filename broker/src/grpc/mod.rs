@@ -1,6 +1,7 @@
 //! The protocol's services over the engine: form is checked here, everything else is decided below.
 
 mod admin;
+mod attempts;
 mod auth;
 mod browse;
 mod consume;

@@ -131,6 +131,7 @@ fn park(draft: &mut Draft, birth: Lsn, message: &Message, letter: Letter) {
         previous_failure: message.last_failure.0,
         has_failure: letter.failure.is_some(),
         given_up: true,
+        attempt: message.attempt(),
     };
     let body = letter.failure.as_ref().map(small_body).unwrap_or_default();
     draft.push(Record::Nacked(nacked), body);

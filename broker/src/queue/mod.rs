@@ -22,6 +22,7 @@ mod catalog;
 mod publish;
 mod purge;
 
+mod delete;
 mod names;
 mod update;
 
@@ -87,7 +88,7 @@ pub struct Limits {
     pub payload_bytes_max: u64,
     /// Leases held at once; about 128 bytes each.
     pub leases_max: usize,
-    /// Messages that the index keeps in memory; some 120 bytes each. The others are in pages.
+    /// Messages that the index keeps in memory; some 150 bytes each. The others are in pages.
     pub messages_in_memory: usize,
     pub queues_max: usize,
     pub sessions_max: usize,
@@ -169,6 +170,8 @@ pub enum Lost {
     Purged,
     /// The queue was deleted.
     Deleted,
+    /// The message was deleted.
+    MessageDeleted,
     /// The session was begun anew.
     SessionReset,
 }

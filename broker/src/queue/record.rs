@@ -446,6 +446,9 @@ pub struct Nacked {
     /// The settlement was a dead-letter, in a dead-letter queue.
     #[prost(bool, tag = "7")]
     pub given_up: bool,
+    /// Which attempt it was; 0: an older version wrote this.
+    #[prost(uint32, tag = "30")]
+    pub attempt: u32,
 }
 
 /// A message went to a dead-letter queue, or was discarded instead. The body is a

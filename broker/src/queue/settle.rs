@@ -184,6 +184,7 @@ impl<I: Index> Core<I> {
             previous_failure: message.last_failure.0,
             has_failure: failure.is_some(),
             given_up: false,
+            attempt: message.attempt(),
         };
         let body = failure.map_or_else(Body::default, |failure| small_body(&failure));
         draft.push(Record::Nacked(nacked), body);

@@ -58,6 +58,7 @@ scripts! {
     drain
     purge
     update
+    remove
     queue
     queue_limit
     no_auto_create

@@ -77,6 +77,26 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Deletes messages, whatever they are doing, named as for [`Client::update_messages`]. Returns the
+    /// ids that were refused, `MESSAGE_NOT_FOUND` say; the others are gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::update_messages`].
+    pub async fn delete_messages(
+        &self,
+        queue: &str,
+        ids: Vec<String>,
+    ) -> Result<Vec<(String, Refusal)>, Error> {
+        let request = v1::DeleteMessagesByIdRequest { queue: queue.to_owned(), message_ids: ids };
+        let call =
+            |channel, request| async move { admin(channel).delete_messages_by_id(request).await };
+        // Not repeated: what the first time has deleted would be told as not found.
+        Ok(refusals(self.call(false, Duration::ZERO, request, call).await?.errors))
+    }
+}
+
 fn refusals(errors: Vec<v1::MessageError>) -> Vec<(String, Refusal)> {
     let refusal = |failed: v1::MessageError| {
         (failed.message_id, Refusal::from(failed.error.unwrap_or_default()))

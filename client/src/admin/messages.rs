@@ -7,7 +7,7 @@ use qbroker_proto::v1;
 use super::{Page, admin};
 use crate::connection::Client;
 use crate::error::{Error, Refusal};
-use crate::message::{Message, count};
+use crate::message::{Failure, Message, count};
 use crate::time;
 
 /// Which messages to list.
@@ -40,6 +40,33 @@ pub struct ListedMessage {
     /// Why it cannot be read, where the broker's disk has damaged it: nothing but the queue and the
     /// sequence of `message` is known then.
     pub error: Option<Refusal>,
+    /// What its attempts told, the oldest first; only of [`Client::get_message`].
+    pub attempts: Vec<Attempt>,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// From 1, in the queue it was in then.
+    pub attempt: u32,
+    /// When it was settled, by the broker's clock.
+    pub end_time: Option<SystemTime>,
+    /// How it failed.
+    pub failure: Failure,
+    /// Which consumer had it; empty for a single call.
+    pub consumer_id: String,
+}
+
+impl From<v1::AttemptInfo> for Attempt {
+    fn from(info: v1::AttemptInfo) -> Self {
+        Self {
+            attempt: count(info.attempt),
+            end_time: info.end_time.and_then(time::system_time),
+            failure: info.failure.unwrap_or_default().into(),
+            consumer_id: info.consumer_id,
+        }
+    }
 }
 
 impl From<v1::MessageInfo> for ListedMessage {
@@ -52,6 +79,7 @@ impl From<v1::MessageInfo> for ListedMessage {
             lease_expire_time: info.lease_expire_time.and_then(time::system_time),
             consumer_id: info.consumer_id,
             error: info.error.map(Refusal::from),
+            attempts: info.attempts.into_iter().map(Attempt::from).collect(),
         }
     }
 }
@@ -95,6 +123,21 @@ impl MessageState {
 }
 
 impl Client {
+    /// Returns one message, named as for [`Client::update_messages`], with its whole payload: where it
+    /// is in its life, who has it, and what its attempts told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with `MESSAGE_NOT_FOUND`, or what kept the client from asking.
+    pub async fn get_message(&self, queue: &str, id: &str) -> Result<ListedMessage, Error> {
+        let (queue, message_id) = (queue.to_owned(), id.to_owned());
+        let request = v1::GetMessageRequest { queue, message_id, max_payload_bytes: None };
+        let call = |channel, request| async move { admin(channel).get_message(request).await };
+        let response = self.call(true, Duration::ZERO, request, call).await?;
+        let info = response.message.map(ListedMessage::from);
+        info.ok_or_else(|| Error::Protocol("an answer without its message".to_owned()))
+    }
+
     /// Returns a page of a queue's messages without leasing them: ready ones as they would be
     /// delivered, then scheduled, leased and parked ones.
     ///

@@ -13,7 +13,7 @@ use crate::connection::{Channel, Client, MESSAGE_BYTES_MAX};
 use crate::error::Error;
 use crate::time;
 pub use change::MessageUpdate;
-pub use messages::{ListedMessage, MessageQuery, MessageState};
+pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
 pub use queue::{Limit, Queue, QueuePolicy, QueueSpec, QueueStats, RetryPolicy};
 
 /// One page of a list.

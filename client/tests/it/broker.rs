@@ -445,6 +445,7 @@ impl admin_service_server::AdminService for Script {
         list_messages ListMessagesRequest ListMessagesResponse,
         get_message GetMessageRequest GetMessageResponse,
         update_messages UpdateMessagesRequest UpdateMessagesResponse,
+        delete_messages_by_id DeleteMessagesByIdRequest DeleteMessagesByIdResponse,
         purge_queue PurgeQueueRequest PurgeQueueResponse,
         wait_queue_empty WaitQueueEmptyRequest WaitQueueEmptyResponse,
         delete_messages DeleteMessagesRequest DeleteMessagesResponse,

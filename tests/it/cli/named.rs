@@ -37,3 +37,34 @@ async fn messages_get_another_priority_and_another_time() {
     let both = ["message", "update", "q.1", "--now", "--delay", "1s"];
     check_usage(&stage.shell.run(&both).await, "cannot be used with");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_shown_and_deleted() {
+    let stage = Stage::new().await;
+    stage.shell.out(&["queue", "create", "work", "--retry-initial", "0s"]).await;
+    stage.shell.out(&["message", "publish", "work", "body", "--id", "own", "--ttl", "1h"]).await;
+    let fail = ["message", "consume", "work", "--count", "1", "--exec", "echo broken >&2; exit 3"];
+    stage.shell.run(&fail).await;
+    let shown = stage.shell.json(&["message", "get", "own", "--queue", "work"]).await;
+    for (key, expected) in [
+        ("message_id", json!("own")),
+        ("queue", json!("work")),
+        ("payload", json!("body")),
+        ("state", json!("ready")),
+        ("attempt", json!(2)),
+    ] {
+        assert_eq!(shown[key], expected, "{key}: {shown}");
+    }
+    assert!(shown["expire_time"].is_string(), "{shown}");
+    let attempt = &shown["attempts"][0];
+    assert_eq!((&attempt["attempt"], &attempt["failure"]["type"]), (&json!(1), &json!("exit 3")));
+    let id = format!("q.{}", shown["sequence"]);
+    let ran = stage.shell.run(&["-o", "plain", "message", "get", &id]).await;
+    assert!(ran.out.contains("broken"), "{}", ran.out);
+    let ran = stage.shell.run(&["message", "delete", &id, "q.1"]).await;
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert_eq!(stage.held("work").await, [0, 0, 0]);
+    let ran = stage.shell.run(&["message", "get", &id]).await;
+    check_refused(&ran, 65, &["MESSAGE_NOT_FOUND", &id]);
+    assert_eq!(stage.shell.run(&["message", "delete", &id]).await.code, 65);
+}

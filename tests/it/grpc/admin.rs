@@ -301,7 +301,7 @@ async fn the_server_tells_its_limits_and_its_features() {
     let broker = Broker::start(&["--max-batch-messages", "77"]).await;
     let info = answer(broker.wire.admin().get_server_info(GetServerInfoRequest {}).await).unwrap();
     assert_eq!((info.protocol, info.durability.as_str()), (1, "fsync"));
-    for feature in ["message_max_attempts", "priority", "ttl", "update_messages"] {
+    for feature in ["delete_messages_by_id", "get_message", "priority", "ttl", "update_messages"] {
         assert!(info.features.iter().any(|has| has == feature), "{feature}");
     }
     assert!(!info.features.contains(&"trace".to_owned()), "it comes later");

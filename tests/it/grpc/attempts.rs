@@ -2,9 +2,9 @@
 
 use qbroker_proto::v1::settlement::Outcome;
 use qbroker_proto::v1::*;
-use tonic::Code::InvalidArgument;
+use tonic::Code::{InvalidArgument, NotFound};
 
-use super::{Broker, message, publish, seconds, settlement};
+use super::{Broker, Refusal, answer, message, publish, seconds, settlement};
 
 fn limited(payload: &str, max_attempts: i32) -> OutgoingMessage {
     OutgoingMessage { max_attempts: Some(max_attempts), ..message(payload) }
@@ -42,4 +42,80 @@ async fn a_message_fails_as_often_as_it_says_itself() {
     let expected = [("once", 1, Some(1)), ("as the queue says", 2, None), ("thrice", 3, Some(3))];
     assert_eq!(given_up, expected.map(|(payload, n, max)| (payload.to_owned(), n, max)));
     assert_eq!(broker.stats("q").await.ready, 2);
+}
+
+fn failure(text: &str) -> Option<Failure> {
+    Some(Failure { r#type: "E".to_owned(), message: text.to_owned(), details: "at 1".to_owned() })
+}
+
+impl Broker {
+    async fn get(&self, queue: &str, id: &str) -> Result<MessageInfo, Refusal> {
+        let (queue, message_id) = (queue.to_owned(), id.to_owned());
+        let request = GetMessageRequest { queue, message_id, max_payload_bytes: None };
+        answer(self.wire.admin().get_message(request).await).map(|it| it.message.unwrap())
+    }
+
+    /// Takes the only message there is, and settles it so.
+    async fn work(&self, queue: &str, outcome: Outcome) {
+        let pulled = self.pull(queue, 1).await.remove(0);
+        let settled = self.settle(vec![settlement(&pulled.lease_token, outcome)]).await;
+        assert_eq!(settled.unwrap(), []);
+    }
+}
+
+/// Attempt and text of each failure that is told.
+fn told(info: &MessageInfo) -> Vec<(i32, &str)> {
+    let pair = |it: &AttemptInfo| it.attempt;
+    let text = info.attempts.iter().map(|it| it.failure.as_ref().unwrap().message.as_str());
+    info.attempts.iter().map(pair).zip(text).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_shown_with_what_its_attempts_told() {
+    let broker = Broker::start(&[]).await;
+    let own = OutgoingMessage { message_id: "own".to_owned(), ..limited(&"x".repeat(9_000), 13) };
+    let stored = broker.publish(publish("q", vec![own])).await.unwrap();
+    let id = format!("q.{}", stored[0].sequence);
+    let fresh = broker.get("q", "own").await.unwrap();
+    assert_eq!((fresh.state(), fresh.attempt, fresh.attempts.len()), (MessageState::Ready, 1, 0));
+    assert_eq!(fresh.message.as_ref().unwrap().payload.len(), 9_000, "all of it");
+    let nack = |text: &str| {
+        let failure = if text.is_empty() { None } else { failure(text) };
+        Outcome::Nack(Nack { delay: Some(seconds(0)), failure, ..Nack::default() })
+    };
+    for attempt in 1..=12 {
+        // The second one tells nothing.
+        let text = if attempt == 2 { String::new() } else { format!("no {attempt}") };
+        broker.work("q", nack(&text)).await;
+    }
+    let failed = broker.get("", &id).await.unwrap();
+    let texts: Vec<String> = (3..=12).map(|n| format!("no {n}")).collect();
+    let expected: Vec<(i32, &str)> = (3..).zip(texts.iter().map(String::as_str)).collect();
+    assert_eq!(told(&failed), expected, "the last ten, the oldest first");
+    let last = failed.attempts.last().unwrap();
+    assert_eq!((&last.failure, last.consumer_id.as_str()), (&failure("no 12"), ""));
+    let published = failed.message.as_ref().unwrap().publish_time.unwrap();
+    assert!(published.seconds <= last.end_time.unwrap().seconds);
+
+    // The letter tells a failure too, and its own queue goes on from there.
+    broker.work("q", nack("no 13")).await;
+    broker.work("q.dead", nack("worse")).await;
+    let held = broker.pull("q.dead", 1).await.remove(0);
+    let dead = broker.get("q.dead", &id).await.unwrap();
+    assert_eq!(told(&dead)[7..], [(12, "no 12"), (13, "no 13"), (1, "worse")]);
+    assert_eq!((dead.state(), dead.attempt), (MessageState::Leased, 2));
+    let message = dead.message.unwrap();
+    assert_eq!((message.queue.as_str(), message.message_id.as_str()), ("q.dead", "own"));
+    let ends = dead.lease_expire_time.expect("a pulled lease ends by time");
+    assert!(published.seconds < ends.seconds);
+    let broker = broker.kill_and_start().await;
+    let again = broker.get("", &id).await.unwrap();
+    assert_eq!(again.attempts, dead.attempts, "as the log has it");
+
+    let refused = broker.get("q", &id).await.unwrap_err();
+    assert_eq!(refused.is(), (NotFound, "MESSAGE_NOT_FOUND"));
+    assert_eq!(refused.metadata["message_id"], id);
+    let done = Outcome::Ack(Ack {});
+    broker.settle(vec![settlement(&held.lease_token, done)]).await.unwrap();
+    assert_eq!(broker.get("", &id).await.unwrap_err().reason, "MESSAGE_NOT_FOUND", "it is done");
 }

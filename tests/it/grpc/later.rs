@@ -13,9 +13,8 @@ use tonic_prost::ProstCodec;
 
 use super::{Broker, message, publish, refusal, seconds, selectors};
 
-/// Of an answer, where it stays unset; and a field of which only a part comes later, which has its
-/// own mark.
-const ELSEWHERE: [&str; 2] = ["MessageInfo.attempts", "ListMessagesRequest.filter"];
+/// A field of which only a part comes later, which has its own mark.
+const ELSEWHERE: [&str; 1] = ["ListMessagesRequest.filter"];
 
 /// What the files of the protocol mark as LATER, with its feature.
 #[derive(Debug, Default)]

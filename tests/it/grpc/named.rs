@@ -1,4 +1,4 @@
-//! Single messages, by their names: changed in place, also those in pages.
+//! Single messages, by their names: changed in place and deleted, also those in pages.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use qbroker_proto::v1::update_messages_request::Schedule;
 use qbroker_proto::v1::*;
 use tonic::Code::{InvalidArgument, NotFound};
 
-use super::{Broker, Refusal, answer, message, publish, seconds};
+use super::streams::consume;
+use super::{Broker, Refusal, ack, answer, message, publish, seconds};
 
 fn named(payload: &str, id: &str) -> OutgoingMessage {
     OutgoingMessage { message_id: id.to_owned(), ..message(payload) }
@@ -141,4 +142,53 @@ async fn what_is_in_pages_is_changed_as_well_and_stays_so_over_a_kill() {
     let told: Vec<_> = told.map(|message| (message.priority, message.sequence)).collect();
     let expected: Vec<_> = chosen.into_iter().map(|sequence| (3, sequence)).collect();
     assert_eq!(told, expected, "in the order in which they became ready");
+}
+
+impl Broker {
+    async fn delete(&self, queue: &str, ids: &[&str]) -> Result<Vec<MessageError>, Refusal> {
+        let message_ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        let request = DeleteMessagesByIdRequest { queue: queue.to_owned(), message_ids };
+        answer(self.wire.admin().delete_messages_by_id(request).await).map(|it| it.errors)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_is_gone_and_who_holds_it_is_told() {
+    let broker = Broker::start(&[]).await;
+    let batch = vec![named("a", "own"), message("b"), later("c"), message("d"), message("e")];
+    let stored = broker.publish(publish("q", batch)).await.unwrap();
+    let [b, c, e] = [1, 2, 4].map(|n: usize| format!("q.{}", stored[n].sequence));
+    let mut open = consume("q", "worker");
+    open.flow = Some(FlowUpdate { max_outstanding_messages: 1, max_outstanding_bytes: 0 });
+    let mut stream = broker.consuming(Some(consume_request::Kind::Open(open))).await;
+    stream.opened().await;
+    let held = stream.deliveries().await.remove(0);
+    let pulled = broker.pull("q", 1).await.remove(0);
+    assert_eq!(
+        (&held.message.unwrap().payload[..], &pulled.message.unwrap().payload[..]),
+        (&b"a"[..], &b"b"[..])
+    );
+
+    let errors = broker.delete("q", &["own", &b, &c, "q.1"]).await.unwrap();
+    assert_eq!(refused(&errors), [("q.1", "MESSAGE_NOT_FOUND")]);
+    match stream.hear().await.unwrap().and_then(|answer| answer.kind) {
+        Some(consume_response::Kind::LeasesLost(lost)) => {
+            assert_eq!(lost.reason(), LeaseLostReason::MessageDeleted);
+            assert_eq!(lost.lease_tokens, std::slice::from_ref(&held.lease_token));
+        }
+        other => panic!("nothing is told of it: {other:?}"),
+    }
+    let failures = broker.settle(vec![ack(&held.lease_token), ack(&pulled.lease_token)]).await;
+    let reasons: Vec<_> =
+        failures.unwrap().into_iter().map(|it| it.error.unwrap().reason).collect();
+    assert_eq!(reasons, ["LEASE_LOST", "LEASE_LOST"]);
+    // Its window has room again.
+    assert_eq!(&stream.deliveries().await[0].message.as_ref().unwrap().payload[..], b"d");
+    assert_eq!(broker.delete("", &[&e]).await.unwrap(), []);
+    let stats = broker.stats("q").await;
+    assert_eq!((stats.ready, stats.scheduled, stats.leased), (0, 0, 1));
+    let broker = broker.kill_and_start().await;
+    assert_eq!(refused(&broker.delete("q", &[&b, &e]).await.unwrap()).len(), 2, "gone for good");
+    let nothing = broker.delete("q", &[]).await.unwrap_err();
+    assert_eq!(nothing.reason, "EMPTY_BATCH");
 }

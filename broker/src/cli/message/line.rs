@@ -82,7 +82,7 @@ fn reason(reason: DeadLetterReason) -> &'static str {
     }
 }
 
-fn failure(failure: &Failure) -> Value {
+pub(super) fn failure(failure: &Failure) -> Value {
     json!({ "type": failure.kind, "message": failure.message, "details": failure.details })
 }
 

@@ -25,8 +25,12 @@ pub(super) enum MessageCommand {
     Peek(peek::PeekArgs),
     /// Take messages as they come: print them, or run a command for each.
     Consume(consume::ConsumeArgs),
+    /// Show one message: its state, who has it, what its attempts told.
+    Get(named::GetArgs),
     /// Change the priority or the time of messages.
     Update(named::UpdateArgs),
+    /// Delete messages by their ids; whoever has one is told.
+    Delete(named::DeleteArgs),
 }
 
 impl MessageCommand {
@@ -38,7 +42,9 @@ impl MessageCommand {
                 Self::Pull(args) => args.run(globals).await,
                 Self::Peek(args) => args.run(globals).await,
                 Self::Consume(args) => args.run(globals).await,
+                Self::Get(args) => args.run(globals).await,
                 Self::Update(args) => args.run(globals).await,
+                Self::Delete(args) => args.run(globals).await,
             }
         })
     }

@@ -1,17 +1,19 @@
-//! `qbroker message update`: messages by their ids.
+//! `qbroker message update`, `message delete` and `message get`: messages by their ids.
 
 use std::time::{Duration, SystemTime};
 
 use clap::{ArgGroup, Args};
 use qbroker::exit::Exit;
-use qbroker_client::{MessageUpdate, Refusal};
+use qbroker_client::{Attempt, MessageUpdate, Refusal};
 use serde_json::json;
 
+use super::line::failure;
+use super::peek::listed_item;
 use super::publish::timestamp;
 use crate::cli::Outcome;
 use crate::cli::failure::say;
 use crate::cli::globals::Globals;
-use crate::cli::output::{Item, column};
+use crate::cli::output::{Column, Item, column, time};
 
 /// Which messages.
 #[derive(Debug, Args)]
@@ -62,6 +64,70 @@ impl UpdateArgs {
         let Names { ids, queue } = &self.names;
         let refused = client.update_messages(queue, ids.clone(), update).await?;
         tell(globals, ids.len(), &refused)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DeleteArgs {
+    #[command(flatten)]
+    names: Names,
+}
+
+impl DeleteArgs {
+    /// Deletes them. Exits as an update does.
+    pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+        let client = globals.connect().await?;
+        let Names { ids, queue } = &self.names;
+        let refused = client.delete_messages(queue, ids.clone()).await?;
+        tell(globals, ids.len(), &refused)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct GetArgs {
+    /// q. and the message's sequence; or the id that its publisher chose, with --queue, for as long as
+    /// the queue remembers ids.
+    id: String,
+    /// The queue it is in.
+    #[arg(long, value_name = "QUEUE", default_value = "", hide_default_value = true)]
+    queue: String,
+}
+
+/// What is shown of one message.
+const DETAILS: [Column; 14] = [
+    column("MESSAGE_ID", "message_id"),
+    column("SEQUENCE", "sequence"),
+    column("QUEUE", "queue"),
+    column("STATE", "state"),
+    column("ATTEMPT", "attempt"),
+    column("PRIORITY", "priority"),
+    column("PUBLISHED", "publish_time"),
+    column("DELIVER", "deliver_time"),
+    column("EXPIRES", "expire_time"),
+    column("TYPE", "message_type"),
+    column("CONSUMER", "consumer_id"),
+    column("LEASE ENDS", "lease_expire_time"),
+    column("PAYLOAD", "shown"),
+    column("ATTEMPTS", "attempts"),
+];
+
+impl GetArgs {
+    /// Shows it.
+    pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+        let client = globals.connect().await?;
+        let found = client.get_message(&self.queue, &self.id).await?;
+        let mut item = listed_item(&found, globals.output().has_columns());
+        let attempt = |attempt: &Attempt| {
+            json!({
+                "attempt": attempt.attempt,
+                "end_time": time(attempt.end_time),
+                "failure": failure(&attempt.failure),
+                "consumer_id": attempt.consumer_id,
+            })
+        };
+        item.insert("attempts".to_owned(), found.attempts.iter().map(attempt).collect());
+        globals.output().item(&DETAILS, item)?;
+        Ok(Exit::Ok)
     }
 }
 

@@ -62,7 +62,7 @@ impl PeekArgs {
     }
 }
 
-fn listed_item(listed: &ListedMessage, for_columns: bool) -> Item {
+pub(super) fn listed_item(listed: &ListedMessage, for_columns: bool) -> Item {
     let mut item = item(&listed.message);
     if for_columns {
         item = shown(item, &listed.message);

@@ -9,7 +9,7 @@ use prost::Message as _;
 use prost::encoding::{
     self, WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint,
 };
-use qbroker_proto::v1::{self, DeadLetterInfo, Failure};
+use qbroker_proto::v1::{self, AttemptInfo, DeadLetterInfo, Failure};
 use qbroker_storage::{Lsn, StoredRecord};
 
 use super::outgoing::{message_id, sequence};
@@ -18,6 +18,7 @@ use super::token::Seal;
 use crate::grpc::fault::Fault;
 use crate::queue::Delivery;
 use crate::queue::body::{PAYLOAD_TAG, StoredDeadLetter, StoredFailure};
+use crate::queue::ids::ConsumerId;
 use crate::queue::record::{DeadLettered, Published, Record};
 
 /// A message's records, read from the log.
@@ -211,6 +212,44 @@ fn dead_letter(
         attempts: attempts.cast_signed(),
         dead_letter_time: Some(to_timestamp(wall_ms)),
     })
+}
+
+/// What a record tells of an attempt, and the record of the failure before.
+pub(in crate::grpc) struct Attempt {
+    pub(in crate::grpc) info: AttemptInfo,
+    /// It tells a failure of its own.
+    pub(in crate::grpc) tells: bool,
+    pub(in crate::grpc) previous: Lsn,
+}
+
+/// An attempt, from the record of its failure or of its dead-lettering.
+pub(in crate::grpc) fn attempt(record: &StoredRecord) -> Result<Attempt, Fault> {
+    let (number, wall_ms, call, tells, previous, failure) = match head(record)? {
+        Record::Nacked(it) => {
+            let failure = Some(failure(record)?);
+            (
+                it.attempt,
+                it.call.wall_ms,
+                Some(it.call),
+                it.has_failure,
+                it.previous_failure,
+                failure,
+            )
+        }
+        Record::DeadLettered(it) => {
+            let failure = body::<StoredDeadLetter>(record)?.failure.map(to_failure);
+            (it.attempts, it.wall_ms, it.call, it.has_failure, it.previous_failure, failure)
+        }
+        _ => return Err(Fault::Damaged("a failure's record is of another kind".to_owned())),
+    };
+    let consumer = call.map(|call| ConsumerId(call.consumer)).filter(|id| *id != ConsumerId::NONE);
+    let info = AttemptInfo {
+        attempt: number.cast_signed(),
+        failure,
+        end_time: Some(to_timestamp(wall_ms)),
+        consumer_id: consumer.map(|consumer| consumer.to_string()).unwrap_or_default(),
+    };
+    Ok(Attempt { info, tells, previous: Lsn(previous) })
 }
 
 fn failure(record: &StoredRecord) -> Result<Failure, Fault> {

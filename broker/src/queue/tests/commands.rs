@@ -38,6 +38,7 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "settle" => settle_each(script, args),
         "extend" => extend(script, args),
         "change" => queues::change(script, args),
+        "remove" => queues::remove(script, args),
         "create" => queues::create(script, args),
         "update" => queues::update(script, args),
         "delete" => queues::delete(script, args),

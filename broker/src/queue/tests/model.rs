@@ -118,6 +118,8 @@ pub(super) struct Asked {
     pub(super) resumed: BTreeSet<u64>,
     pub(super) reset: Option<u64>,
     pub(super) purge: Option<(u32, StateSet)>,
+    /// Messages that are deleted by name.
+    pub(super) remove: BTreeSet<u64>,
     /// Messages that are changed, with the priority and the time asked for.
     pub(super) update: Option<(BTreeSet<u64>, Option<u8>, Option<Due>)>,
     pub(super) delete: Option<u32>,
@@ -198,10 +200,12 @@ impl Model {
                 self.queues.remove(&it.queue);
             }
             Record::Deleted(it) => {
-                let (queue, states) = asked.purge.expect("nobody purged");
                 for birth in &it.births {
                     let message = self.messages.remove(birth).expect("it is there");
-                    assert!(message.queue == queue && states.contains(message.state_bit()));
+                    let purged = asked.purge.is_some_and(|(queue, states)| {
+                        message.queue == queue && states.contains(message.state_bit())
+                    });
+                    assert!(asked.remove.remove(birth) || purged, "nobody deleted {birth}");
                 }
             }
             Record::Updated(it) => self.check_updated(lsn, it, asked, now),
@@ -427,6 +431,7 @@ impl Model {
         let outcome = asked.settle.remove(&it.birth).expect("somebody nacked it");
         self.settle(it.birth, kind(&outcome), now);
         let message = self.message(it.birth);
+        assert_eq!(it.attempt, 1 + message.failures + message.crashes);
         message.failures += 1;
         let (queue, failures, own) = (message.queue, message.failures, message.max_attempts);
         let queue = &self.queues[&queue];

@@ -86,6 +86,17 @@ pub(super) fn change<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>)
     });
 }
 
+/// `remove mail a id:x 17`
+pub(super) fn remove<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let queue = name(args);
+    let messages: Vec<_> = args.rest().into_iter().map(|text| message_name(script, text)).collect();
+    let outcome =
+        script.stage.turn(|core, now, out| core.delete_messages(&queue, &messages, now, out));
+    script.tell(outcome, |refused| {
+        refused.iter().map(|(at, why)| format!("{at}: {}", show::refused(why))).collect()
+    });
+}
+
 fn message_name<I>(script: &Script<I>, text: &str) -> MessageName {
     let by = match text.strip_prefix("id:") {
         Some(id) => NamedBy::Hash(hash_of(id)),

@@ -45,6 +45,7 @@ enum Command {
     Extend { leases: Vec<u8>, session: Option<u8> },
     Purge { queue: u8, states: u8 },
     Delete(u8),
+    Remove(Vec<u8>),
     Update { messages: Vec<u8>, priority: Option<u8>, due: Option<NewDue> },
     Advance { ms: u16 },
     Restart { reboot: bool },
@@ -117,6 +118,7 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => (any::<u8>(), 1..16_u8).prop_map(|(queue, states)| Command::Purge { queue, states }),
         1 => any::<u8>().prop_map(Command::Delete),
+        1 => leases().prop_map(Command::Remove),
         2 => (leases(), prop::option::of(0..10_u8), new_due).prop_map(|(messages, priority, due)| {
             Command::Update { messages, priority, due }
         }),
@@ -269,6 +271,7 @@ impl<I: StageIndex> Play<I> {
             Command::Extend { leases, session } => self.extend(leases, *session),
             Command::Purge { queue, states } => self.purge(*queue, StateSet(u32::from(*states))),
             Command::Delete(queue) => self.delete(*queue),
+            Command::Remove(messages) => self.remove(messages),
             Command::Update { messages, priority, due } => {
                 self.update(messages, *priority, *due);
             }
@@ -416,6 +419,30 @@ impl<I: StageIndex> Play<I> {
         let heard = self.stage.turn(|core, _, out| core.delete_queue(&delete, out));
         self.heard(&heard, Asked { delete: id, ..Asked::default() });
         assert!(self.model.queue_named(name).is_none());
+    }
+
+    fn remove(&mut self, picks: &[u8]) {
+        let there: Vec<u64> = self.model.messages.keys().copied().collect();
+        let births: BTreeSet<u64> =
+            picks.iter().filter_map(|it| pick_of(&there, *it).copied()).collect();
+        let mut lost: BTreeSet<LeaseToken> =
+            births.iter().filter_map(|it| Some(self.model.messages[it].lease()?.token)).collect();
+        let name = |birth| MessageName { id: String::new(), by: NamedBy::Birth(Lsn(birth)) };
+        let names: Vec<_> = births.iter().copied().chain([u64::MAX >> 8]).map(name).collect();
+        lost.retain(|token| {
+            let lease = self.model.messages[&token.birth.0].lease().expect("it is held");
+            self.model.consumers.contains_key(&lease.consumer)
+        });
+        let heard = self.stage.turn(|core, now, out| core.delete_messages("", &names, now, out));
+        let asked = self.heard(&heard, Asked { remove: births, ..Asked::default() });
+        assert!(asked.remove.is_empty(), "deleted, and not in the log: {:?}", asked.remove);
+        for effect in &heard.effects {
+            if let Effect::LeasesLost { leases, why: Lost::MessageDeleted, .. } = effect {
+                leases.iter().for_each(|token| assert!(lost.remove(token), "{token:?}"));
+            }
+        }
+        assert!(lost.is_empty(), "nobody was told of {lost:?}");
+        assert_eq!(heard.answer.expect("a full disk allows it").len(), 1, "one is not there");
     }
 
     fn update(&mut self, picks: &[u8], priority: Option<u8>, due: Option<NewDue>) {

@@ -103,10 +103,11 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
             format!("released {} {}{due}", it.birth, call(&it.call))
         }
         Record::Nacked(it) => format!(
-            "{} {} {}{}{}{}",
+            "{} {} {}{}{}{}{}",
             if it.given_up { "given up" } else { "nacked" },
             it.birth,
             call(&it.call),
+            if it.attempt == 1 { String::new() } else { format!(", attempt {}", it.attempt) },
             it.due.map_or_else(String::new, due),
             if it.parked { ", parked" } else { "" },
             failure(body, it.previous_failure),
