@@ -15,7 +15,8 @@ impl Now {
     /// When a relative delay that begins now will be over: counted from the end of a millisecond
     /// that has begun, or it would be early by what has gone by of it.
     pub fn after(self, delay_ms: u64) -> Due {
-        let delay_ms = delay_ms.saturating_add(self.begun.into());
+        // No delay is none, whatever has gone by.
+        let delay_ms = delay_ms.saturating_add(u64::from(self.begun).min(delay_ms));
         Due {
             wall_ms: self.wall_ms.saturating_add(delay_ms),
             boot_ms: Some(self.boot_ms.saturating_add(delay_ms)),
@@ -65,5 +66,6 @@ mod tests {
         let whole = Now { begun: false, ..at(100) };
         assert!(whole.after(50).is_over(at(150)));
         assert_eq!(at(100).after(u64::MAX).boot_ms, Some(u64::MAX));
+        assert!(at(100).after(0).is_over(at(100)), "none is none");
     }
 }

@@ -146,11 +146,6 @@ impl SimDisk {
         Arc::new(self.clone())
     }
 
-    /// Lets time go by.
-    pub fn pass(&self, ms: u64) {
-        self.state.lock().now_ms += ms;
-    }
-
     /// What goes wrong from now on; counts begin anew.
     pub fn set_faults(&self, faults: Faults) {
         let mut state = self.state.lock();
@@ -536,8 +531,7 @@ impl ReadAt for SimFile {
         let node = &state.nodes[self.node];
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(node.bytes.len());
         let to = (from + most).min(node.bytes.len());
-        let sectors = from / SECTOR..to.div_ceil(SECTOR);
-        if from < to && node.unreadable.range(sectors).next().is_some() {
+        if from < to && node.unreadable.range(from / SECTOR..to.div_ceil(SECTOR)).next().is_some() {
             return Err(io::Error::from_raw_os_error(EIO));
         }
         buffer[..to - from].copy_from_slice(&node.bytes[from..to]);
@@ -546,12 +540,10 @@ impl ReadAt for SimFile {
 }
 
 impl File for SimFile {
-    /// Now and then the simulated system has something in memory, and often it has not.
+    /// The simulated system has half of what is asked for in memory.
     fn read_now_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        if self.disk.state.lock().rng.below(2) == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.read_at(buffer, offset)
+        let has_it = self.disk.state.lock().rng.below(2) == 0;
+        if has_it { self.read_at(buffer, offset) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
