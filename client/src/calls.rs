@@ -10,6 +10,7 @@ use qbroker_proto::v1::{
 };
 
 use crate::connection::{Channel, Client, MESSAGE_BYTES_MAX, random_id};
+use crate::consumer::QueueShare;
 use crate::error::Error;
 use crate::message::{Leased, OutgoingMessage};
 use crate::publisher::Receipt;
@@ -67,16 +68,14 @@ impl Client {
     ///
     /// [`Error::Refused`], [`Error::Disconnected`], [`Error::TimedOut`]; after the latter two,
     /// messages may have been leased: they come again when the lease ends.
-    pub async fn pull<Q: Into<String>>(
+    pub async fn pull<Q: Into<QueueShare>>(
         &self,
         queues: impl IntoIterator<Item = Q>,
         max_messages: u32,
         wait: Duration,
         lease_duration: Option<Duration>,
     ) -> Result<Vec<Leased>, Error> {
-        let queues = queues
-            .into_iter()
-            .map(|queue| v1::QueueSelector { queue: queue.into(), ..v1::QueueSelector::default() });
+        let queues = queues.into_iter().map(|queue| queue.into().into_wire());
         let request = v1::PullRequest {
             queues: queues.collect(),
             max_messages: max_messages.try_into().unwrap_or(i32::MAX),

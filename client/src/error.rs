@@ -229,8 +229,8 @@ mod tests {
     #[test]
     fn a_reason_this_client_does_not_know_is_kept() {
         let mut status = Status::failed_precondition("?");
-        status.metadata_mut().insert(REASON_TRAILER, "QUEUE_PAUSED".parse().unwrap());
-        assert_eq!(Error::from(status).reason(), Some(&Reason::Other("QUEUE_PAUSED".to_owned())));
+        status.metadata_mut().insert(REASON_TRAILER, "QUEUE_SOLD".parse().unwrap());
+        assert_eq!(Error::from(status).reason(), Some(&Reason::Other("QUEUE_SOLD".to_owned())));
     }
 
     #[test]

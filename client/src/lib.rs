@@ -65,10 +65,13 @@ mod time;
 
 pub use admin::{
     Attempt, Limit, ListedMessage, MessageQuery, MessageState, MessageUpdate, Page, Queue,
-    QueuePolicy, QueueQuery, QueueSpec, QueueStats, QueueUpdate, RetryPolicy, ServerInfo,
+    QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats, QueueUpdate, RetryPolicy,
+    ServerInfo,
 };
 pub use connection::Client;
-pub use consumer::{Consumer, ConsumerBuilder, Delivery, LostReason, Settling, SettlingAll};
+pub use consumer::{
+    Consumer, ConsumerBuilder, Delivery, LostReason, QueueShare, Settling, SettlingAll,
+};
 pub use error::{Error, Reason, Refusal};
 pub use message::{DeadLetterInfo, DeadLetterReason, Failure, Leased, Message, OutgoingMessage};
 pub use options::ClientBuilder;

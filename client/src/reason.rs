@@ -62,6 +62,8 @@ reasons! {
     QueueExists = "QUEUE_EXISTS",
     /// The queue holds messages.
     QueueNotEmpty = "QUEUE_NOT_EMPTY",
+    /// An operator has stopped publishes to the queue.
+    QueuePaused = "QUEUE_PAUSED",
     /// The dead-letter queue named cannot be one.
     DeadLetterQueueInvalid = "DEAD_LETTER_QUEUE_INVALID",
     /// The message is with a consumer.

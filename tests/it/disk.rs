@@ -10,7 +10,9 @@ use qbroker::queue::body::StoredMessage;
 use qbroker::queue::ids::ConsumerId;
 use qbroker::queue::index::Index as _;
 use qbroker::queue::refused::Refused;
-use qbroker::queue::{Limits, NewMessage, Outcome as Verdict, Publish, Pull, Settle, Settlement};
+use qbroker::queue::{
+    Limits, NewMessage, Outcome as Verdict, Publish, Pull, Selector, Settle, Settlement,
+};
 use qbroker_client::{Client, Error, Outcome, OutgoingMessage, Reason, Receipt};
 use qbroker_storage::disk::sim::{Faults, SimDisk};
 use qbroker_tests::folder::Folder;
@@ -159,7 +161,7 @@ impl Simulated {
 
     /// Takes one message and acks it; whether there was one.
     async fn work(&self) -> bool {
-        let (queues, session) = (vec!["work".to_owned()], String::new());
+        let (queues, session) = (vec![Selector::plain("work")], String::new());
         let pull = Pull { queues, messages_max: 1, lease_duration_ms: None, session };
         let (_, answer) = self.engine.pull(&pull).unwrap();
         let deliveries = match answer.unwrap() {

@@ -45,7 +45,7 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Run a broker to try things out: temporary data, loopback, no tokens.
     Dev(Box<dev::DevArgs>),
-    /// Create, list, show, update, delete and purge queues.
+    /// Create, list, show, update, pause, delete and purge queues.
     #[command(subcommand, visible_alias = "queues")]
     Queue(queue::QueueCommand),
     /// Publish, pull, peek at and consume messages.

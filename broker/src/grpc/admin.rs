@@ -10,6 +10,7 @@ use super::convert::bounds;
 use super::convert::policy::{self, Figures, NewQueue};
 use super::convert::time::duration_ms;
 use super::fault::{Fault, flat};
+use super::features::FEATURES;
 use super::{Context, browse, listing, messages};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
@@ -24,16 +25,6 @@ mod tests;
 pub(super) struct Admin {
     context: Context,
 }
-
-/// What is here of what the protocol once marked LATER.
-const FEATURES: [&str; 6] = [
-    "delete_messages_by_id",
-    "get_message",
-    "message_max_attempts",
-    "priority",
-    "ttl",
-    "update_messages",
-];
 
 /// A call whose feature comes later.
 fn later<T>(feature: &'static str) -> Result<Response<T>, Status> {
@@ -132,23 +123,25 @@ impl AdminService for Admin {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: 1,
             durability: "fsync".to_owned(),
-            features: FEATURES.map(str::to_owned).to_vec(),
+            features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             limits: limits.into_iter().map(|(name, limit)| (name.to_owned(), limit)).collect(),
         }))
     }
 
     async fn pause_queue(
         &self,
-        _: Request<PauseQueueRequest>,
+        request: Request<PauseQueueRequest>,
     ) -> Result<Response<PauseQueueResponse>, Status> {
-        later("pause")
+        let paused = self.pause(request.into_inner()).await;
+        answer(paused.map(|queue| PauseQueueResponse { queue }))
     }
 
     async fn resume_queue(
         &self,
-        _: Request<ResumeQueueRequest>,
+        request: Request<ResumeQueueRequest>,
     ) -> Result<Response<ResumeQueueResponse>, Status> {
-        later("pause")
+        let resumed = self.resume(&request.into_inner().name).await;
+        answer(resumed.map(|queue| ResumeQueueResponse { queue }))
     }
 
     async fn get_message(
@@ -317,6 +310,18 @@ impl Admin {
         }
     }
 
+    async fn pause(&self, request: PauseQueueRequest) -> Result<Option<Queue>, Fault> {
+        let PauseQueueRequest { name, pause_publishing: publishing } = request;
+        let pause = queue::PauseQueue { name, publishing };
+        flat(self.engine().call(|core, _, out| core.pause_queue(&pause, out)).await)?;
+        self.get(&pause.name).await
+    }
+
+    async fn resume(&self, name: &str) -> Result<Option<Queue>, Fault> {
+        flat(self.engine().call(|core, _, out| core.resume_queue(name, out)).await)?;
+        self.get(name).await
+    }
+
     async fn get(&self, name: &str) -> Result<Option<Queue>, Fault> {
         let described = |core: &Core| core.queue(name).map(|queue| describe(core, queue));
         Ok(Some(self.engine().ask(described).await??))
@@ -331,20 +336,22 @@ impl Admin {
             }
             _ => return Err(Fault::invalid("order_by", "\"name\" is the order there is")),
         }
-        let active = QueueState::Active as i32;
         for state in &request.states {
             if matches!(QueueState::try_from(*state), Ok(QueueState::Unspecified) | Err(_)) {
                 return Err(unknown_state(*state));
             }
         }
-        let wanted = request.states.is_empty() || request.states.contains(&active);
         let states = format!("{:?}", request.states);
         let question = [request.name_contains.as_str(), states.as_str()];
         let after = match request.page_token.as_str() {
             "" => "",
             token => listing::from_token(&question, token)?,
         };
-        let matches = |queue: &&Stored| wanted && queue.name.contains(&request.name_contains);
+        let matches = |queue: &&Stored| {
+            let state = policy::state(queue) as i32;
+            let is_wanted = request.states.is_empty() || request.states.contains(&state);
+            is_wanted && queue.name.contains(&request.name_contains)
+        };
         let (total, queues) = self
             .engine()
             .ask(|core| {

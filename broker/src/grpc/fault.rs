@@ -210,6 +210,7 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::TokenTwice
         | Refused::BatchOutOfOrder { .. } => Code::InvalidArgument,
         Refused::QueueNotEmpty { .. }
+        | Refused::QueuePaused(_)
         | Refused::DeadLetterQueue { .. }
         | Refused::LeaseLost
         | Refused::MessageLeased(_)
@@ -227,6 +228,7 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
     match refused {
         Refused::QueueNotFound(name)
         | Refused::QueueExists(name)
+        | Refused::QueuePaused(name)
         | Refused::QueueName { name, .. }
         | Refused::QueueNotEmpty { name, .. }
         | Refused::DeadLetterQueue { name, .. }

@@ -8,6 +8,7 @@ mod consume;
 mod convert;
 mod explain;
 mod fault;
+mod features;
 mod leases;
 mod listing;
 mod messages;

@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::engine::{self, Engine, PullAnswer};
 use crate::queue::body::StoredMessage;
 use crate::queue::ids::LeaseToken;
-use crate::queue::{Limits, NewMessage, Outcome, Publish, Pull, Settle, Settlement};
+use crate::queue::{Limits, NewMessage, Outcome, Publish, Pull, Selector, Settle, Settlement};
 
 /// What a service needs, and the log's writer: nothing is durable before it steps.
 pub(super) struct Stage {
@@ -75,7 +75,7 @@ impl Stage {
 
     pub(super) fn lease(&self, queue: &str) -> LeaseToken {
         let pull = Pull {
-            queues: vec![queue.to_owned()],
+            queues: vec![Selector::plain(queue)],
             messages_max: 1,
             lease_duration_ms: None,
             session: String::new(),

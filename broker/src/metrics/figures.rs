@@ -55,6 +55,8 @@ pub struct QueueFigures {
     pub bytes: u64,
     /// Consume streams open on it.
     pub consumers: u64,
+    /// Whether it is paused, as 0 or 1; how many of them are where several are summed up.
+    pub paused: u64,
     /// How long the first of the ready messages has been waiting; zero where there is none.
     pub oldest_ready_age: Duration,
     /// Messages accepted.

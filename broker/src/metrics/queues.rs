@@ -38,6 +38,7 @@ fn add(a: QueueFigures, b: QueueFigures) -> QueueFigures {
         dead_letters: a.dead_letters + b.dead_letters,
         bytes: a.bytes + b.bytes,
         consumers: a.consumers + b.consumers,
+        paused: a.paused + b.paused,
         oldest_ready_age: a.oldest_ready_age.max(b.oldest_ready_age),
         published_total: a.published_total + b.published_total,
         delivered_total: a.delivered_total + b.delivered_total,

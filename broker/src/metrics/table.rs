@@ -135,6 +135,8 @@ pub static METRICS: &[Metric] = &[
         |s| by_queue(s, |queue| queue.bytes)),
     gauge("qbroker_queue_consumers", &["queue"], "Consume streams open on the queue.",
         |s| by_queue(s, |queue| queue.consumers)),
+    gauge("qbroker_queue_paused", &["queue"], "1 while the queue is paused, else 0; of queues summed up, how many are.",
+        |s| by_queue(s, |queue| queue.paused)),
     gauge("qbroker_queue_oldest_ready_age_seconds", &["queue"], "How long the first ready message has been waiting; 0 where none waits.",
         queue_ages),
     counter("qbroker_messages_published_total", &["queue"], "Messages accepted.",

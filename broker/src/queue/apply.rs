@@ -57,6 +57,8 @@ impl<I: Index> Core<I> {
         let retention = definition.policy.stays_ms(definition.is_dead_letter_queue);
         self.catalog.put(definition);
         self.index.set_retention(queue, retention);
+        // What held its messages back may be gone.
+        self.consumers.touch(queue);
     }
 
     fn apply_started(&mut self, started: &Started) {

@@ -281,6 +281,7 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_queue_deleted(&mut self, queue: QueueId) {
         self.apply_purged(&Purged { queue: queue.0, states: StateSet::ALL.0 });
         self.index.set_retention(queue, None);
+        self.flow.forget(queue);
         self.catalog.remove(queue);
     }
 
@@ -421,7 +422,7 @@ impl<I: Index> Core<I> {
 }
 
 impl Draft {
-    fn put_queue(&mut self, definition: QueueDefinition) {
+    pub(super) fn put_queue(&mut self, definition: QueueDefinition) {
         self.queues.insert(definition.name.clone(), definition.queue_id());
         self.fact(Record::QueuePut(definition));
     }

@@ -1,7 +1,6 @@
 //! Streams come, come back and go: consumers meet their sessions.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
@@ -10,6 +9,7 @@ use super::ids::{ConsumerId, LeaseToken, SessionId};
 use super::index::{Index, Lookup};
 use super::record::{BIRTHS_MAX, Record, Resumed, SessionChanged, SessionEnded, SessionOpened};
 use super::refused::Refused;
+use super::shares::Selector;
 use super::tick::STEP_MAX;
 use super::time::Now;
 use super::{Core, Draft, Effect, Lost, Output, Turn};
@@ -17,7 +17,8 @@ use super::{Core, Draft, Effect, Lost, Output, Turn};
 /// Opens a consumer: a stream of a session.
 #[derive(Clone, Debug)]
 pub struct OpenConsumer {
-    pub queues: Vec<String>,
+    /// A queue that is named twice counts once, as it was named first.
+    pub queues: Vec<Selector>,
     pub window: Window,
     /// Unset: each queue's own.
     pub lease_duration_ms: Option<u64>,
@@ -60,8 +61,13 @@ impl<I: Index> Core<I> {
             Some(session) => self.draft_reset(&mut draft, session, now)?,
             None => Vec::new(),
         };
-        for name in &open.queues {
-            self.queue_or_draft(&mut draft, name, now)?;
+        for selector in &open.queues {
+            self.queue_or_draft(&mut draft, &selector.queue, now)?;
+        }
+        // Whose share they take is asked once the stream is there.
+        let has_shares = open.queues.iter().any(|selector| !selector.is_plain());
+        for token in open.held.iter().filter(|token| has_shares && self.held(**token).is_ok()) {
+            self.index.message(token.birth)?;
         }
         let known = known.filter(|_| reset.is_none());
         let session = match known {
@@ -259,17 +265,19 @@ impl<I: Index> Core<I> {
     }
 
     fn attach(&mut self, id: ConsumerId, session: SessionId, open: &OpenConsumer, now: Now) {
-        let mut queues: Vec<Arc<str>> = Vec::with_capacity(open.queues.len());
-        for name in open.queues.iter().collect::<BTreeSet<_>>() {
-            queues.push(Arc::from(name.as_str()));
+        let mut consumer = Consumer::new(session, open);
+        for name in &consumer.queues {
             let queue = self.catalog.named(name).expect("it was made just now").id();
             self.consumers.touch(queue);
         }
-        let mut consumer = Consumer::new(session, queues, open);
         let held: Vec<_> = self.held_by(session, id).map(Lsn).collect();
         for birth in held {
             let lease = self.leases.get(birth).expect("it is held");
             consumer.take(lease.size);
+            if consumer.shares().is_some() {
+                let queue = self.present(birth).queue;
+                consumer.hold(&self.catalog.get(queue).expect("a message's queue is there").name);
+            }
             // A deadline that runs already is not moved by a reconnect.
             if lease.deadline.is_none() {
                 self.leases.run(birth, now.boot_ms);

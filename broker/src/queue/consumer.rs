@@ -14,6 +14,7 @@ use super::connect::OpenConsumer;
 use super::ids::{ConsumerId, QueueId, SessionId};
 use super::index::Index;
 use super::pull::{Pull, PullId};
+use super::shares::{Selector, Shares};
 
 /// How much may be out at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub struct Window {
 #[derive(Debug)]
 pub struct Consumer {
     pub session: SessionId,
-    /// Each once.
+    /// Each once, by name.
     pub queues: Vec<Arc<str>>,
     pub window: Window,
     pub lease_duration_ms: Option<u64>,
@@ -38,14 +39,19 @@ pub struct Consumer {
     draining: bool,
     /// Its queues that it is not lined up at, for lack of room.
     blocked: Vec<Arc<str>>,
+    /// How its room is shared among its queues, where it said so; otherwise they take turns.
+    shares: Option<Box<Shares>>,
 }
 
 impl Consumer {
     /// A consumer that has nothing yet.
-    pub(super) fn new(session: SessionId, queues: Vec<Arc<str>>, open: &OpenConsumer) -> Self {
+    pub(super) fn new(session: SessionId, open: &OpenConsumer) -> Self {
+        let selectors: BTreeMap<&str, &Selector> =
+            open.queues.iter().rev().map(|selector| (selector.queue.as_str(), selector)).collect();
         Self {
             session,
-            queues,
+            queues: selectors.keys().map(|name| Arc::from(*name)).collect(),
+            shares: Shares::new(selectors.values().copied()).map(Box::new),
             window: open.window,
             lease_duration_ms: open.lease_duration_ms,
             timed: open.manual_extend,
@@ -54,6 +60,29 @@ impl Consumer {
             outstanding_bytes: 0,
             draining: false,
             blocked: Vec::new(),
+        }
+    }
+
+    /// How its room is shared among its queues, where it said so.
+    pub(super) fn shares(&self) -> Option<&Shares> {
+        self.shares.as_deref()
+    }
+
+    /// Where one of its queues is in [`Self::queues`].
+    pub(super) fn place_of(&self, queue: &str) -> Option<usize> {
+        self.queues.binary_search_by(|other| (**other).cmp(queue)).ok()
+    }
+
+    /// Its shares, and where one of its queues is in them.
+    fn share_mut(&mut self, queue: &str) -> Option<(&mut Shares, usize)> {
+        let place = self.place_of(queue)?;
+        Some((self.shares.as_deref_mut()?, place))
+    }
+
+    /// A lease of one of its queues was its own before it came.
+    pub(super) fn hold(&mut self, queue: &str) {
+        if let Some((shares, place)) = self.share_mut(queue) {
+            shares.holds(place);
         }
     }
 
@@ -201,15 +230,37 @@ impl Consumers {
     }
 
     /// The first in line had its turn; who got nothing has no room and leaves the line.
-    pub(super) fn served(&mut self, id: ConsumerId, queue: &Arc<str>, got_some: bool) {
+    pub(super) fn served(&mut self, id: ConsumerId, queue: &Arc<str>, got: usize, reached: u64) {
         self.round.turns_left -= 1;
         let line = self.lines.get_mut(queue).expect("the consumer stands in it");
         line.pop_front();
-        if got_some {
+        if 0 < got {
             line.push_back(Taker::Consumer(id));
-        } else if let Some(consumer) = self.consumers.get_mut(&id) {
+        }
+        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        if got == 0 {
             consumer.blocked.push(queue.clone());
         }
+        if let Some((shares, place)) = consumer.share_mut(queue) {
+            shares.gave(place, u32::try_from(got).unwrap_or(u32::MAX), reached);
+        }
+    }
+
+    /// The first in line gives its turn to others: another queue of its own comes first.
+    pub(super) fn let_pass(&mut self, queue: &str) {
+        self.round.turns_left -= 1;
+        self.lines.get_mut(queue).expect("somebody stands in it").rotate_left(1);
+    }
+
+    /// How many stand in a queue's line.
+    pub(super) fn line_len(&self, queue: &str) -> usize {
+        self.lines.get(queue).map_or(0, VecDeque::len)
+    }
+
+    /// Everybody at the first hot queue waits for another one, which is hot too.
+    pub(super) fn postpone(&mut self) {
+        self.round = Round::default();
+        self.hot.rotate_left(1);
     }
 
     /// The pull that is first in line is answered.
@@ -224,13 +275,22 @@ impl Consumers {
         }
     }
 
-    pub(super) fn gave_back(&mut self, id: ConsumerId, bytes: u32) {
-        if let Some(consumer) = self.consumers.get_mut(&id) {
-            consumer.outstanding_messages -= 1;
-            consumer.outstanding_bytes -= u64::from(bytes);
-            if !consumer.blocked.is_empty() {
-                self.freed.insert(id);
-            }
+    /// A lease gives its room back; whether its queue's share must be told, too.
+    pub(super) fn gave_back(&mut self, id: ConsumerId, bytes: u32) -> bool {
+        let Some(consumer) = self.consumers.get_mut(&id) else { return false };
+        consumer.outstanding_messages -= 1;
+        consumer.outstanding_bytes -= u64::from(bytes);
+        if !consumer.blocked.is_empty() {
+            self.freed.insert(id);
+        }
+        consumer.shares.is_some()
+    }
+
+    /// A lease of this queue gives its room in the queue's share back.
+    pub(super) fn gave_back_of(&mut self, id: ConsumerId, queue: &str) {
+        let consumer = self.consumers.get_mut(&id);
+        if let Some((shares, place)) = consumer.and_then(|consumer| consumer.share_mut(queue)) {
+            shares.gave_back(place);
         }
     }
 
@@ -242,6 +302,12 @@ impl Consumers {
             if consumer.room() == 0 {
                 continue;
             }
+            if let Some(shares) = &mut consumer.shares {
+                shares.stand();
+            }
+            // Who was first last time is last now: else its other queues would never come.
+            let turn = usize::from(1 < consumer.blocked.len());
+            consumer.blocked.rotate_left(turn);
             for name in std::mem::take(&mut consumer.blocked) {
                 self.lines.entry(name.clone()).or_default().push_back(Taker::Consumer(id));
                 names.push(name);
@@ -280,7 +346,7 @@ impl Consumers {
     pub(super) fn wait(&mut self, waiting: WaitingPull) -> PullId {
         self.last_pull += 1;
         let id = PullId(self.last_pull);
-        for name in &waiting.pull.queues {
+        for Selector { queue: name, .. } in &waiting.pull.queues {
             self.lines.entry(Arc::from(name.as_str())).or_default().push_back(Taker::Pull(id));
         }
         self.pulls.insert(id, waiting);
@@ -289,7 +355,7 @@ impl Consumers {
 
     pub(super) fn stop_waiting(&mut self, id: PullId) -> Option<WaitingPull> {
         let waiting = self.pulls.remove(&id)?;
-        for name in &waiting.pull.queues {
+        for Selector { queue: name, .. } in &waiting.pull.queues {
             self.leave(name, Taker::Pull(id));
         }
         Some(waiting)

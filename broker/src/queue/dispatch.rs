@@ -78,37 +78,57 @@ impl<I: Index> Core<I> {
                 }
             }
             let Some(queue) = self.consumers.next_hot() else { return Ok(()) };
-            self.dispatch_queue(queue, now, out)?;
-            self.consumers.cool();
+            match self.dispatch_queue(queue, now, out)? {
+                true => self.consumers.cool(),
+                false => self.consumers.postpone(),
+            }
         }
     }
 
-    fn dispatch_queue(&mut self, queue: QueueId, now: Now, out: &mut Output) -> Lookup<()> {
-        let Some(name) = self.catalog.get(queue).map(|queue| queue.name.clone()) else {
-            return Ok(());
-        };
+    /// Whether nobody is left to be served at a queue; otherwise another queue comes first for all
+    /// who are.
+    fn dispatch_queue(&mut self, queue: QueueId, now: Now, out: &mut Output) -> Lookup<bool> {
+        let of = self.catalog.get(queue).filter(|queue| !queue.definition.paused);
+        let Some(of) = of else { return Ok(true) };
+        let (name, is_limited) = (of.name.clone(), of.definition.policy.limits_deliveries());
+        let mut passed = 0;
         loop {
             let ready = self.index.counts(queue).ready;
             if ready == 0 || self.limits.leases_max <= self.leases.len() {
-                return Ok(());
+                return Ok(true);
             }
             // More is over than one step gives up: who waits here waits on.
             if self.is_first_outlived(queue, now)? {
-                return Ok(());
+                return Ok(true);
             }
             let Some((taker, share)) = self.consumers.next_taker(&name, ready) else {
-                return Ok(());
+                return Ok(true);
             };
-            match taker {
+            let quota = if is_limited { self.quota_of(queue, now) } else { u64::MAX };
+            if quota == 0 {
+                self.hold_back(queue, now);
+                return Ok(true);
+            }
+            let served = match taker {
                 Taker::Consumer(consumer) => {
-                    self.serve_consumer(consumer, (queue, &name), share, now, out)?
+                    self.serve_consumer(consumer, (queue, &name), share.min(quota), now, out)?
                 }
-                Taker::Pull(pull) => self.serve_pull(pull, queue, now, out)?,
+                Taker::Pull(pull) => self.serve_pull(pull, queue, quota, now, out)?,
+            };
+            if served {
+                passed = 0;
+                continue;
+            }
+            self.consumers.let_pass(&name);
+            passed += 1;
+            if passed == self.consumers.line_len(&name) {
+                return Ok(false);
             }
         }
     }
 
-    /// Serves the first in line and sends it to the line's end, or out of it for lack of room.
+    /// Serves the first in line and sends it to the line's end, or out of it for lack of room. Not
+    /// where another one of its queues comes first.
     fn serve_consumer(
         &mut self,
         id: ConsumerId,
@@ -116,10 +136,11 @@ impl<I: Index> Core<I> {
         share: u64,
         now: Now,
         out: &mut Output,
-    ) -> Lookup<()> {
+    ) -> Lookup<bool> {
         let consumer = self.consumers.get(id).expect("who stands in line is connected");
+        let Some(own) = self.share_of(consumer, name, now) else { return Ok(false) };
         let room = Room {
-            messages: share.min(u64::from(consumer.room())),
+            messages: share.min(own.messages),
             bytes: consumer.bytes_room(),
             one_of_any_size: consumer.outstanding_messages == 0,
         };
@@ -131,29 +152,32 @@ impl<I: Index> Core<I> {
             extension_ms_max: consumer.extension_ms_max,
         };
         let chosen = self.choose(queue, room, now)?;
-        let deliveries = self.grant(queue, terms, chosen, out);
-        self.consumers.served(id, name, !deliveries.is_empty());
+        let deliveries = self.grant(queue, terms, chosen, now, out);
+        self.consumers.served(id, name, deliveries.len(), own.reached);
         if !deliveries.is_empty() {
             out.effects.push(Effect::Deliver { consumer: id, deliveries });
         }
-        Ok(())
+        Ok(true)
     }
 
     fn serve_pull(
         &mut self,
         pull: super::PullId,
         queue: QueueId,
+        quota: u64,
         now: Now,
         out: &mut Output,
-    ) -> Lookup<()> {
+    ) -> Lookup<bool> {
         let waiting = self.consumers.pull(pull).expect("who stands in line waits");
-        let room = self.leases_room(u64::from(waiting.pull.messages_max));
+        let name = &self.catalog.get(queue).expect("a queue with a message is there").name;
+        let Some(most) = self.share_of_pull(&waiting.pull, name, now) else { return Ok(false) };
+        let room = self.leases_room(most.min(quota));
         let chosen = self.choose(queue, Room::of_messages(room), now)?;
         self.sessions.disconnect(waiting.session, now.boot_ms);
         let waiting = self.consumers.answered(pull);
-        let deliveries = self.grant_to_pull(&waiting, queue, chosen, out);
+        let deliveries = self.grant_to_pull(&waiting, queue, chosen, now, out);
         out.effects.push(Effect::AnswerPull { pull, deliveries });
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn grant_to_pull(
@@ -161,6 +185,7 @@ impl<I: Index> Core<I> {
         waiting: &WaitingPull,
         queue: QueueId,
         chosen: Vec<(Lsn, Message)>,
+        now: Now,
         out: &mut Output,
     ) -> Vec<Delivery> {
         let terms = Terms {
@@ -170,7 +195,7 @@ impl<I: Index> Core<I> {
             timed: true,
             extension_ms_max: 0,
         };
-        self.grant(queue, terms, chosen, out)
+        self.grant(queue, terms, chosen, now, out)
     }
 
     /// Leases messages of a queue that were just looked up.
@@ -179,11 +204,13 @@ impl<I: Index> Core<I> {
         queue: QueueId,
         terms: Terms,
         chosen: Vec<(Lsn, Message)>,
+        now: Now,
         out: &mut Output,
     ) -> Vec<Delivery> {
         if chosen.is_empty() {
             return Vec::new();
         }
+        self.count_deliveries(queue, chosen.len(), now);
         let of = self.catalog.get(queue).expect("a queue with a message is there");
         let (name, policy) = (of.name.clone(), &of.definition.policy);
         let duration_ms = terms.lease_duration_ms.unwrap_or_else(|| policy.lease_ms());

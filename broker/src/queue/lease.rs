@@ -322,7 +322,15 @@ impl<I: Index> Core<I> {
         if let Some(session) = self.sessions.get_mut(lease.session) {
             session.leases.remove(&birth);
         }
-        self.consumers.gave_back(lease.consumer, lease.size);
+        let counts_by_queue = self.consumers.gave_back(lease.consumer, lease.size);
+        if counts_by_queue || self.flow.waits_for_leases() {
+            let queue = self.present(birth).queue;
+            let name = &self.catalog.get(queue).expect("a message's queue is there").name;
+            self.consumers.gave_back_of(lease.consumer, name);
+            if self.flow.lease_ends(queue) {
+                self.consumers.touch(queue);
+            }
+        }
         if was_full {
             self.consumers.touch_all();
         }

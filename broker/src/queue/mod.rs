@@ -19,6 +19,7 @@ pub mod record;
 
 mod apply;
 mod catalog;
+mod pause;
 mod publish;
 mod purge;
 
@@ -29,7 +30,9 @@ mod update;
 mod connect;
 mod consumer;
 mod dispatch;
+mod flow;
 mod pull;
+mod shares;
 
 mod lease;
 mod settle;
@@ -66,12 +69,14 @@ pub use dispatch::Delivery;
 pub use gaps::Gaps;
 pub use lease::{Extend, Extended};
 pub use names::{Found, MessageName, NamedBy};
+pub use pause::PauseQueue;
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
 pub use pull::{Pull, PullId, Pulled};
 pub use purge::{Purge, PurgeStep};
 pub use rebuild::Rebuild;
 pub use settle::{Outcome, Settle, Settlement};
+pub use shares::Selector;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stored::page_messages;
 pub use tick::Deadlines;
@@ -273,6 +278,7 @@ pub struct Core<I> {
     producers: producer::Producers,
     dedup: dedup::Dedup,
     consumers: consumer::Consumers,
+    flow: flow::Flow,
     /// No publish is taken while the disk is at its reserve.
     disk_full: bool,
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
@@ -299,6 +305,7 @@ impl<I: Index> Core<I> {
             producers: producer::Producers::default(),
             dedup: dedup::Dedup::default(),
             consumers: consumer::Consumers::default(),
+            flow: flow::Flow::default(),
             disk_full: false,
             frozen: false,
             retired: Vec::new(),

@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use super::flow::Rate;
 use super::refused::Refused;
 
 /// A queue's policy as its owner set it; what is unset keeps the default below, also when a later
@@ -34,6 +35,12 @@ pub struct Policy {
     /// How long messages may wait that do not say; 0: for ever.
     #[prost(uint64, optional, tag = "31")]
     pub message_ttl_ms: Option<u64>,
+    /// Leases at a time, over all consumers; unset: no limit.
+    #[prost(uint32, optional, tag = "37")]
+    pub max_leased: Option<u32>,
+    /// Deliveries a second, over all consumers; unset: no limit.
+    #[prost(double, optional, tag = "38")]
+    pub max_delivery_rate: Option<f64>,
 }
 
 /// Backoff after a failure: `initial * multiplier^(failures - 1)`, at most `max`, less up to
@@ -78,6 +85,12 @@ pub const PRIORITY_MAX: u8 = 9;
 
 /// Nobody counts further; who wants no limit says so.
 pub const ATTEMPTS_MAX: i32 = 1_000_000;
+/// The broker holds no more leases than that.
+pub const LEASED_MAX: u32 = 1_000_000;
+/// A delivery each quarter of an hour; who wants less, pauses.
+pub const DELIVERY_RATE_MIN: f64 = 0.001;
+/// More than a broker delivers.
+pub const DELIVERY_RATE_MAX: f64 = 1_000_000.0;
 /// Leases shorter than this end while the delivery is still on its way.
 pub const LEASE_DURATION_MS_MIN: u64 = SECOND_MS;
 /// Whose work takes longer extends its lease.
@@ -110,6 +123,22 @@ impl Policy {
     /// Whether dead letters go for good.
     pub fn discards_dead_letters(&self) -> bool {
         self.discard_dead_letters.unwrap_or(false)
+    }
+
+    /// Deliveries a second; `None`: as many as there are.
+    pub(super) fn delivery_rate(&self) -> Option<Rate> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it was checked to be far below 2^63, and not below zero"
+        )]
+        let thousandths = |rate: f64| Rate(((rate * 1_000.0).round() as u64).max(1));
+        self.max_delivery_rate.map(thousandths)
+    }
+
+    /// Whether it limits deliveries.
+    pub(super) fn limits_deliveries(&self) -> bool {
+        self.max_leased.is_some() || self.max_delivery_rate.is_some()
     }
 
     /// How long a message id is remembered.
@@ -167,6 +196,9 @@ impl Policy {
         within("retry.max_backoff", retry.max_ms, 0, 365 * DAY_MS)?;
         limit("max_attempts", self.max_attempts)?;
         limit("max_crashes", self.max_crashes)?;
+        within("max_leased", self.max_leased.map(u64::from), 1, u64::from(LEASED_MAX))?;
+        let (slowest, fastest) = (DELIVERY_RATE_MIN, DELIVERY_RATE_MAX);
+        between("max_delivery_rate", self.max_delivery_rate, slowest, fastest)?;
         between("retry.multiplier", retry.multiplier, 1.0, 100.0)?;
         between("retry.jitter", retry.jitter, 0.0, 1.0)?;
         if retry.longest() < retry.initial() {

@@ -197,6 +197,7 @@ impl<I: Index> Core<I> {
                 Some((name, queue)) if Arc::ptr_eq(name, &message.queue) => queue,
                 _ => {
                     let of = self.queue_or_draft(draft, &message.queue, now);
+                    let of = of.and_then(|of| self.check_not_paused(of).map(|()| of));
                     of.map_err(|stop| (Some(index), stop))?
                 }
             };
@@ -204,6 +205,13 @@ impl<I: Index> Core<I> {
             queues.push(queue);
         }
         Ok(queues)
+    }
+
+    fn check_not_paused(&self, queue: QueueId) -> Result<(), Stop> {
+        match self.catalog.get(queue).map(|queue| &queue.definition) {
+            Some(it) if it.publishing_paused => Err(Refused::QueuePaused(it.name.clone()).into()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the queue takes such a message.

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use qbroker_storage::Lsn;
 
+use super::catalog::Queue;
 use super::consumer::WaitingPull;
 use super::dispatch::{Delivery, Room};
 use super::ids::{LeaseToken, QueueId, SessionId};
 use super::index::{Index, Lookup, Message};
 use super::refused::Refused;
+use super::shares::{Selector, order_of_pull};
 use super::time::Now;
 use super::{Core, Output, Turn};
 
@@ -22,7 +24,7 @@ const SESSION_GRACE_MS: u64 = 15_000;
 /// Asks for messages once.
 #[derive(Clone, Debug)]
 pub struct Pull {
-    pub queues: Vec<String>,
+    pub queues: Vec<Selector>,
     pub messages_max: u32,
     pub lease_duration_ms: Option<u64>,
     /// Empty: the leases live with their time alone.
@@ -44,8 +46,8 @@ impl<I: Index> Core<I> {
             return Err(Refused::LeasesFull(self.limits.leases_max).into());
         }
         let mut draft = self.draft();
-        for name in &pull.queues {
-            self.queue_or_draft(&mut draft, name, now)?;
+        for selector in &pull.queues {
+            self.queue_or_draft(&mut draft, &selector.queue, now)?;
         }
         let session = match (pull.session.as_str(), self.sessions.named(&pull.session)) {
             ("", _) => SessionId::NONE,
@@ -54,16 +56,21 @@ impl<I: Index> Core<I> {
         };
         let mut pull = pull.clone();
         let mut named = BTreeSet::new();
-        pull.queues.retain(|name| named.insert(name.clone()));
+        pull.queues.retain(|selector| named.insert(selector.queue.clone()));
         let chosen = self.choose_for_pull(&pull, now)?;
         self.commit(draft, out);
         self.sessions.touch(session, now.boot_ms);
         let waiting = WaitingPull { pull, session };
         if chosen.is_empty() {
             self.sessions.connect(session);
+            // What is ready in them and may not be delivered yet is waited for.
+            for selector in &waiting.pull.queues {
+                let queue = self.catalog.named(&selector.queue).map(Queue::id);
+                queue.into_iter().for_each(|queue| self.consumers.touch(queue));
+            }
             return Ok(Pulled::Waiting(self.consumers.wait(waiting)));
         }
-        let grant = |(queue, chosen)| self.grant_to_pull(&waiting, queue, chosen, out);
+        let grant = |(queue, chosen)| self.grant_to_pull(&waiting, queue, chosen, now, out);
         Ok(Pulled::Now(chosen.into_iter().flat_map(grant).collect()))
     }
 
@@ -89,6 +96,18 @@ impl<I: Index> Core<I> {
         Ok(())
     }
 
+    /// How many messages of a queue a waiting pull takes; `None` where another one of its queues
+    /// comes first.
+    pub(super) fn share_of_pull(&self, pull: &Pull, queue: &str, now: Now) -> Option<u64> {
+        let own = pull.queues.iter().find(|selector| selector.queue == queue);
+        let own = own.expect("a pull stands in its queues' lines");
+        let better = |selector: &&Selector| selector.rank < own.rank;
+        let is_passed =
+            pull.queues.iter().filter(better).any(|better| self.gives(&better.queue, now));
+        let most = u64::from(own.window.unwrap_or(u32::MAX).min(pull.messages_max));
+        (!is_passed).then_some(most)
+    }
+
     /// What a pull gets of each queue. All of it is looked up before any of it is granted.
     #[expect(clippy::type_complexity, reason = "of each queue what is chosen of it")]
     fn choose_for_pull(
@@ -98,8 +117,12 @@ impl<I: Index> Core<I> {
     ) -> Lookup<Vec<(QueueId, Vec<(Lsn, Message)>)>> {
         let mut room = self.leases_room(u64::from(pull.messages_max));
         let mut chosen = Vec::new();
-        for queue in pull.queues.iter().filter_map(|name| self.catalog.named(name)) {
-            let of_queue = self.choose(queue.id(), Room::of_messages(room), now)?;
+        for selector in order_of_pull(&pull.queues, self.next.0) {
+            let named = self.catalog.named(&selector.queue);
+            let Some(queue) = named else { continue };
+            let most = room.min(selector.window.map_or(u64::MAX, u64::from));
+            let most = most.min(self.quota(queue, now));
+            let of_queue = self.choose(queue.id(), Room::of_messages(most), now)?;
             room -= of_queue.len() as u64;
             if !of_queue.is_empty() {
                 chosen.push((queue.id(), of_queue));

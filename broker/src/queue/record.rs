@@ -149,6 +149,12 @@ pub struct QueueDefinition {
     /// Grows with every change.
     #[prost(uint32, tag = "10")]
     pub revision: u32,
+    /// Nothing is delivered from it.
+    #[prost(bool, tag = "37")]
+    pub paused: bool,
+    /// Nor is anything published to it.
+    #[prost(bool, tag = "38")]
+    pub publishing_paused: bool,
 }
 
 impl QueueDefinition {

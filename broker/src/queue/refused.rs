@@ -9,6 +9,10 @@ pub enum Refused {
     QueueExists(String),
     #[error("queue \"{name}\" holds {messages} messages; purge it first, or delete with force")]
     QueueNotEmpty { name: String, messages: u64 },
+    #[error(
+        "queue \"{0}\" is paused and takes no messages; resume it, or wait until somebody does"
+    )]
+    QueuePaused(String),
     #[error("queue name \"{name}\" is not allowed: {why}")]
     QueueName { name: String, why: &'static str },
     #[error("queue \"{name}\" has changed since (etag {actual}); read it again")]
@@ -61,6 +65,7 @@ impl Refused {
             Self::QueueNotFound(_) => "QUEUE_NOT_FOUND",
             Self::QueueExists(_) => "QUEUE_EXISTS",
             Self::QueueNotEmpty { .. } => "QUEUE_NOT_EMPTY",
+            Self::QueuePaused(_) => "QUEUE_PAUSED",
             Self::QueueName { .. } => "INVALID_QUEUE_NAME",
             Self::EtagMismatch { .. } => "ETAG_MISMATCH",
             Self::Policy { .. } | Self::Priority { .. } => "INVALID_ARGUMENT",

@@ -40,7 +40,7 @@ enum Item {
     #[prost(message, tag = "1")]
     Header(HeaderItem),
     #[prost(message, tag = "2")]
-    Queue(QueueItem),
+    Queue(Box<QueueItem>),
     #[prost(message, tag = "3")]
     Session(SessionItem),
     #[prost(message, tag = "4")]
@@ -263,7 +263,8 @@ impl<I: Index> Core<I> {
             last_queue: self.catalog.last().0,
         }));
         for queue in self.catalog.after("") {
-            pieces.add(Item::Queue(queue_item(&queue.definition, queue.totals)));
+            let item = queue_item(&queue.definition, queue.totals);
+            pieces.add(Item::Queue(Box::new(item)));
         }
         for (id, session) in self.sessions.iter() {
             let opened = SessionOpened { name: session.name.clone(), grace_ms: session.grace_ms };
@@ -349,7 +350,7 @@ impl<I: Index> Core<I> {
                 self.next = Lsn(header.next);
                 self.catalog.restore_last(QueueId(header.last_queue));
             }
-            Item::Queue(item) => self.restore_queue(item),
+            Item::Queue(item) => self.restore_queue(*item),
             Item::Session(item) => self.restore_session(item),
             Item::Message(item) => {
                 let (birth, message) = item.restore()?;

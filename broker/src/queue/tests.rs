@@ -55,10 +55,16 @@ scripts! {
     pull
     window
     fair
+    rank
+    weight
+    queue_window
+    max_leased
+    max_delivery_rate
     drain
     purge
     update
     remove
+    pause
     queue
     queue_limit
     no_auto_create

@@ -90,6 +90,7 @@ fn queue_figures(core: &Core, queue: &Queue, wall_ms: u64) -> QueueFigures {
         dead_letters: figures.dead,
         bytes: figures.counts.bytes,
         consumers: figures.consumers as u64,
+        paused: u64::from(queue.definition.paused),
         oldest_ready_age: Duration::from_millis(age_ms),
         published_total: queue.totals.published,
         delivered_total: queue.totals.delivered,

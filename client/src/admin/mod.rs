@@ -2,6 +2,7 @@
 
 mod change;
 mod messages;
+mod pause;
 mod queue;
 
 use std::collections::HashMap;
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::time;
 pub use change::MessageUpdate;
 pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
-pub use queue::{Limit, Queue, QueuePolicy, QueueSpec, QueueStats, RetryPolicy};
+pub use queue::{Limit, Queue, QueuePolicy, QueueSpec, QueueState, QueueStats, RetryPolicy};
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq)]

@@ -83,6 +83,10 @@ pub struct QueuePolicy {
     pub priority_levels: Option<u32>,
     /// How long messages may wait that do not say; zero: for ever. Default: for ever.
     pub message_ttl: Option<Duration>,
+    /// Leases at a time, over all consumers. Default: no limit.
+    pub max_leased: Option<u32>,
+    /// Deliveries a second, over all consumers. Default: no limit.
+    pub max_delivery_rate: Option<f64>,
 }
 
 /// How long a nacked message waits: `initial_backoff` times `multiplier` for each failure before,
@@ -139,6 +143,8 @@ impl QueuePolicy {
                 .priority_levels
                 .map(|levels| levels.try_into().unwrap_or(i32::MAX)),
             message_ttl: self.message_ttl.map(time::duration),
+            max_leased: self.max_leased.map(|max| max.try_into().unwrap_or(i32::MAX)),
+            max_delivery_rate: self.max_delivery_rate,
             ..v1::QueuePolicy::default()
         }
     }
@@ -156,6 +162,8 @@ impl QueuePolicy {
             max_payload_bytes: policy.max_payload_bytes.and_then(|bytes| bytes.try_into().ok()),
             priority_levels: policy.priority_levels.and_then(|levels| levels.try_into().ok()),
             message_ttl: policy.message_ttl.and_then(time::from_wire),
+            max_leased: policy.max_leased.and_then(|max| max.try_into().ok()),
+            max_delivery_rate: policy.max_delivery_rate,
         }
     }
 
@@ -176,6 +184,8 @@ impl QueuePolicy {
             ("max_payload_bytes", self.max_payload_bytes.is_some()),
             ("priority_levels", self.priority_levels.is_some()),
             ("message_ttl", self.message_ttl.is_some()),
+            ("max_leased", self.max_leased.is_some()),
+            ("max_delivery_rate", self.max_delivery_rate.is_some()),
         ];
         set.iter().filter(|(_, set)| *set).map(|(path, _)| format!("policy.{path}")).collect()
     }
@@ -214,6 +224,10 @@ pub struct Queue {
     pub labels: HashMap<String, String>,
     /// How it works, defaults filled in.
     pub policy: QueuePolicy,
+    /// Whether it works.
+    pub state: QueueState,
+    /// Paused, and refuses publishes too.
+    pub publishing_paused: bool,
     /// Its figures at this moment.
     pub stats: QueueStats,
     /// When it was created.
@@ -227,6 +241,8 @@ pub struct Queue {
 impl From<v1::Queue> for Queue {
     fn from(queue: v1::Queue) -> Self {
         Self {
+            state: QueueState::from_wire(queue.state()),
+            publishing_paused: queue.publishing_paused,
             name: queue.name,
             description: queue.description,
             labels: queue.labels,
@@ -235,6 +251,27 @@ impl From<v1::Queue> for Queue {
             create_time: queue.create_time.and_then(time::system_time),
             update_time: queue.update_time.and_then(time::system_time),
             etag: queue.etag,
+        }
+    }
+}
+
+/// Whether a queue works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QueueState {
+    /// It does.
+    Active,
+    /// An operator has stopped it; see [`Client::pause_queue`](crate::Client::pause_queue).
+    Paused,
+}
+
+impl QueueState {
+    fn from_wire(state: v1::QueueState) -> Self {
+        match state {
+            v1::QueueState::Paused => Self::Paused,
+            v1::QueueState::Unspecified | v1::QueueState::Active | v1::QueueState::Deleting => {
+                Self::Active
+            }
         }
     }
 }
@@ -316,6 +353,8 @@ mod tests {
             max_payload_bytes: Some(7),
             priority_levels: Some(3),
             message_ttl: Some(Duration::from_secs(60)),
+            max_leased: Some(8),
+            max_delivery_rate: Some(0.5),
         };
         assert_eq!(QueuePolicy::from_wire(policy.clone().into_wire()), policy);
     }

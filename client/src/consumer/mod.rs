@@ -4,6 +4,7 @@ mod delivery;
 mod inbox;
 mod leases;
 mod settlements;
+mod share;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::time;
 pub use delivery::{Delivery, LostReason, Settling, SettlingAll};
 use inbox::Inbox;
 use leases::Buffered;
+pub use share::QueueShare;
 
 /// Options of a [`Consumer`], from [`Client::consumer`].
 #[derive(Debug, Clone)]
@@ -27,14 +29,13 @@ pub struct ConsumerBuilder {
 }
 
 impl Client {
-    /// A consumer of these queues; missing ones are created.
-    pub fn consumer<Q: Into<String>>(
+    /// A consumer of these queues; missing ones are created. A queue is its name, or a
+    /// [`QueueShare`] of the consumer's window.
+    pub fn consumer<Q: Into<QueueShare>>(
         &self,
         queues: impl IntoIterator<Item = Q>,
     ) -> ConsumerBuilder {
-        let queues = queues
-            .into_iter()
-            .map(|queue| v1::QueueSelector { queue: queue.into(), ..v1::QueueSelector::default() });
+        let queues = queues.into_iter().map(|queue| queue.into().into_wire());
         let open = v1::ConsumeOpen {
             queues: queues.collect(),
             flow: Some(v1::FlowUpdate { max_outstanding_messages: 256, max_outstanding_bytes: 0 }),
@@ -60,6 +61,21 @@ impl ConsumerBuilder {
     /// How many bytes may be delivered and unsettled at a time. Default: 16 MiB.
     pub fn window_bytes(mut self, bytes: u64) -> Self {
         self.flow().max_outstanding_bytes = bytes.try_into().unwrap_or(i64::MAX);
+        self
+    }
+
+    /// Serves the queues strictly in the order in which they were named: while one has a message, those
+    /// behind it wait.
+    ///
+    /// ```no_run
+    /// # async fn example(client: qbroker_client::Client) -> Result<(), qbroker_client::Error> {
+    /// let consumer = client.consumer(["high", "default", "low"]).strict().open().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn strict(mut self) -> Self {
+        for (rank, queue) in (0..).zip(&mut self.open.queues) {
+            queue.rank = rank;
+        }
         self
     }
 

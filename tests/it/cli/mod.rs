@@ -5,6 +5,7 @@ mod away;
 mod consume;
 mod data;
 mod exec;
+mod flow;
 mod health;
 mod lists;
 mod named;

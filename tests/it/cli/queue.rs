@@ -25,6 +25,8 @@ fn policy() -> Vec<(Vec<&'static str>, &'static str, Value, Value)> {
         (vec!["--retention", "30days"], "retention", json!("30days"), json!("0s")),
         (vec!["--dedup-window", "1m 30s"], "dedup_window", json!("1m 30s"), json!("5m")),
         (vec!["--max-payload-bytes", "1000"], "max_payload_bytes", json!(1000), json!(512 << 10)),
+        (vec!["--max-leased", "8"], "max_leased", json!(8), Value::Null),
+        (vec!["--max-delivery-rate", "2.5"], "max_delivery_rate", json!(2.5), Value::Null),
         (vec!["--description", "for mails"], "description", json!("for mails"), json!("")),
         (
             vec!["--label", "team=a", "--label", "env=b"],
@@ -112,6 +114,8 @@ async fn what_cannot_be_is_told_by_its_name_and_makes_no_queue() {
         ("--retry-multiplier", "twice"),
         ("--discard-dead-letters", "perhaps"),
         ("--max-payload-bytes", "-1"),
+        ("--max-leased", "0"),
+        ("--max-delivery-rate", "fast"),
         ("--label", "novalue"),
     ] {
         let flag_and_value = format!("{flag}={value}");

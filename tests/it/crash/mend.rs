@@ -7,7 +7,7 @@ use qbroker::clock::ManualClock;
 use qbroker::engine::{Core, Engine, PullAnswer};
 use qbroker::queue::ids::ConsumerId;
 use qbroker::queue::index::{Index as _, StateSet};
-use qbroker::queue::{NewDue, Outcome, Pull, Settle, Settlement};
+use qbroker::queue::{NewDue, Outcome, Pull, Selector, Settle, Settlement};
 use qbroker_storage::disk::sim::SimDisk;
 use qbroker_storage::{Lsn, RepairError, RepairOptions, RepairReport, Writer, repair};
 use qbroker_tests::seed;
@@ -149,7 +149,7 @@ fn drain(disk: &SimDisk, clock: &ManualClock, at: &str) -> BTreeMap<Lsn, String>
 /// Acks of what one pull gets, if it gets anything.
 fn pull(engine: &Engine, queue: &str) -> Option<Vec<Settlement>> {
     let pull = Pull {
-        queues: vec![queue.to_owned()],
+        queues: vec![Selector::plain(queue)],
         messages_max: 50,
         lease_duration_ms: Some(60_000),
         session: String::new(),

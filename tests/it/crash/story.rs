@@ -14,7 +14,7 @@ use qbroker::queue::index::{Index as _, Missing};
 use qbroker::queue::time::Now;
 use qbroker::queue::{
     self, Delivery, Limits, NewDue, NewMessage, OnStream, OpenConsumer, OpenProducer, Outcome,
-    Publish, Pull, Settle, Settlement, StreamId, Window, page_messages,
+    Publish, Pull, Selector, Settle, Settlement, StreamId, Window, page_messages,
 };
 use qbroker_storage::disk::sim::SimDisk;
 use qbroker_storage::{Lsn, StoredRecord, Writer};
@@ -232,7 +232,7 @@ impl Story {
         held: Vec<LeaseToken>,
     ) -> Result<(ConsumerId, Arc<Outbox<ConsumerEvent>>), Off> {
         let open = OpenConsumer {
-            queues: vec!["jobs".to_owned()],
+            queues: vec![Selector::plain("jobs")],
             window: Window { messages: 40, bytes: 1 << 20 },
             lease_duration_ms: None,
             session: SESSION.to_owned(),
@@ -276,7 +276,7 @@ impl Story {
 
     pub(super) fn pull(&mut self, max: u32) -> Result<Vec<LeaseToken>, Off> {
         let pull = Pull {
-            queues: vec!["mails".to_owned()],
+            queues: vec![Selector::plain("mails")],
             messages_max: max,
             lease_duration_ms: Some(60_000),
             session: String::new(),

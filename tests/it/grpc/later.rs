@@ -63,8 +63,14 @@ fn marked() -> Marked {
             comment.clear();
         }
     }
-    assert!(20 < marked.fields.len() && 20 < marked.rpcs.len(), "{marked:?}");
+    assert!(10 < marked.fields.len() && 10 < marked.rpcs.len(), "{marked:?}");
     marked
+}
+
+/// The features that come later.
+pub(super) fn features() -> BTreeSet<String> {
+    let Marked { fields, rpcs } = marked();
+    fields.into_values().chain(rpcs.into_values()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,19 +143,6 @@ async fn check_messages(broker: &Broker, seen: &mut Seen) {
 }
 
 async fn check_selectors(wire: &Wire, seen: &mut Seen) {
-    type Set = fn(&mut QueueSelector);
-    let fields: [(&str, Set); 3] = [
-        ("rank", |s| s.rank = 1),
-        ("weight", |s| s.weight = Some(2)),
-        ("max_outstanding_messages", |s| s.max_outstanding_messages = Some(1)),
-    ];
-    for (field, set) in fields {
-        let mut queues = selectors(&["q"]);
-        set(&mut queues[0]);
-        let refused =
-            refusal(wire.consumer().pull(PullRequest { queues, ..Default::default() }).await);
-        seen.check(&format!("QueueSelector.{field}"), &refused);
-    }
     let pull = PullRequest {
         queues: selectors(&["q"]),
         request_id: "r".to_owned(),
@@ -213,16 +206,14 @@ async fn check_settlements(broker: &Broker, seen: &mut Seen) {
 
 async fn check_policies(wire: &Wire, seen: &mut Seen) {
     type Set = fn(&mut QueuePolicy);
-    let fields: [(&str, Set); 9] = [
+    let fields: [(&str, Set); 7] = [
         ("max_messages", |p| p.max_messages = Some(1)),
         ("max_bytes", |p| p.max_bytes = Some(1)),
         ("overflow", |p| p.overflow = OverflowPolicy::DropOldest.into()),
-        ("max_leased", |p| p.max_leased = Some(1)),
         ("max_leased_per_fairness_key", |p| p.max_leased_per_fairness_key = Some(1)),
         ("fairness_weights", |p| {
             p.fairness_weights.insert("k".to_owned(), 1);
         }),
-        ("max_delivery_rate", |p| p.max_delivery_rate = Some(1.0)),
         ("outcome_retention", |p| p.outcome_retention = Some(seconds(1))),
         ("retention_bytes", |p| p.retention_bytes = Some(1)),
     ];

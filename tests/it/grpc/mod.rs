@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod attempts;
+mod flow;
 mod large;
 mod later;
 mod leases;

@@ -10,6 +10,7 @@ use qbroker::exit::Exit;
 use qbroker_client::{Client, Consumer, Delivery, Error};
 
 use super::line::leased_item;
+use super::shares::ShareArgs;
 use super::work::{LEAVE_PATIENCE, SETTLE_PATIENCE, Worker};
 use crate::cli::Outcome;
 use crate::cli::failure::{Failure, say};
@@ -29,6 +30,8 @@ pub(in crate::cli) struct ConsumeArgs {
     /// The queues; made on demand, unless the broker was told not to.
     #[arg(required = true)]
     queues: Vec<String>,
+    #[command(flatten)]
+    shares: ShareArgs,
     /// Run this shell command for each message instead of printing it.
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
@@ -88,7 +91,7 @@ impl ConsumeArgs {
 
     async fn consume(&self, globals: &Globals, stops: Stops) -> Outcome {
         let client = globals.connect().await?;
-        let mut consumer = client.consumer(&self.queues);
+        let mut consumer = client.consumer(self.shares.of(&self.queues)?);
         if let Some(window) = self.window() {
             consumer = consumer.window(window);
         }

@@ -13,6 +13,7 @@ mod named;
 mod peek;
 mod publish;
 mod pull;
+mod shares;
 mod work;
 
 #[derive(Debug, Subcommand)]

@@ -10,6 +10,7 @@ use super::Outcome;
 use super::failure::{Failure, say};
 use super::globals::Globals;
 
+mod pause;
 mod policy;
 mod view;
 
@@ -30,6 +31,10 @@ pub(super) enum QueueCommand {
     Delete(DeleteArgs),
     /// Delete the messages of a queue.
     Purge(PurgeArgs),
+    /// Stop deliveries from queues, until they are resumed.
+    Pause(pause::PauseArgs),
+    /// Let queues go on that were paused.
+    Resume(pause::ResumeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +133,8 @@ impl QueueCommand {
                 Self::Update(args) => update(*args, &client, globals).await,
                 Self::Delete(args) => delete(&args, &client, globals).await,
                 Self::Purge(args) => purge(&args, &client, globals).await,
+                Self::Pause(args) => args.run(&client).await,
+                Self::Resume(args) => args.run(&client).await,
             }
         })
     }
@@ -191,24 +198,42 @@ async fn delete(args: &DeleteArgs, client: &Client, globals: &Globals) -> Outcom
         names => format!("delete {} queues", names.len()),
     };
     globals.confirm(&what)?;
-    let (mut deleted, mut refused) = (0, None);
+    let mut tally = Tally::default();
     for name in &args.names {
         match client.delete_queue(name, args.force).await {
-            Ok(()) => deleted += 1,
             Err(error) if args.if_exists && error.reason() == Some(&Reason::QueueNotFound) => {}
+            deleted => tally.count(deleted),
+        }
+    }
+    tally.outcome()
+}
+
+/// How a command ends that does the same with several things.
+#[derive(Debug, Default)]
+struct Tally {
+    done: usize,
+    refused: Option<Failure>,
+}
+
+impl Tally {
+    fn count<T>(&mut self, done: Result<T, qbroker_client::Error>) {
+        match done {
+            Ok(_) => self.done += 1,
             Err(error) => {
-                let failure = Failure::from(error);
                 // The last one is told when the command fails with it.
-                if let Some(before) = refused.replace(failure) {
+                if let Some(before) = self.refused.replace(error.into()) {
                     say(&before.to_string());
                 }
             }
         }
     }
-    match refused {
-        None => Ok(Exit::Ok),
-        Some(failure) if deleted == 0 => Err(failure),
-        Some(failure) => Err(Failure::new(Exit::Partial, failure.to_string())),
+
+    fn outcome(self) -> Outcome {
+        match self.refused {
+            None => Ok(Exit::Ok),
+            Some(failure) if self.done == 0 => Err(failure),
+            Some(failure) => Err(Failure::new(Exit::Partial, failure.to_string())),
+        }
     }
 }
 

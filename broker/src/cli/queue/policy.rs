@@ -54,6 +54,12 @@ pub(super) struct PolicyArgs {
     /// How long messages may wait that do not say; 0s: for ever [default: for ever].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     message_ttl: Option<Duration>,
+    /// Leases at a time, over all consumers [default: no limit].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_leased: Option<u32>,
+    /// Deliveries a second, over all consumers [default: no limit].
+    #[arg(long, value_name = "RATE")]
+    max_delivery_rate: Option<f64>,
     /// What the queue is for.
     #[arg(long, value_name = "TEXT")]
     pub(super) description: Option<String>,
@@ -63,7 +69,7 @@ pub(super) struct PolicyArgs {
 }
 
 /// The settings by flag, and where they are in the protocol's queue.
-const PATHS: [(&str, &str); 16] = [
+const PATHS: [(&str, &str); 18] = [
     ("lease-duration", "policy.lease_duration"),
     ("max-attempts", "policy.max_attempts"),
     ("max-crashes", "policy.max_crashes"),
@@ -78,6 +84,8 @@ const PATHS: [(&str, &str); 16] = [
     ("max-payload-bytes", "policy.max_payload_bytes"),
     ("priority-levels", "policy.priority_levels"),
     ("message-ttl", "policy.message_ttl"),
+    ("max-leased", "policy.max_leased"),
+    ("max-delivery-rate", "policy.max_delivery_rate"),
     ("description", "description"),
     ("label", "labels"),
 ];
@@ -107,6 +115,8 @@ impl PolicyArgs {
             max_payload_bytes: self.max_payload_bytes,
             priority_levels: self.priority_levels,
             message_ttl: self.message_ttl,
+            max_leased: self.max_leased,
+            max_delivery_rate: self.max_delivery_rate,
         }
     }
 }

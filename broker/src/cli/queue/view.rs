@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use qbroker_client::{Queue, QueuePolicy};
+use qbroker_client::{Queue, QueuePolicy, QueueState};
 use serde_json::{Value, json};
 
 use crate::cli::globals::Globals;
@@ -12,7 +12,7 @@ use crate::cli::limit;
 use crate::cli::output::{Column, Item, column, time};
 
 /// The columns of a list.
-pub(super) const LIST: [Column; 8] = [
+pub(super) const LIST: [Column; 9] = [
     column("NAME", "name"),
     column("READY", "ready"),
     column("SCHEDULED", "scheduled"),
@@ -21,11 +21,14 @@ pub(super) const LIST: [Column; 8] = [
     column("DEAD", "dead_letters"),
     column("CONSUMERS", "consumers"),
     column("OLDEST", "oldest_ready_age"),
+    column("STATE", "state"),
 ];
 
 /// What is shown of one queue.
-pub(super) const DETAILS: [Column; 35] = [
+pub(super) const DETAILS: [Column; 39] = [
     column("NAME", "name"),
+    column("STATE", "state"),
+    column("PUBLISHING PAUSED", "publishing_paused"),
     column("DESCRIPTION", "description"),
     column("LABELS", "labels"),
     column("CREATED", "create_time"),
@@ -59,6 +62,8 @@ pub(super) const DETAILS: [Column; 35] = [
     column("MAX PAYLOAD BYTES", "max_payload_bytes"),
     column("PRIORITY LEVELS", "priority_levels"),
     column("MESSAGE TTL", "message_ttl"),
+    column("MAX LEASED", "max_leased"),
+    column("MAX DELIVERY RATE", "max_delivery_rate"),
     column("ETAG", "etag"),
 ];
 
@@ -67,6 +72,8 @@ pub(super) fn item(queue: &Queue) -> Item {
     let labels: BTreeMap<_, _> = queue.labels.iter().collect();
     let described = json!({
         "name": queue.name,
+        "state": if queue.state == QueueState::Paused { "paused" } else { "active" },
+        "publishing_paused": queue.publishing_paused,
         "description": queue.description,
         "labels": if labels.is_empty() { Value::Null } else { json!(labels) },
         "create_time": time(queue.create_time),
@@ -125,6 +132,8 @@ fn policy(policy: &QueuePolicy) -> Value {
         "max_payload_bytes": policy.max_payload_bytes,
         "priority_levels": policy.priority_levels,
         "message_ttl": duration(policy.message_ttl),
+        "max_leased": policy.max_leased,
+        "max_delivery_rate": policy.max_delivery_rate,
     })
 }
 

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use prost::Message as _;
 use qbroker_proto::raw::SettleRequest;
 use qbroker_proto::v1::{
-    self, ConsumeOpen, ExtendLeasesRequest, FlowUpdate, PullRequest, QueueSelector, settlement,
+    self, ConsumeOpen, ExtendLeasesRequest, FlowUpdate, PullRequest, settlement,
 };
 
-use super::bounds;
 use super::time::{DURATION_MS_MAX, duration_ms};
 use super::token::Seal;
+use super::{bounds, selector};
 use crate::grpc::fault::Fault;
 use crate::queue::body::StoredFailure;
 use crate::queue::ids::{ConsumerId, LeaseToken};
@@ -151,7 +151,7 @@ pub(in crate::grpc) fn open_consumer(
         max_outstanding_bytes: 0,
     });
     Ok(OpenConsumer {
-        queues: selectors(open.queues)?,
+        queues: selector::selectors(open.queues)?,
         window: self::window(window)?,
         lease_duration_ms: lease_ms(open.lease_duration)?,
         session: if open.session_id.is_empty() { fresh_session() } else { open.session_id },
@@ -196,22 +196,6 @@ pub(in crate::grpc) fn window(flow: FlowUpdate) -> Result<Window, Fault> {
     })
 }
 
-/// The names of queues, each once.
-fn selectors(selectors: Vec<QueueSelector>) -> Result<Vec<String>, Fault> {
-    bounds::batch("queues", selectors.len(), bounds::SELECTORS_MAX, "queues")?;
-    let mut names = Vec::with_capacity(selectors.len());
-    for selector in selectors {
-        bounds::later(selector.rank != 0, "rank", "queue_rank")?;
-        bounds::later(selector.weight.is_some_and(|weight| weight != 1), "weight", "queue_rank")?;
-        let own_window = selector.max_outstanding_messages.is_some();
-        bounds::later(own_window, "max_outstanding_messages", "queue_window")?;
-        if !names.contains(&selector.queue) {
-            names.push(selector.queue);
-        }
-    }
-    Ok(names)
-}
-
 /// A pull, and how long it may wait.
 pub(in crate::grpc) fn pull(request: PullRequest) -> Result<(Pull, std::time::Duration), Fault> {
     bounds::later(!request.request_id.is_empty(), "request_id", "pull_request_id")?;
@@ -223,7 +207,7 @@ pub(in crate::grpc) fn pull(request: PullRequest) -> Result<(Pull, std::time::Du
     };
     let wait_ms = duration_ms("wait_timeout", request.wait_timeout, 0, 60_000)?;
     let pull = Pull {
-        queues: selectors(request.queues)?,
+        queues: selector::selectors(request.queues)?,
         messages_max,
         lease_duration_ms: lease_ms(request.lease_duration)?,
         session: request.session_id,

@@ -7,5 +7,6 @@ pub(super) mod incoming;
 pub(super) mod names;
 pub(super) mod outgoing;
 pub(super) mod policy;
+mod selector;
 pub(super) mod time;
 pub(super) mod token;

@@ -70,6 +70,8 @@ fn new_policy(policy: QueuePolicy, limits: &Limits) -> Result<Policy, Fault> {
         max_payload_bytes,
         priority_levels: priority_levels(policy.priority_levels)?,
         message_ttl_ms: duration("policy.message_ttl", policy.message_ttl)?,
+        max_leased: policy.max_leased.map(|max| u32::try_from(max).unwrap_or_default()),
+        max_delivery_rate: policy.max_delivery_rate,
     })
 }
 
@@ -92,11 +94,9 @@ fn check_later(policy: &QueuePolicy) -> Result<(), Fault> {
     later(policy.max_messages.is_some(), "policy.max_messages", "max_length")?;
     later(policy.max_bytes.is_some(), "policy.max_bytes", "max_length")?;
     later(policy.overflow != 0, "policy.overflow", "max_length")?;
-    later(policy.max_leased.is_some(), "policy.max_leased", "max_leased")?;
     let per_key = policy.max_leased_per_fairness_key.is_some();
     later(per_key, "policy.max_leased_per_fairness_key", "fairness_key")?;
     later(!policy.fairness_weights.is_empty(), "policy.fairness_weights", "fairness_key")?;
-    later(policy.max_delivery_rate.is_some(), "policy.max_delivery_rate", "max_delivery_rate")?;
     later(policy.outcome_retention.is_some(), "policy.outcome_retention", "trace")?;
     later(policy.retention_bytes.is_some(), "policy.retention_bytes", "retention_bytes")
 }
@@ -137,6 +137,8 @@ pub(in crate::grpc) fn merge(
             "policy.max_payload_bytes" => policy.max_payload_bytes = new.policy.max_payload_bytes,
             "policy.message_ttl" => policy.message_ttl_ms = new.policy.message_ttl_ms,
             "policy.priority_levels" => policy.priority_levels = new.policy.priority_levels,
+            "policy.max_leased" => policy.max_leased = new.policy.max_leased,
+            "policy.max_delivery_rate" => policy.max_delivery_rate = new.policy.max_delivery_rate,
             other => {
                 let why = format!("\"{other}\" is not a field that can be changed");
                 return Err(Fault::invalid("update_mask", why));
@@ -176,12 +178,18 @@ pub(in crate::grpc) fn to_queue(queue: &Queue, figures: Figures, limits: &Limits
         description: definition.description.clone(),
         labels: definition.labels.clone().into_iter().collect(),
         policy: Some(to_policy(queue, limits)),
-        state: QueueState::Active.into(),
+        state: state(queue).into(),
         stats: Some(to_stats(queue, figures)),
         create_time: Some(to_timestamp(definition.create_ms)),
         update_time: Some(to_timestamp(definition.update_ms)),
         etag: queue.etag(),
+        publishing_paused: definition.publishing_paused,
     }
+}
+
+/// Whether a queue works.
+pub(in crate::grpc) fn state(queue: &Queue) -> QueueState {
+    if queue.definition.paused { QueueState::Paused } else { QueueState::Active }
 }
 
 fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
@@ -206,6 +214,8 @@ fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
         max_payload_bytes: i32::try_from(payload_bytes).ok(),
         priority_levels: Some(i32::from(policy.priority_max()) + 1),
         message_ttl: Some(to_duration(policy.message_ttl_ms.unwrap_or_default())),
+        max_leased: policy.max_leased.and_then(|max| i32::try_from(max).ok()),
+        max_delivery_rate: policy.max_delivery_rate,
         ..QueuePolicy::default()
     }
 }

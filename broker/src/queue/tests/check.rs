@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use qbroker_storage::Lsn;
 
-use crate::queue::Core;
 use crate::queue::consumer::Taker;
 use crate::queue::ids::{ConsumerId, QueueId, SessionId};
 use crate::queue::index::{Counts, Index, State};
 use crate::queue::time::Now;
+use crate::queue::{Core, Queue};
 
 pub(super) fn check_invariants<I: Index>(core: &Core<I>, now: Now) {
     check_counts(core);
@@ -92,11 +92,23 @@ fn check_lines<I: Index>(core: &Core<I>) {
     }
     for (id, waiting) in core.consumers.pulls() {
         for queue in &waiting.pull.queues {
-            expected.insert((queue.clone(), format!("{:?}", Taker::Pull(id))), 1);
+            expected.insert((queue.queue.clone(), format!("{:?}", Taker::Pull(id))), 1);
         }
     }
     assert_eq!(standing, expected, "who stands where");
     assert_eq!(core.consumers.counts(), counts, "how many consume from each queue");
+}
+
+/// A queue that is held back by its policy alone has a time at which it goes on, or leases.
+fn check_comes_back<I: Index>(core: &Core<I>, queue: &Queue) {
+    let counts = core.index.counts(queue.id());
+    let waits = core.consumers.lines().any(|(name, line)| *name == queue.name && !line.is_empty());
+    if counts.ready == 0 || !waits || queue.definition.paused {
+        return;
+    }
+    let is_full =
+        queue.definition.policy.max_leased.is_some_and(|max| u64::from(max) <= counts.leased);
+    assert!(is_full || core.deadlines().boot_ms.is_some(), "{} never goes on", queue.name);
 }
 
 /// Nobody with room waits at a queue that has something ready, unless its first message is to be given
@@ -107,7 +119,8 @@ fn check_nobody_starves<I: Index>(core: &Core<I>, now: Now) {
     }
     for queue in core.queues_after("") {
         let is_stopped = core.is_first_outlived(queue.id(), now) != Ok(false);
-        if core.index.counts(queue.id()).ready == 0 || is_stopped {
+        if core.index.counts(queue.id()).ready == 0 || is_stopped || !core.is_open(queue, now) {
+            check_comes_back(core, queue);
             continue;
         }
         for (_, line) in core.consumers.lines().filter(|(name, _)| **name == queue.name) {

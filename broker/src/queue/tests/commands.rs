@@ -43,6 +43,8 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "update" => queues::update(script, args),
         "delete" => queues::delete(script, args),
         "purge" => queues::purge(script, args),
+        "pause" => queues::pause(script, args),
+        "resume" => queues::resume(script, args),
         "show" => queues::show(script, args),
         "list" => queues::list(script, args),
         "tick" => tick(script),

@@ -5,6 +5,7 @@
 //! discarded, a lease ends only when its time, its session or its stream is over.
 
 mod takers;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +20,7 @@ use crate::queue::record::{
 use crate::queue::refused::Refused;
 use crate::queue::settled::REMEMBERED_MS;
 use crate::queue::time::{Due, Now};
-use crate::queue::{Outcome, PullId, Settlement, Window};
+use crate::queue::{Outcome, PullId, Selector, Settlement, Window};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum What {
@@ -93,14 +94,14 @@ impl Session {
 #[derive(Clone, Debug)]
 pub(super) struct Consumer {
     pub(super) session: u64,
-    pub(super) queues: BTreeSet<String>,
+    pub(super) queues: BTreeMap<String, Selector>,
     pub(super) window: Window,
     pub(super) draining: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Pulling {
-    pub(super) queues: BTreeSet<String>,
+    pub(super) queues: BTreeMap<String, Selector>,
     pub(super) messages_max: u32,
     pub(super) session: u64,
 }
@@ -139,6 +140,8 @@ pub(super) struct Model {
     settled: BTreeMap<(u64, u64), (&'static str, u64)>,
     /// Message ids by queue, with the message and the end of the window.
     pub(super) ids: BTreeMap<(u32, u8), (u64, u64)>,
+    /// When messages of queues with a rate were delivered, since the start.
+    delivered: BTreeMap<u32, Vec<u64>>,
     epoch: u32,
 }
 
@@ -346,6 +349,8 @@ impl Model {
     fn check_granted(&mut self, lsn: Lsn, it: &Granted, asked: &mut Asked, now: Now) {
         let queue = self.message(it.births[0]).queue;
         let name = self.queues[&queue].name.clone();
+        assert!(!self.queues[&queue].paused, "{name} is paused");
+        self.check_flow(queue, it.births.len(), now);
         assert_eq!(it.births, self.ready(queue)[..it.births.len()], "out of order");
         let mut granted = it.births.iter().map(|birth| &self.messages[birth]);
         assert!(
@@ -503,6 +508,7 @@ impl Model {
     pub(super) fn restart(&mut self, now: Now, rebooted: bool) {
         self.consumers.clear();
         self.pulls.clear();
+        self.delivered.clear();
         for session in self.sessions.values_mut() {
             session.connections = 0;
             session.broken.clear();

@@ -12,8 +12,8 @@ use super::stage::{StageIndex, WALL_MS};
 use crate::queue::index::{Counts, State, StateSet};
 use crate::queue::policy::{Policy, Retry};
 use crate::queue::{
-    CreateQueue, DeleteQueue, Expected, Lost, MessageName, NamedBy, NewDue, UpdateMessages,
-    UpdateQueue,
+    CreateQueue, DeleteQueue, Expected, Lost, MessageName, NamedBy, NewDue, PauseQueue,
+    UpdateMessages, UpdateQueue,
 };
 
 /// `create mail lease=30s attempts=3 dead-letter-queue=x label.team=a request=1 existing-ok`
@@ -106,6 +106,20 @@ fn message_name<I>(script: &Script<I>, text: &str) -> MessageName {
     MessageName { id: text.to_owned(), by }
 }
 
+/// `pause mail publishing`
+pub(super) fn pause<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let publishing = args.flag("publishing");
+    let pause = PauseQueue { name: name(args), publishing };
+    let outcome = script.stage.turn(|core, _, out| core.pause_queue(&pause, out));
+    script.tell(outcome, |()| Vec::new());
+}
+
+pub(super) fn resume<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let name = name(args);
+    let outcome = script.stage.turn(|core, _, out| core.resume_queue(&name, out));
+    script.tell(outcome, |()| Vec::new());
+}
+
 /// Says how many messages are in which state, and what has happened.
 pub(super) fn show<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let core = &script.stage.core;
@@ -192,6 +206,8 @@ fn policy(args: &mut Args<'_>) -> Policy {
         max_payload_bytes: args.number("payload"),
         priority_levels: args.number("priorities"),
         message_ttl_ms: args.time("ttl"),
+        max_leased: args.number("max-leased"),
+        max_delivery_rate: args.number("rate"),
     }
 }
 

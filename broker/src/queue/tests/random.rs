@@ -1,6 +1,8 @@
 //! Random commands: whatever comes, the core does what the model allows, and nothing is lost.
 
+mod queues;
 mod takers;
+mod wanted;
 
 use std::collections::BTreeSet;
 
@@ -9,6 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use qbroker_storage::{Body, Lsn};
 
+use self::wanted::{Wanted, selectors, wanted};
 use super::mend::check_gaps;
 use super::model::{Asked, Model, What};
 use super::stage::{Outcome as Heard, STEPS_MAX, Stage, StageIndex, deliveries_of};
@@ -20,20 +23,21 @@ use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{State, StateSet};
 use crate::queue::policy::Policy;
 use crate::queue::{
-    CreateQueue, DeleteQueue, Effect, Extend, Limits, Lost, MessageName, NamedBy, NewDue,
-    NewMessage, OpenConsumer, Outcome, Publish, PurgeStep, Settle, Settlement, UpdateMessages,
-    Window,
+    CreateQueue, Effect, Extend, Limits, Lost, MessageName, NamedBy, NewDue, NewMessage,
+    OpenConsumer, Outcome, Publish, Settle, Settlement, UpdateMessages, Window,
 };
 
-const QUEUES: [&str; 4] = ["plain", "strict", "strict.dead", "drop"];
+const QUEUES: [&str; 5] = ["plain", "strict", "strict.dead", "drop", "slow"];
 const LEASES_MAX: usize = 12;
+/// Deliveries a second of the slow queue.
+const SLOW_RATE: f64 = 0.75;
 
 /// Numbers are places in what there is, wherever that ends.
 #[derive(Clone, Debug)]
 enum Command {
     Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>, rest: Rest },
-    Consume { session: u8, queues: u8, window: u8, bytes: u16, terms: u8, held: u16, how: How },
-    Pull { queues: u8, messages_max: u8, session: Option<u8> },
+    Consume { session: u8, queues: Wanted, window: u8, bytes: u16, terms: u8, held: u16, how: How },
+    Pull { queues: Wanted, messages_max: u8, session: Option<u8> },
     CancelPull(u8),
     Undeliver(Vec<u8>),
     Unreadable(Vec<u8>),
@@ -47,6 +51,7 @@ enum Command {
     Delete(u8),
     Remove(Vec<u8>),
     Update { messages: Vec<u8>, priority: Option<u8>, due: Option<NewDue> },
+    Pause { queue: u8, how: u8 },
     Advance { ms: u16 },
     Restart { reboot: bool },
     DiskFull(bool),
@@ -95,12 +100,12 @@ fn command() -> impl Strategy<Value = Command> {
                 Command::Publish { queue, count, size, due, id, rest }
             }
         ),
-        4 => (0..3_u8, any::<u8>(), 0..5_u8, 0..150_u16, any::<u8>(), any::<u16>(), how).prop_map(
+        4 => (0..3_u8, wanted(), 0..5_u8, 0..150_u16, any::<u8>(), any::<u16>(), how).prop_map(
             |(session, queues, window, bytes, terms, held, how)| {
                 Command::Consume { session, queues, window, bytes, terms, held, how }
             }
         ),
-        3 => (any::<u8>(), 1..4_u8, prop::option::of(0..3_u8)).prop_map(
+        3 => (wanted(), 1..4_u8, prop::option::of(0..3_u8)).prop_map(
             |(queues, messages_max, session)| Command::Pull { queues, messages_max, session }
         ),
         1 => any::<u8>().prop_map(Command::CancelPull),
@@ -122,6 +127,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (leases(), prop::option::of(0..10_u8), new_due).prop_map(|(messages, priority, due)| {
             Command::Update { messages, priority, due }
         }),
+        1 => (any::<u8>(), 0..5_u8).prop_map(|(queue, how)| Command::Pause { queue, how }),
         6 => (1..12_000_u16).prop_map(|ms| Command::Advance { ms }),
         1 => any::<bool>().prop_map(|reboot| Command::Restart { reboot }),
         1 => any::<bool>().prop_map(Command::DiskFull),
@@ -186,7 +192,9 @@ impl<I: StageIndex> Play<I> {
             ..Policy::default()
         };
         let drop = Policy { discard_dead_letters: Some(true), ..strict.clone() };
-        for (name, policy) in [("strict", strict), ("drop", drop)] {
+        let slow =
+            Policy { max_leased: Some(2), max_delivery_rate: Some(SLOW_RATE), ..Policy::default() };
+        for (name, policy) in [("strict", strict), ("drop", drop), ("slow", slow)] {
             let create = CreateQueue { name: name.to_owned(), policy, ..CreateQueue::default() };
             let made = play.stage.turn(|core, now, out| core.create_queue(&create, now, out));
             play.heard(&made, Asked::default());
@@ -219,7 +227,7 @@ impl<I: StageIndex> Play<I> {
             }
             Command::Consume { session, queues, window, bytes, terms, held, how } => {
                 let open = OpenConsumer {
-                    queues: names(*queues),
+                    queues: selectors(queues),
                     window: Window { messages: u32::from(*window), bytes: u64::from(*bytes) },
                     lease_duration_ms: (terms & 1 != 0).then_some(3_000),
                     session: format!("s{session}"),
@@ -233,7 +241,7 @@ impl<I: StageIndex> Play<I> {
                 self.consume(open, *held, *how);
             }
             Command::Pull { queues, messages_max, session } => {
-                self.pull(names(*queues), u32::from(*messages_max), *session);
+                self.pull(selectors(queues), u32::from(*messages_max), *session);
             }
             Command::CancelPull(pull) => self.cancel_pull(*pull),
             Command::Undeliver(leases) => self.undeliver(leases),
@@ -275,6 +283,7 @@ impl<I: StageIndex> Play<I> {
             Command::Update { messages, priority, due } => {
                 self.update(messages, *priority, *due);
             }
+            Command::Pause { queue, how } => self.pause(*queue, *how),
             Command::Advance { ms } => self.advance(u64::from(*ms)),
             Command::Restart { reboot } => self.restart(*reboot),
             Command::DiskFull(full) => {
@@ -338,9 +347,10 @@ impl<I: StageIndex> Play<I> {
             ..message
         };
         let publish = Publish { messages: vec![message; usize::from(count)] };
+        let paused = self.model.queue_named(queue).is_some_and(|queue| queue.publishing_paused);
         let heard = self.stage.turn(|core, now, out| core.publish(&publish, now, out));
         self.heard(&heard, Asked { publish: true, ..Asked::default() });
-        assert_eq!(heard.answer.is_err(), self.disk_full, "{:?}", heard.answer);
+        assert_eq!(heard.answer.is_err(), self.disk_full || paused, "{:?}", heard.answer);
         let (Ok(receipts), Some(id)) = (heard.answer, id) else { return };
         let wall_ms = self.stage.now.wall_ms;
         let key = (self.model.queue_named(queue).expect("it was made").id, id);
@@ -395,30 +405,6 @@ impl<I: StageIndex> Play<I> {
         let heard = self.stage.turn(|core, now, out| core.extend(&extend, now, out));
         self.heard(&heard, Asked::default());
         assert_eq!(heard.answer.is_err(), known == Some(None));
-    }
-
-    fn purge(&mut self, queue: u8, states: StateSet) {
-        let name = QUEUES[usize::from(queue) % QUEUES.len()];
-        let id = self.model.queue_named(name).map(|queue| queue.id);
-        let of_queue = self.model.messages.values().filter(|message| Some(message.queue) == id);
-        let purged = of_queue.filter(|message| states.contains(message.state_bit())).count() as u64;
-        let heard = self.stage.turn(|core, _, out| {
-            let mut purge = core.begin_purge(name, states, Lost::Purged)?;
-            core.purge(&mut purge, out)
-        });
-        let asked = Asked { purge: id.map(|id| (id, states)), ..Asked::default() };
-        self.heard(&heard, asked);
-        let expected = id.map(|_| PurgeStep { deleted: purged, is_last: true });
-        assert_eq!(heard.answer.ok(), expected);
-    }
-
-    fn delete(&mut self, queue: u8) {
-        let name = QUEUES[usize::from(queue) % QUEUES.len()];
-        let id = self.model.queue_named(name).map(|queue| queue.id);
-        let delete = DeleteQueue { name: name.to_owned(), force: true, allow_missing: true };
-        let heard = self.stage.turn(|core, _, out| core.delete_queue(&delete, out));
-        self.heard(&heard, Asked { delete: id, ..Asked::default() });
-        assert!(self.model.queue_named(name).is_none());
     }
 
     fn remove(&mut self, picks: &[u8]) {
@@ -501,16 +487,6 @@ impl<I: StageIndex> Play<I> {
 
 fn pick_of<T>(from: &[T], pick: u8) -> Option<&T> {
     from.get(usize::from(pick) % from.len().max(1))
-}
-
-/// At least one of the queues.
-fn names(mask: u8) -> Vec<String> {
-    let named = (0..QUEUES.len()).filter(|place| mask & 1 << place != 0);
-    let mut names: Vec<_> = named.map(|place| QUEUES[place].to_owned()).collect();
-    if names.is_empty() {
-        names.push(QUEUES[usize::from(mask >> 4) % QUEUES.len()].to_owned());
-    }
-    names
 }
 
 fn outcome(kind: u8) -> Outcome {

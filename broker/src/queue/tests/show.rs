@@ -212,6 +212,9 @@ fn definition(it: &QueueDefinition) -> String {
     if it.revision != 0 {
         text += &format!(", revision {}", it.revision);
     }
+    if it.paused {
+        text += if it.publishing_paused { ", paused with publishing" } else { ", paused" };
+    }
     if !it.description.is_empty() {
         text += &format!(", {}", it.description);
     }

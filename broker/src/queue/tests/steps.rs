@@ -10,8 +10,8 @@ use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{Index, StateSet};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
-    Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, PurgeStep, Settle,
-    Settlement, Window,
+    Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, PurgeStep, Selector,
+    Settle, Settlement, Window,
 };
 
 /// More than two steps.
@@ -28,7 +28,7 @@ fn message(queue: &str) -> NewMessage {
 
 fn open(session: &str, queue: &str, messages: u32, reset_session: bool) -> OpenConsumer {
     OpenConsumer {
-        queues: vec![queue.to_owned()],
+        queues: vec![Selector::plain(queue)],
         window: Window { messages, bytes: 1 << 20 },
         lease_duration_ms: None,
         session: session.to_owned(),
@@ -107,7 +107,7 @@ fn a_large_queue_is_purged_in_steps_of_what_was_there_when_it_began() {
     let publish = Publish { messages: vec![message("mail"); MESSAGES as usize] };
     stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
     let pull = Pull {
-        queues: vec!["mail".to_owned()],
+        queues: vec![Selector::plain("mail")],
         messages_max: 1,
         lease_duration_ms: None,
         session: String::new(),

@@ -6,7 +6,20 @@ use super::script::Script;
 use super::show;
 use super::stage::StageIndex;
 use crate::queue::ids::ConsumerId;
-use crate::queue::{OpenConsumer, Pull, PullId, Pulled, Window};
+use crate::queue::{OpenConsumer, Pull, PullId, Pulled, Selector, Window};
+
+/// `high^0,low^1`: ranks; `a*3,b`: weights; `a<2,b`: windows.
+fn selector(text: &str) -> Selector {
+    let (text, window) = text.split_once('<').unwrap_or((text, ""));
+    let (text, weight) = text.split_once('*').unwrap_or((text, "1"));
+    let (queue, rank) = text.split_once('^').unwrap_or((text, "0"));
+    let window = (!window.is_empty()).then(|| number(window));
+    Selector { queue: queue.to_owned(), rank: number(rank), weight: number(weight), window }
+}
+
+fn selectors(args: &mut Args<'_>) -> Vec<Selector> {
+    args.names().iter().map(|text| selector(text)).collect()
+}
 
 /// `consume session queue,queue window=10 bytes=1000 grace=15s lease=30s manual up-to=1m
 /// previous=c.1.1 held=a,b@1 reset`
@@ -15,7 +28,7 @@ pub(super) fn consume<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>
     let (manual_extend, reset_session) = (args.flag("manual"), args.flag("reset"));
     let open = OpenConsumer {
         session: args.word().to_owned(),
-        queues: args.names(),
+        queues: selectors(args),
         window: window_of(args, 1_000),
         lease_duration_ms: args.time("lease"),
         session_grace_ms: args.time("grace").unwrap_or(15_000),
@@ -84,7 +97,7 @@ pub(super) fn close<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) 
 /// `pull queue,queue max=10 session=s lease=30s`
 pub(super) fn pull<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let pull = Pull {
-        queues: args.names(),
+        queues: selectors(args),
         messages_max: args.number("max").unwrap_or(1),
         lease_duration_ms: args.time("lease"),
         session: args.key("session").unwrap_or_default().to_owned(),

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::super::model::{Asked, Consumer, Pulling};
 use super::super::stage::{Outcome as Heard, StageIndex, deliveries_of};
+use super::wanted::by_name;
 use super::{How, LEASES_MAX, Play, pick_of};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::record::Record;
-use crate::queue::{Effect, OpenConsumer, Pull, PullId, Pulled};
+use crate::queue::{Effect, OpenConsumer, Pull, PullId, Pulled, Selector};
 
 impl<I: StageIndex> Play<I> {
     pub(super) fn consume(&mut self, mut open: OpenConsumer, held: u16, how: How) {
@@ -70,7 +71,7 @@ impl<I: StageIndex> Play<I> {
         self.model.connect_session(session);
         let consumer = Consumer {
             session,
-            queues: open.queues.iter().cloned().collect(),
+            queues: by_name(&open.queues),
             window: open.window,
             draining: false,
         };
@@ -92,12 +93,12 @@ impl<I: StageIndex> Play<I> {
         self.heard(&rest, asked);
     }
 
-    pub(super) fn pull(&mut self, queues: Vec<String>, messages_max: u32, session: Option<u8>) {
+    pub(super) fn pull(&mut self, queues: Vec<Selector>, messages_max: u32, session: Option<u8>) {
         let name = session.map_or_else(String::new, |session| format!("s{session}"));
         let pull = Pull { queues, messages_max, lease_duration_ms: None, session: name };
         let full = self.model.leases().count() == LEASES_MAX;
         let heard = self.stage.turn(|core, now, out| core.pull(&pull, now, out));
-        let queues = pull.queues.iter().cloned().collect();
+        let queues = by_name(&pull.queues);
         let pulling = Pulling { queues, messages_max, session: 0 };
         let asked = Asked { pull: Some(pulling.clone()), ..Asked::default() };
         self.heard(&heard, asked);

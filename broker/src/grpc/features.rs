@@ -1,0 +1,17 @@
+//! The features that this version has, by the names that the protocol's files give them.
+
+/// What `GetServerInfo` tells; a field or a call of any other feature is refused by its name.
+pub(super) const FEATURES: &[&str] = &[
+    // Each on its own line: they come from many hands.
+    "delete_messages_by_id",
+    "get_message",
+    "max_delivery_rate",
+    "max_leased",
+    "message_max_attempts",
+    "pause",
+    "priority",
+    "queue_rank",
+    "queue_window",
+    "ttl",
+    "update_messages",
+];
