@@ -20,6 +20,7 @@ mod scale;
 mod settings;
 mod svg;
 mod system;
+mod taking;
 mod workload;
 
 use std::io::Write as _;

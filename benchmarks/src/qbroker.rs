@@ -101,15 +101,16 @@ impl Qbroker {
         &self.client
     }
 
+    /// The workloads go on with a client of so many connections.
+    pub(crate) async fn reconnect(&mut self, connections: usize) -> Fallible<()> {
+        self.client = self.connect(connections).await?;
+        Ok(())
+    }
+
     /// One more client, with so many connections and a session of its own.
     pub(crate) async fn connect(&self, connections: usize) -> Fallible<Client> {
         let options = Client::builder(format!("http://{}", self.addresses.grpc));
         Ok(options.connections(connections).connect().await?)
-    }
-
-    /// Where it listens for gRPC.
-    pub(crate) fn grpc(&self) -> SocketAddr {
-        self.addresses.grpc
     }
 
     /// Where it tells its metrics.

@@ -41,9 +41,13 @@ pub(crate) async fn run(args: QuickArgs) -> Fallible<Report> {
     let program = args.place.program().await?;
     let machine = Machine::describe(&args.place.parent())?;
     let folder = args.place.folder("quick")?;
-    let payload_bytes = args.load.payload_bytes();
-    let floor = Floor::start(&folder_in(folder.path(), "floor")?, payload_bytes).await?;
-    let qbroker = Qbroker::start(&program, &folder_in(folder.path(), "qbroker")?).await?;
+    let (payload_bytes, connections) = (args.load.payload_bytes(), args.load.connections());
+    let floor =
+        Floor::start(&folder_in(folder.path(), "floor")?, payload_bytes, connections).await?;
+    let mut qbroker = Qbroker::start(&program, &folder_in(folder.path(), "qbroker")?).await?;
+    if let Some(connections) = connections {
+        qbroker.reconnect(connections).await?;
+    }
     let broker = qbroker::version(&program).await?;
     let settings = args.load.settings(args.rounds);
 
@@ -66,7 +70,7 @@ pub(crate) async fn run(args: QuickArgs) -> Fallible<Report> {
             bench.measure(*row, round, of_floor, of_qbroker).await?;
         }
     }
-    let report = Report::new(machine, watch.end()?, broker, settings, &samples)?;
+    let report = Report::new(machine, watch.end()?, broker, settings, &bench.load, &samples)?;
     args.place.write_json(&report)?;
     Ok(report)
 }

@@ -12,6 +12,7 @@ use crate::row::{Row, Target};
 use crate::samples::{Samples, Spread, Summary};
 use crate::settings::Settings;
 use crate::system::Fallible;
+use crate::workload::Load;
 
 /// Everything that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -52,12 +53,13 @@ impl Report {
         conditions: Conditions,
         broker: String,
         settings: Settings,
+        load: &Load,
         samples: &[(Row, Samples, Samples)],
     ) -> Fallible<Self> {
         let sync_us = conditions.fdatasync_us.p50;
         let rows = samples
             .iter()
-            .map(|(row, floor, qbroker)| RowReport::new(*row, floor, qbroker, sync_us))
+            .map(|(row, floor, qbroker)| RowReport::new(*row, load, floor, qbroker, sync_us))
             .collect::<Option<_>>()
             .context("a row was not measured")?;
         Ok(Self { machine, conditions, broker, settings, rows })
@@ -72,7 +74,13 @@ impl Report {
 }
 
 impl RowReport {
-    fn new(row: Row, floor: &Samples, qbroker: &Samples, sync_us: f64) -> Option<Self> {
+    fn new(
+        row: Row,
+        load: &Load,
+        floor: &Samples,
+        qbroker: &Samples,
+        sync_us: f64,
+    ) -> Option<Self> {
         let rounds = floor.figures().iter().zip(qbroker.figures());
         let ratios: Vec<f64> = rounds.map(|(floor, qbroker)| qbroker / floor).collect();
         let (floor, qbroker) = (floor.summary()?, qbroker.summary()?);
@@ -81,8 +89,8 @@ impl RowReport {
         Some(Self {
             row,
             shape: row.title(),
-            messages_in_flight: row.in_flight(),
-            messages_per_request: row.batch(),
+            messages_in_flight: load.in_flight(row),
+            messages_per_request: load.batch(row),
             unit: if row.is_latency() { "us, p50" } else { "messages/s" },
             reached: match target {
                 Target::ShareOfFloor(share) => Some(share <= ratio.median),
@@ -98,10 +106,11 @@ impl RowReport {
         })
     }
 
-    fn cells(&self, sync_us: f64) -> [String; 8] {
+    fn cells(&self, sync_us: f64) -> [String; 9] {
         [
             self.shape.to_owned(),
             thousands(f64::from(self.messages_in_flight)),
+            thousands(self.messages_per_request as f64),
             figure(&self.floor, self.row),
             figure(&self.qbroker, self.row),
             spread(self.ratio, |ratio| format!("{ratio:.2}")),
@@ -127,9 +136,10 @@ impl RowReport {
     }
 }
 
-const HEADER: [&str; 8] = [
+const HEADER: [&str; 9] = [
     "shape",
     "in flight",
+    "a request",
     "floor",
     "qbroker",
     "qbroker/floor",

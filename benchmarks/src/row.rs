@@ -6,13 +6,13 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Row {
-    /// Publish batches of 100 on one stream
+    /// Publish batches of 100
     PublishBatches,
-    /// Publish one message per request on one stream
+    /// Publish one message per request
     PublishSingles,
     /// Publish one message per call, many callers
     PublishUnary,
-    /// Consume and ack on one stream
+    /// Consume and ack
     Consume,
     /// Publish batches and consume at the same time
     Both,
@@ -46,11 +46,11 @@ impl Row {
     /// What the table says of it.
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Self::PublishBatches => "publish, batches of 100, one stream",
-            Self::PublishSingles => "publish, one per request, one stream",
-            Self::PublishUnary => "publish, unary, 64 callers",
-            Self::Consume => "consume + ack, one stream",
-            Self::Both => "both at once, batches of 100",
+            Self::PublishBatches => "publish, in batches",
+            Self::PublishSingles => "publish, one per request",
+            Self::PublishUnary => "publish, unary calls",
+            Self::Consume => "consume + ack",
+            Self::Both => "both at once, in batches",
             Self::RoundTrip => "round trip: publish, deliver, ack",
         }
     }

@@ -19,9 +19,13 @@ pub(crate) struct LoadArgs {
     /// Ends each run after so many seconds, where that is earlier
     #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = seconds::<60>)]
     seconds: f64,
-    /// Size of each message; the most that is in flight stays below the floor's file
-    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    /// Size of each message; of large ones fewer are in a request and in flight
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     payload: u32,
+    /// Streams that share the work, each on a connection of its own. Default: one stream, and calls
+    /// take turns on as many connections as the client makes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    connections: Option<u16>,
 }
 
 /// How the figures were taken; part of the report.
@@ -31,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) messages_max: u64,
     pub(crate) seconds_max: f64,
     pub(crate) payload_bytes: u32,
+    pub(crate) connections: Option<u16>,
     /// Whether this program, and so the floor and the clients, was built without optimisations.
     pub(crate) debug_build: bool,
 }
@@ -43,11 +48,16 @@ impl LoadArgs {
     /// As of `--seconds`.
     pub(crate) fn lasting(length: f64) -> Fallible<Self> {
         let seconds = seconds::<60>(&length.to_string()).map_err(anyhow::Error::msg)?;
-        Ok(Self { messages: 1_000_000, seconds, payload: 1024 })
+        Ok(Self { messages: 1_000_000, seconds, payload: 1024, connections: None })
     }
 
     pub(crate) fn payload_bytes(&self) -> usize {
         self.payload as usize
+    }
+
+    /// How many connections each client makes, where that is not its own choice.
+    pub(crate) fn connections(&self) -> Option<usize> {
+        self.connections.map(usize::from)
     }
 
     pub(crate) fn load(&self) -> Load {
@@ -56,6 +66,7 @@ impl LoadArgs {
             messages_max: self.messages,
             duration_max: Duration::from_secs_f64(self.seconds),
             in_flight: None,
+            streams: self.connections.unwrap_or(1),
         }
     }
 
@@ -65,6 +76,7 @@ impl LoadArgs {
             messages_max: self.messages,
             seconds_max: self.seconds,
             payload_bytes: self.payload,
+            connections: self.connections,
             debug_build: cfg!(debug_assertions),
         }
     }
@@ -80,7 +92,14 @@ impl fmt::Display for Settings {
             thousands(self.messages_max as f64),
             self.seconds_max,
             thousands(f64::from(self.payload_bytes))
-        )
+        )?;
+        match self.connections {
+            Some(1) => write!(f, ", 1 connection"),
+            Some(connections) => {
+                write!(f, ", {connections} connections with a stream each for each stream named")
+            }
+            None => Ok(()),
+        }
     }
 }
 

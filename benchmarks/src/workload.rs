@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use crate::meter::{Measured, Meter};
 use crate::row::Row;
 use crate::samples::histogram;
-use crate::system::{Caller, Consumer, Fallible, Publisher, RoundTrip as _, System, Unary};
+use crate::system::{Caller, Fallible, Publisher, RoundTrip as _, System, Unary};
+use crate::taking::take;
 
 /// How much is done in one run of a row; it ends at the first of the two.
 #[derive(Debug, Clone)]
@@ -26,11 +27,41 @@ pub(crate) struct Load {
     pub(crate) duration_max: Duration,
     /// Messages on their way at a time, where not as many as the row says.
     pub(crate) in_flight: Option<u32>,
+    /// Streams that a row's work is spread over.
+    pub(crate) streams: u16,
 }
 
+/// Bytes on their way at a time: the client's window.
+const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes in one publish request, unless a single message is larger.
+const REQUEST_BYTES: usize = 1024 * 1024;
+
 impl Load {
-    fn in_flight(&self, row: Row) -> u32 {
-        self.in_flight.unwrap_or_else(|| row.in_flight())
+    /// Messages on their way at a time, on all streams together.
+    pub(crate) fn in_flight(&self, row: Row) -> u32 {
+        let room = u32::try_from(IN_FLIGHT_BYTES / self.payload.len()).unwrap_or(u32::MAX);
+        let asked = self.in_flight.unwrap_or_else(|| row.in_flight()).min(room);
+        // A stream has one at least, and all have as many. The round trip has no streams to share it.
+        let streams = if row == Row::RoundTrip { 1 } else { u32::from(self.streams) };
+        (asked / streams).max(1) * streams
+    }
+
+    /// Messages in one publish request.
+    pub(crate) fn batch(&self, row: Row) -> usize {
+        let of_stream = self.in_flight(row) / u32::from(self.streams);
+        let room = (REQUEST_BYTES / self.payload.len()).clamp(1, of_stream.max(1) as usize);
+        row.batch().min(room)
+    }
+
+    /// What each of the streams does.
+    fn of_each_stream(&self, row: Row) -> Self {
+        Self {
+            messages_max: self.messages_max.div_ceil(self.streams.into()),
+            in_flight: Some(self.in_flight(row) / u32::from(self.streams)),
+            streams: 1,
+            ..self.clone()
+        }
     }
 }
 
@@ -141,9 +172,9 @@ impl<S: System> Drive<'_, S> {
     }
 
     async fn publish(&self) -> Fallible<Run> {
-        let mut publisher = self.system.publisher(self.queue).await?;
+        let publishers = self.publishers().await?;
         let begun = self.meter.begin().await?;
-        let messages = publish(&mut publisher, self.row, self.load.clone()).await?;
+        let messages = publish_all(publishers, self.row, self.load).await?;
         Ok(Run { messages, measured: begun.end().await?, latency: None })
     }
 
@@ -151,29 +182,44 @@ impl<S: System> Drive<'_, S> {
         let mut stored = self.load.messages_max;
         if self.system.needs_messages() {
             // Not measured; it may take as long as what is.
-            let mut publisher = self.system.publisher(self.queue).await?;
-            stored = publish(&mut publisher, self.row, self.load.clone()).await?;
+            stored = publish_all(self.publishers().await?, self.row, self.load).await?;
         }
-        let consumer = self.system.consumer(self.queue, self.load.in_flight(self.row)).await?;
+        let consumers = self.consumers().await?;
         let (_all, all) = watch::channel(Some(stored));
         let begun = self.meter.begin().await?;
-        let messages = consume(consumer, self.load.clone(), all).await?;
+        let messages = take(consumers, self.load.clone(), all).await?;
         Ok(Run { messages, measured: begun.end().await?, latency: None })
     }
 
     /// Publishes and consumes at once; ends when the last message published is acked.
     async fn both(&self) -> Fallible<Run> {
-        let mut publisher = self.system.publisher(self.queue).await?;
-        let consumer = self.system.consumer(self.queue, self.load.in_flight(self.row)).await?;
+        let (publishers, consumers) = (self.publishers().await?, self.consumers().await?);
         let (published, all) = watch::channel(None);
         // What was published is consumed to the end, or backlog would count as speed.
         let to_the_end = Load { duration_max: Duration::MAX, ..self.load.clone() };
         let begun = self.meter.begin().await?;
-        let consuming = tokio::spawn(consume(consumer, to_the_end, all));
-        let messages = publish(&mut publisher, self.row, self.load.clone()).await?;
+        let consuming = tokio::spawn(take(consumers, to_the_end, all));
+        let messages = publish_all(publishers, self.row, self.load).await?;
         published.send_replace(Some(messages));
         let messages = consuming.await??;
         Ok(Run { messages, measured: begun.end().await?, latency: None })
+    }
+
+    async fn publishers(&self) -> Fallible<Vec<S::Publisher>> {
+        let mut publishers = Vec::new();
+        for _ in 0..self.load.streams {
+            publishers.push(self.system.publisher(self.queue).await?);
+        }
+        Ok(publishers)
+    }
+
+    async fn consumers(&self) -> Fallible<Vec<S::Consumer>> {
+        let window = self.load.of_each_stream(self.row).in_flight(self.row);
+        let mut consumers = Vec::new();
+        for _ in 0..self.load.streams {
+            consumers.push(self.system.consumer(self.queue, window).await?);
+        }
+        Ok(consumers)
     }
 
     async fn round_trip(&self) -> Fallible<Run> {
@@ -211,9 +257,24 @@ impl<S: Unary> Drive<'_, S> {
     }
 }
 
+/// Publishes by all of these streams at once, each its share of the load; how many messages.
+async fn publish_all<P: Publisher>(publishers: Vec<P>, row: Row, load: &Load) -> Fallible<u64> {
+    let share = load.of_each_stream(row);
+    let mut tasks = JoinSet::new();
+    for mut publisher in publishers {
+        let share = share.clone();
+        tasks.spawn(async move { publish(&mut publisher, row, share).await });
+    }
+    let mut messages = 0;
+    while let Some(published) = tasks.join_next().await {
+        messages += published.context("a publisher panicked")??;
+    }
+    Ok(messages)
+}
+
 /// Publishes with as much in flight as the row says, until the load is done; how many messages.
 async fn publish(publisher: &mut impl Publisher, row: Row, load: Load) -> Fallible<u64> {
-    let (batch, in_flight) = (row.batch() as u64, u64::from(load.in_flight(row)));
+    let (batch, in_flight) = (load.batch(row) as u64, u64::from(load.in_flight(row)));
     let (mut offered, mut confirmed) = (0, 0);
     let start = Instant::now();
     loop {
@@ -245,33 +306,6 @@ async fn call(
         record(&mut latency, begin)?;
     }
     Ok(latency)
-}
-
-/// Consumes and acks until the load is done, or as many as `all` says once that is known.
-async fn consume<C: Consumer>(
-    mut consumer: C,
-    load: Load,
-    mut all: watch::Receiver<Option<u64>>,
-) -> Fallible<u64> {
-    let mut messages = 0;
-    let start = Instant::now();
-    loop {
-        let known = *all.borrow_and_update();
-        let timed_out = load.duration_max <= start.elapsed();
-        if timed_out || known.is_some_and(|all| all <= messages) {
-            break;
-        }
-        tokio::select! {
-            batch = consumer.receive() => {
-                let batch = batch?;
-                messages += C::check(&batch, &load.payload)?;
-                consumer.ack(batch).await?;
-            }
-            changed = all.changed(), if known.is_none() => changed.context("nobody publishes")?,
-        }
-    }
-    consumer.acked().await?;
-    Ok(messages)
 }
 
 fn record(latency: &mut Histogram<u64>, begin: Instant) -> Fallible<()> {

@@ -21,7 +21,7 @@ impl Peer for Floor {
     type Setup = usize;
 
     async fn start(payload_bytes: &usize, folder: &Path) -> Fallible<Self> {
-        Self::start(folder, *payload_bytes).await
+        Self::start(folder, *payload_bytes, None).await
     }
 }
 

@@ -304,6 +304,7 @@ pub(super) mod tests {
             messages_max: 2_000,
             seconds_max: 1.0,
             payload_bytes: 1024,
+            connections: None,
             debug_build: false,
         };
         let machine = Machine::describe(&std::env::temp_dir()).unwrap();

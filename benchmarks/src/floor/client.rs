@@ -30,14 +30,20 @@ pub(crate) struct Floor {
 
 impl Floor {
     /// Starts this program's own floor server with its files in `dir`.
-    pub(crate) async fn start(dir: &Path, payload_bytes: usize) -> Fallible<Self> {
+    ///
+    /// It makes so many connections to it, or as many as the broker's client does.
+    pub(crate) async fn start(
+        dir: &Path,
+        payload_bytes: usize,
+        connections: Option<usize>,
+    ) -> Fallible<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
         command.arg("floor-server").arg("--dir").arg(dir);
         command.arg("--payload").arg(payload_bytes.to_string());
         let address = |line: &str| Some(line.strip_prefix(READY)?.to_owned());
         let (server, address) = ServerProcess::start(command, address).await?;
-        let connections = Connections::open(&address)
+        let connections = Connections::open(&address, connections)
             .await
             .with_context(|| format!("cannot connect to the floor's server at {address}"))?;
         Ok(Self { server, connections })
@@ -59,14 +65,18 @@ struct Connections {
 }
 
 impl Connections {
-    async fn open(address: &str) -> Fallible<Self> {
+    async fn open(address: &str, count: Option<usize>) -> Fallible<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .tcp_nodelay(true)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES);
         let mut clients = Vec::new();
-        for _ in 0..std::thread::available_parallelism()?.get().min(4) {
+        let count = match count {
+            Some(count) => count,
+            None => std::thread::available_parallelism()?.get().min(4),
+        };
+        for _ in 0..count {
             let client = FloorServiceClient::new(endpoint.connect().await?)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);

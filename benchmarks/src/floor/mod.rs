@@ -29,5 +29,5 @@ const FRAME_BYTES: u32 = 128 * 1024;
 /// The largest request or response: the broker's limit as well.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Messages in one response of a consume stream.
+/// Messages in one response of a consume stream, at most.
 const DELIVERY_BATCH: usize = 100;

@@ -17,9 +17,7 @@ use super::v1::floor_service_server::{FloorService, FloorServiceServer};
 use super::v1::{
     ConsumeRequest, ConsumeResponse, Delivery, OutgoingMessage, PublishRequest, PublishResponse,
 };
-use super::{
-    CONNECTION_WINDOW_BYTES, DELIVERY_BATCH, FRAME_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
-};
+use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
 
 /// What the floor's server is started with.
 #[derive(Debug, Clone, clap::Args)]
@@ -114,6 +112,7 @@ impl FloorService for Floor {
             responses: responses.clone(),
             appended,
             room: 0,
+            batch: 0,
             blocks: 0,
             acks: 0,
         };
@@ -197,6 +196,8 @@ struct Consumer {
     appended: Appended,
     /// Messages that may be sent now.
     room: usize,
+    /// Messages in one response; none where it only acks.
+    batch: usize,
     /// Blocks sent so far.
     blocks: u64,
     /// Acks received so far.
@@ -205,10 +206,12 @@ struct Consumer {
 
 impl Consumer {
     async fn run(mut self, mut requests: Streaming<ConsumeRequest>) -> Result<(), Status> {
-        let mut delivers = false;
         while let Some(request) = requests.message().await? {
-            delivers |= 0 < request.window;
-            self.room += request.window as usize;
+            if 0 < request.window {
+                self.room += request.window as usize;
+                // Several are on their way at a time, however small the window.
+                self.batch = self.stored.batch().min(self.room.div_ceil(4));
+            }
             if !request.acked_tags.is_empty() {
                 self.room += request.acked_tags.len();
                 self.acks += request.acked_tags.len() as u64;
@@ -216,7 +219,7 @@ impl Consumer {
                 let appended = self.appended.send((position, self.acks));
                 appended.map_err(|_| Status::from(Stopped))?;
             }
-            while delivers && DELIVERY_BATCH <= self.room {
+            while 0 < self.batch && self.batch <= self.room {
                 self.deliver().await?;
             }
         }
@@ -224,9 +227,9 @@ impl Consumer {
     }
 
     async fn deliver(&mut self) -> Result<(), Status> {
-        let payloads = self.stored.read_block(self.blocks);
+        let payloads = self.stored.read_block(self.blocks, self.batch);
         let payloads = payloads.map_err(|error| Status::data_loss(error.to_string()))?;
-        let first_tag = self.blocks * DELIVERY_BATCH as u64 + 1;
+        let first_tag = self.blocks * self.batch as u64 + 1;
         let deliveries = (first_tag..).zip(payloads).map(|(tag, payload)| Delivery {
             tag,
             message_id: format!("q.{tag}"),
@@ -235,7 +238,7 @@ impl Consumer {
         });
         let response = ConsumeResponse { deliveries: deliveries.collect(), acks_stored: 0 };
         self.blocks += 1;
-        self.room -= DELIVERY_BATCH;
+        self.room -= self.batch;
         let sent = self.responses.send(Ok(response)).await;
         sent.map_err(|_| Status::cancelled("the client has gone away"))
     }
