@@ -80,13 +80,11 @@ impl Scenario for DelayedArgs {
         figures.push(Figure::new("start after SIGKILL, until it serves", serving, Unit::Seconds));
         let memory = most(stage.phases(), |phase| phase.peak_bytes) as f64;
         figures.push(Figure::new("most memory, VmHWM", memory, Unit::Bytes).at_most(MEMORY_MAX));
-        let mut missing = Vec::new();
+        let open = stage.begin("cancel", Some(CANCELED)).await?;
         let ids = (0..CANCELED).map(id);
-        match cancel(stage.broker()?.grpc(), QUEUE, ids).await? {
-            Ok(figure) => figures.push(figure),
-            Err(why) => missing.push(why),
-        }
-        Ok(Findings { figures, missing })
+        figures.extend(cancel(stage.broker()?.client(), QUEUE, ids).await?);
+        stage.end(open, Done { messages: CANCELED, in_flight: 1 }).await?;
+        Ok(Findings { figures, missing: Vec::new() })
     }
 }
 
@@ -100,9 +98,12 @@ impl DelayedArgs {
         let mut publisher = broker.publisher(QUEUE).await?;
         let payload = traffic::payload(stage.payload_bytes());
         let open = stage.begin("fill", Some(self.messages)).await?;
+        // Far from each other, so that they lie in as many pages of the index.
+        let step = self.messages / CANCELED;
         let make = |number| {
             let message = OutgoingMessage::new(payload.clone()).delay(delay(number));
-            if number < CANCELED { message.message_id(id(number)) } else { message }
+            let is_named = number % step == 0 && number / step < CANCELED;
+            if is_named { message.message_id(id(number / step)) } else { message }
         };
         publish(&mut publisher, 0..self.messages, in_flight(), &stage.progress(), make).await?;
         stage.end(open, Done { messages: self.messages, in_flight: in_flight() }).await?;

@@ -73,9 +73,9 @@ impl Scenario for LatencyArgs {
         let seen = stream.run(&broker, stage.payload_bytes(), progress).await?;
         let done = Done { messages: stream.messages(), in_flight: seen.in_flight_max };
         stage.end(open, done).await?;
-        let disk = probe.end()?;
+        let machine = probe.end()?;
         let slow = slow.end().await?;
-        figures.extend(under_load(&seen, &disk));
+        figures.extend(under_load(&seen, &machine));
         figures.push(Figure::new("taken by the slow consumer", slow as f64, Unit::Count));
         Ok(Findings { figures, missing: Vec::new() })
     }
@@ -117,7 +117,7 @@ impl LatencyArgs {
     }
 }
 
-fn under_load(seen: &Seen, disk: &probe::Seen) -> Vec<Figure> {
+fn under_load(seen: &Seen, machine: &probe::Seen) -> Vec<Figure> {
     let in_flight = seen.in_flight_max;
     let of = |what, times| {
         let [p50, p99, rest @ ..] = percentiles::figures(what, times, in_flight);
@@ -133,17 +133,22 @@ fn under_load(seen: &Seen, disk: &probe::Seen) -> Vec<Figure> {
     let gap = |title: &str, nanoseconds| {
         Figure::new(title, milliseconds(nanoseconds), Unit::Milliseconds).in_flight(in_flight)
     };
-    let calm = seen.gaps.iter().filter(|gap| !disk.stalled_between(gap.begin, gap.end));
+    let calm = seen.gaps.iter().filter(|gap| !machine.stalled_between(gap.begin, gap.end));
     let calm = calm.map(|gap| gap.nanoseconds()).max().unwrap_or_default();
     figures.push(gap("longest between confirms", seen.gap_max).at_most(GAP_MS_MAX));
-    figures.push(gap("longest between confirms while the disk did not stall", calm));
-    let sync = |which, nanoseconds| {
-        let title = format!("write and fdatasync of another file, {which}");
-        Figure::new(title, milliseconds(nanoseconds), Unit::Milliseconds)
-    };
-    figures.push(sync("p50", disk.syncs.value_at_quantile(0.5)));
-    figures.push(sync("p99", disk.syncs.value_at_quantile(0.99)));
-    figures.push(sync("most", disk.syncs.max()));
+    figures.push(gap("longest between confirms while the machine did not stall", calm));
+    for (what, times) in [
+        ("write and fdatasync of another file", &machine.syncs),
+        ("a sleeper of highest priority is late by", &machine.naps),
+    ] {
+        let figure = |which, nanoseconds| {
+            let title = format!("{what}, {which}");
+            Figure::new(title, milliseconds(nanoseconds), Unit::Milliseconds)
+        };
+        figures.push(figure("p50", times.all.value_at_quantile(0.5)));
+        figures.push(figure("p99", times.all.value_at_quantile(0.99)));
+        figures.push(figure("most", times.all.max()));
+    }
     figures
 }
 
