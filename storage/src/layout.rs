@@ -79,15 +79,15 @@ pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn Held>, OpenError> {
 pub(crate) fn open_folder(disk: &Arc<dyn Disk>) -> Result<Folder, OpenError> {
     refuse_foreign(&**disk)?;
     let lock = lock(&**disk)?;
-    let log_id = match identify(&**disk)? {
+    let known = match identify(&**disk)? {
         Identity::Known(_) if !is_there(&**disk, LOG)? => return Err(folder_missing(LOG).into()),
-        Identity::Known(log_id) => log_id,
+        Identity::Known(log_id) => Some(log_id),
         Identity::Lost { damage, .. } => return Err(damage.into()),
-        Identity::New => create(&**disk)?,
+        Identity::New => None,
     };
-    for dir in DIRS {
-        disk.create_dir(dir).doing("create the folder", dir)?;
-    }
+    make_folders(&**disk)?;
+    // FORMAT comes last, so that a crash leaves nothing half made.
+    let log_id = known.map_or_else(|| begin_format(&**disk), Ok)?;
     // What a crash left in doubt becomes durable before anything is decided by it.
     for dir in ["", LOG, CKPT, FREE, QUARANTINE] {
         disk.sync_dir(dir).doing("sync the folder", dir)?;
@@ -109,17 +109,19 @@ pub(crate) fn make_folders(disk: &dyn Disk) -> Result<(), DiskError> {
 
 /// Names in a folder of the data folder; none where it is missing.
 pub(crate) fn names_in(disk: &dyn Disk, dir: &str) -> Result<Vec<String>, DiskError> {
-    match disk.list(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        listed => listed.doing("list", dir),
-    }
+    Ok(listed(disk, dir)?.unwrap_or_default())
 }
 
 /// Whether a folder of the data folder is there.
 pub(crate) fn is_there(disk: &dyn Disk, dir: &str) -> Result<bool, DiskError> {
+    Ok(listed(disk, dir)?.is_some())
+}
+
+/// Names in a folder of the data folder; `None` where it is missing.
+fn listed(disk: &dyn Disk, dir: &str) -> Result<Option<Vec<String>>, DiskError> {
     match disk.list(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        listed => listed.map(|_| true).doing("list", dir),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        listed => listed.map(Some).doing("list", dir),
     }
 }
 
@@ -220,11 +222,8 @@ pub(crate) fn read_format(disk: &dyn Disk) -> Result<Option<[u8; 16]>, OpenError
     Ok(Some(bytes[12..28].try_into().expect("sixteen bytes")))
 }
 
-/// Makes the folder a data folder; FORMAT comes last, so that a crash leaves nothing half made.
-fn create(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
-    for dir in DIRS {
-        disk.create_dir(dir).doing("create the folder", dir)?;
-    }
+/// Writes the first FORMAT of a folder, with a new log's id.
+fn begin_format(disk: &dyn Disk) -> Result<[u8; 16], DiskError> {
     let mut log_id = [0; 16];
     disk.random(&mut log_id).doing("draw randomness for", FORMAT)?;
     write_format(disk, &mut format_bytes(disk, FORMAT_PLAIN, &log_id))?;

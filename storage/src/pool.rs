@@ -232,13 +232,13 @@ impl Pool {
     /// Spares beyond what a quiet log may need are removed.
     fn let_go(&self) -> Result<(), DiskError> {
         let now_ms = self.disk.now_ms();
-        let excess = {
-            let mut files = self.files.lock();
-            let is_busy = now_ms.saturating_sub(files.pace.taken_ms) < BUSY_MS;
-            let kept = self.filled_target.max(RECYCLED_SEGMENTS);
-            let kept = if is_busy { files.filled.len() } else { kept.min(files.filled.len()) };
-            files.filled.split_off(kept)
-        };
+        let mut files = self.files.lock();
+        if now_ms.saturating_sub(files.pace.taken_ms) < BUSY_MS {
+            return Ok(());
+        }
+        let kept = self.filled_target.max(RECYCLED_SEGMENTS).min(files.filled.len());
+        let excess = files.filled.split_off(kept);
+        drop(files);
         // Not synced: a spare that comes back after a crash is one.
         excess.into_iter().try_for_each(|path| self.disk.remove(&path).doing("remove", &path))
     }

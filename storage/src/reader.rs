@@ -99,7 +99,7 @@ fn read_by(shared: &Shared, lsns: &[Lsn], by: ReadBy<'_>) -> (Vec<Answer>, usize
                 (
                     count,
                     read_all(&wanted_of(count), |rest| {
-                        read_some(&segment, &file, &shared.tables, rest)
+                        read_some(&segment, &file, Some(&shared.tables), rest)
                     }),
                 )
             }
@@ -169,9 +169,9 @@ impl Reader {
         let after = self.segments.partition_point(|(segment, _)| segment.header.first_lsn <= lsn);
         let found = after.checked_sub(1).map(|at| &self.segments[at]);
         let hot = found.filter(|(_, end)| lsn < *end);
-        let hot = hot.into_iter().flat_map(|(segment, _)| {
-            read_some(segment, &*segment.file, &Tables::default(), &[lsn])
-        });
+        let hot = hot
+            .into_iter()
+            .flat_map(|(segment, _)| read_some(segment, &*segment.file, None, &[lsn]));
         // The same record may stand in several: a copy is as good as what it was copied from.
         let copies = std::iter::once_with(|| self.cold()).flatten();
         let copies = copies.filter(|cold| cold.column.find(lsn).is_some());
@@ -221,30 +221,45 @@ fn read_all(wanted: &[Lsn], read_some: impl Fn(&[Lsn]) -> Vec<Answer>) -> Vec<An
 }
 
 /// The first of `wanted`, in ascending order, and those that share its frame. All are in the
-/// segment.
+/// segment. Tables are looked for in `tables`, and kept there.
 pub(crate) fn read_some(
     segment: &Segment,
     file: &dyn ReadAt,
-    tables: &Tables,
+    tables: Option<&Tables>,
     wanted: &[Lsn],
 ) -> Vec<Answer> {
     let of_frame =
         |header: &Header| &wanted[..wanted.partition_point(|&lsn| lsn < header.next_lsn())];
-    if let Some(table) = tables.of(segment, wanted[0]) {
+    if let Some(table) = tables.and_then(|tables| tables.of(segment, wanted[0])) {
         return read_records(segment, file, &table, of_frame(&table.header));
     }
     let found = build_index(segment, file).and_then(|()| frame_of(segment, file, wanted[0]));
     match found {
         Err(bad) => vec![Err(read_error(segment, wanted[0], &bad))],
         Ok(None) => vec![Err(ReadError::Lost(wanted[0]))],
-        Ok(Some(place)) => match read_table(segment, file, &place) {
-            Ok(table) => {
-                let table = Arc::new(table);
-                tables.keep(Arc::clone(&table));
-                read_records(segment, file, &table, of_frame(&place.header))
+        Ok(Some(place)) => read_frame(segment, file, &place, of_frame(&place.header), |table| {
+            if let Some(tables) = tables {
+                tables.keep(Arc::new(table));
             }
-            Err(error) => of_frame(&place.header).iter().map(|&lsn| Err(error.of(lsn))).collect(),
-        },
+        }),
+    }
+}
+
+/// Records of one frame, all of `wanted`; its table goes to `keep` afterwards.
+fn read_frame(
+    segment: &Segment,
+    file: &dyn ReadAt,
+    place: &FramePlace,
+    wanted: &[Lsn],
+    keep: impl FnOnce(Table),
+) -> Vec<Answer> {
+    match read_table(segment, file, place) {
+        Ok(table) => {
+            let answers = read_records(segment, file, &table, wanted);
+            keep(table);
+            answers
+        }
+        Err(error) => wanted.iter().map(|&lsn| Err(error.of(lsn))).collect(),
     }
 }
 
@@ -261,11 +276,7 @@ pub(crate) fn read_some_cold(cold: &ColdSegment, file: &dyn ReadAt, wanted: &[Ls
     match walk.next(Depth::Headers) {
         Some(Ok(seen)) if seen.header.kind == Kind::Copied => {
             let place = FramePlace { offset: seen.offset, header: seen.header };
-            let wanted = &wanted[..count];
-            match read_table(segment, file, &place) {
-                Ok(table) => read_records(segment, file, &table, wanted),
-                Err(error) => wanted.iter().map(|&lsn| Err(error.of(lsn))).collect(),
-            }
+            read_frame(segment, file, &place, &wanted[..count], drop)
         }
         Some(Err(bad)) => vec![Err(read_error(segment, wanted[0], &bad))],
         _ => {

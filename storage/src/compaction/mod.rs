@@ -24,7 +24,6 @@ use crate::lsn::Lsn;
 use crate::reader::{self, Answer};
 use crate::retention;
 use crate::segment::Segment;
-use crate::tables::Tables;
 use crate::writer::Unwinding;
 
 /// How often it is looked for something to do.
@@ -105,9 +104,7 @@ impl Source {
 
     fn read_some(&self, wanted: &[Lsn]) -> Vec<Answer> {
         match self {
-            Self::Hot(segment) => {
-                reader::read_some(segment, &*segment.file, &Tables::default(), wanted)
-            }
+            Self::Hot(segment) => reader::read_some(segment, &*segment.file, None, wanted),
             Self::Cold(cold) => reader::read_some_cold(cold, &*cold.segment.file, wanted),
         }
     }
