@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use futures_util::stream;
 use prost::Message as _;
 use qbroker_proto::raw::{
@@ -393,8 +394,8 @@ fn leases_lost(leases: &[LeaseToken], why: Lost, seal: Seal) -> ConsumeResponse 
     response(consume_response::Kind::LeasesLost(LeasesLost { lease_tokens, reason: reason.into() }))
 }
 
-fn tokens(tokens: &[LeaseToken], seal: Seal) -> Vec<bytes::Bytes> {
-    tokens.iter().map(|token| seal.close(*token)).collect()
+fn tokens(tokens: &[LeaseToken], seal: Seal) -> Vec<Bytes> {
+    tokens.iter().map(|token| Bytes::copy_from_slice(&seal.close(*token))).collect()
 }
 
 #[cfg(test)]

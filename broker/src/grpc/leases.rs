@@ -95,9 +95,9 @@ pub(super) fn to_failures(
     invalid: Vec<Bytes>,
     seal: Seal,
 ) -> Vec<SettleFailure> {
-    let refused = refused
-        .into_iter()
-        .map(|(token, refused)| settle_failure(seal.close(token), &refused.into()));
+    let refused = refused.into_iter().map(|(token, refused)| {
+        settle_failure(Bytes::copy_from_slice(&seal.close(token)), &refused.into())
+    });
     let invalid =
         invalid.into_iter().map(|token| settle_failure(token.clone(), &Fault::TokenInvalid(token)));
     refused.chain(invalid).collect()

@@ -7,7 +7,7 @@ use super::convert::names;
 use super::fault::{Fault, flat};
 use super::{Context, attempts, browse};
 use crate::queue::refused::Refused;
-use crate::queue::{NotDone, UpdateMessages};
+use crate::queue::{MessageName, NotDone};
 
 /// Messages that one turn changes: each may bring a page of its neighbours into memory.
 const NAMES_PER_TURN: usize = 64;
@@ -17,14 +17,12 @@ pub(super) async fn update(
     context: &Context,
     request: UpdateMessagesRequest,
 ) -> Result<UpdateMessagesResponse, Fault> {
-    let ids = request.message_ids.clone();
-    let whole = names::update(request, context.hasher)?;
+    let (update, names) = names::update(request, context.hasher)?;
     let mut errors = Vec::new();
-    let chunks = whole.messages.chunks(NAMES_PER_TURN).zip(ids.chunks(NAMES_PER_TURN));
-    for (messages, ids) in chunks {
-        let part = UpdateMessages { messages: messages.to_vec(), ..whole.clone() };
-        let updated = context.engine.call(|core, now, out| core.update_messages(&part, now, out));
-        errors.extend(message_errors(flat(updated.await)?, ids));
+    for names in names.chunks(NAMES_PER_TURN) {
+        let updated =
+            context.engine.call(|core, now, out| core.update_messages(&update, names, now, out));
+        errors.extend(message_errors(flat(updated.await)?, names));
     }
     Ok(UpdateMessagesResponse { errors })
 }
@@ -34,13 +32,13 @@ pub(super) async fn delete(
     context: &Context,
     request: DeleteMessagesByIdRequest,
 ) -> Result<DeleteMessagesByIdResponse, Fault> {
-    let DeleteMessagesByIdRequest { queue, message_ids: ids } = request;
-    let names = names::names(ids.clone(), &queue, context.hasher)?;
+    let DeleteMessagesByIdRequest { queue, message_ids } = request;
+    let names = names::names(message_ids, &queue, context.hasher)?;
     let mut errors = Vec::new();
-    for (names, ids) in names.chunks(NAMES_PER_TURN).zip(ids.chunks(NAMES_PER_TURN)) {
+    for names in names.chunks(NAMES_PER_TURN) {
         let deleted =
             context.engine.call(|core, now, out| core.delete_messages(&queue, names, now, out));
-        errors.extend(message_errors(flat(deleted.await)?, ids));
+        errors.extend(message_errors(flat(deleted.await)?, names));
     }
     Ok(DeleteMessagesByIdResponse { errors })
 }
@@ -81,9 +79,9 @@ pub(super) async fn get(
 }
 
 /// What of a call failed, by the names that it gave.
-fn message_errors(refused: NotDone, ids: &[String]) -> impl Iterator<Item = MessageError> {
+fn message_errors(refused: NotDone, names: &[MessageName]) -> impl Iterator<Item = MessageError> {
     refused.into_iter().map(|(position, refused)| MessageError {
-        message_id: ids[position].clone(),
+        message_id: names[position].id.clone(),
         error: Some(Fault::from(refused).to_item()),
     })
 }

@@ -1,14 +1,11 @@
 //! Messages are deleted by their names, whatever they are doing.
 
-use std::collections::BTreeSet;
-
 use qbroker_storage::Lsn;
 
 use super::index::Index;
-use super::names::MessageName;
+use super::names::{MessageName, NotDone};
 use super::record::{Deleted, Record};
 use super::time::Now;
-use super::update::NotDone;
 use super::{Core, Lost, Output, Turn};
 
 impl<I: Index> Core<I> {
@@ -22,13 +19,7 @@ impl<I: Index> Core<I> {
         out: &mut Output,
     ) -> Turn<NotDone> {
         let queue = self.queue_of_names(queue)?;
-        let (mut births, mut refused) = (BTreeSet::new(), Vec::new());
-        for (position, name) in messages.iter().enumerate() {
-            match self.message_named(queue, name, now)? {
-                Ok((birth, _)) => drop(births.insert(birth)),
-                Err(why) => refused.push((position, why)),
-            }
-        }
+        let (births, refused) = self.messages_named(queue, messages, now, |_, _| Ok(()))?;
         if !births.is_empty() {
             out.effects.extend(self.lost_leases(births.iter().copied(), Lost::MessageDeleted));
             let mut draft = self.draft();

@@ -68,7 +68,7 @@ pub use consumer::{Consumer, Window};
 pub use dispatch::Delivery;
 pub use gaps::Gaps;
 pub use lease::{Extend, Extended};
-pub use names::{Found, MessageName, NamedBy};
+pub use names::{Found, MessageName, NamedBy, NotDone};
 pub use pause::PauseQueue;
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
@@ -80,7 +80,7 @@ pub use shares::Selector;
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stored::page_messages;
 pub use tick::Deadlines;
-pub use update::{NotDone, UpdateMessages};
+pub use update::UpdateMessages;
 
 use index::{Index, Missing};
 use record::Record;

@@ -4,6 +4,8 @@
 //! id that its publisher chose it is found for as long as that id is remembered: in the queue it was
 //! published to, within the dedup window. Ids are kept nowhere else, so that they cost no memory.
 
+use std::collections::BTreeSet;
+
 use qbroker_storage::Lsn;
 
 use super::Core;
@@ -29,6 +31,9 @@ pub enum NamedBy {
     Hash(u128),
 }
 
+/// Messages that were not changed, or not deleted, by their positions, and why.
+pub type NotDone = Vec<(usize, Refused)>;
+
 /// A message that was found, or why it was not.
 pub type Found = Result<(Lsn, Message), Refused>;
 
@@ -52,6 +57,25 @@ impl<I: Index> Core<I> {
         };
         let found = found.filter(|(_, message)| queue.is_none_or(|queue| queue == message.queue));
         Ok(found.ok_or_else(|| Refused::MessageNotFound(name.id.clone())))
+    }
+
+    /// The messages of several names, once each, that `check` agrees with; and why not the others.
+    pub(super) fn messages_named(
+        &self,
+        queue: Option<QueueId>,
+        names: &[MessageName],
+        now: Now,
+        check: impl Fn(&MessageName, &Message) -> Result<(), Refused>,
+    ) -> Lookup<(BTreeSet<Lsn>, NotDone)> {
+        let (mut births, mut refused) = (BTreeSet::new(), Vec::new());
+        for (position, name) in names.iter().enumerate() {
+            let found = self.message_named(queue, name, now)?;
+            match found.and_then(|(birth, message)| check(name, &message).map(|()| birth)) {
+                Ok(birth) => drop(births.insert(birth)),
+                Err(why) => refused.push((position, why)),
+            }
+        }
+        Ok((births, refused))
     }
 
     /// The queue that a call about messages names; an empty name is none.

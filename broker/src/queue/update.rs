@@ -1,36 +1,31 @@
 //! Messages that are there get another priority, or another time.
 
-use std::collections::BTreeSet;
-
 use qbroker_storage::Lsn;
 
 use super::index::{Index, Message, State};
-use super::names::MessageName;
+use super::names::{MessageName, NotDone};
 use super::record::{Record, Updated};
 use super::refused::Refused;
 use super::time::Now;
 use super::{Core, NewDue, Output, Turn};
 
-/// Changes messages; each stands alone.
+/// What becomes of messages.
 #[derive(Clone, Debug)]
 pub struct UpdateMessages {
     /// Where they are; empty: anywhere.
     pub queue: String,
-    pub messages: Vec<MessageName>,
     /// Unset: as it is.
     pub priority: Option<u8>,
     /// When they are delivered at the earliest, from now on; unset: as it is.
     pub due: Option<NewDue>,
 }
 
-/// Messages that were not changed, or not deleted, by their positions, and why.
-pub type NotDone = Vec<(usize, Refused)>;
-
 impl<I: Index> Core<I> {
-    /// Changes messages; returns those that were refused, the others are changed.
+    /// Changes messages, each by itself; returns those that were refused, the others are changed.
     pub fn update_messages(
         &mut self,
         update: &UpdateMessages,
+        messages: &[MessageName],
         now: Now,
         out: &mut Output,
     ) -> Turn<NotDone> {
@@ -38,20 +33,14 @@ impl<I: Index> Core<I> {
             return Err(Refused::DiskFull.into());
         }
         let queue = self.queue_of_names(&update.queue)?;
-        let (mut births, mut refused) = (BTreeSet::new(), Vec::new());
-        for (position, name) in update.messages.iter().enumerate() {
-            let found = self.message_named(queue, name, now)?;
-            match found.and_then(|found| self.check_update(update, name, found)) {
-                Ok(birth) => drop(births.insert(birth.0)),
-                Err(why) => refused.push((position, why)),
-            }
-        }
+        let check = |name: &_, message: &_| self.check_update(update, name, message);
+        let (births, refused) = self.messages_named(queue, messages, now, check)?;
         if !births.is_empty() {
             let due = update.due.map(|due| due.from(now));
             let later = due.filter(|due| !due.is_over(now));
             let mut draft = self.draft();
             draft.fact(Record::Updated(Updated {
-                births: births.into_iter().collect(),
+                births: births.into_iter().map(|Lsn(birth)| birth).collect(),
                 priority: update.priority.map(u32::from),
                 due: later.map(Into::into),
                 at_once: due.is_some() && later.is_none(),
@@ -66,8 +55,8 @@ impl<I: Index> Core<I> {
         &self,
         update: &UpdateMessages,
         name: &MessageName,
-        (birth, message): (Lsn, Message),
-    ) -> Result<Lsn, Refused> {
+        message: &Message,
+    ) -> Result<(), Refused> {
         let queue = self.catalog.get(message.queue).expect("a message's queue is there");
         let max = queue.definition.policy.priority_max();
         if let Some(priority) = update.priority.filter(|priority| max < *priority) {
@@ -77,7 +66,7 @@ impl<I: Index> Core<I> {
         if update.due.is_some() && message.state == State::Leased {
             return Err(Refused::MessageLeased(name.id.clone()));
         }
-        Ok(birth)
+        Ok(())
     }
 
     pub(super) fn apply_updated(&mut self, lsn: Lsn, updated: &Updated) {

@@ -75,9 +75,7 @@ impl Client {
         let call = |channel, request| async move { admin(channel).update_messages(request).await };
         Ok(refusals(self.call(false, Duration::ZERO, request, call).await?.errors))
     }
-}
 
-impl Client {
     /// Deletes messages, whatever they are doing, named as for [`Client::update_messages`]. Returns the
     /// ids that were refused, `MESSAGE_NOT_FOUND` say; the others are gone.
     ///

@@ -47,10 +47,11 @@ pub(in crate::grpc) fn names(
     ids.into_iter().map(|id| name(id, queue, hasher)).collect()
 }
 
+/// What a call changes, and of which messages.
 pub(in crate::grpc) fn update(
     request: UpdateMessagesRequest,
     hasher: IdHasher,
-) -> Result<UpdateMessages, Fault> {
+) -> Result<(UpdateMessages, Vec<MessageName>), Fault> {
     use update_messages_request::Schedule;
     let UpdateMessagesRequest { queue, message_ids, priority, schedule } = request;
     let messages = names(message_ids, &queue, hasher)?;
@@ -63,5 +64,5 @@ pub(in crate::grpc) fn update(
     if priority.is_none() && due.is_none() {
         return Err(Fault::invalid("priority", "neither a priority nor a time is given"));
     }
-    Ok(UpdateMessages { queue, messages, priority, due })
+    Ok((UpdateMessages { queue, priority, due }, messages))
 }

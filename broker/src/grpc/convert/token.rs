@@ -2,7 +2,6 @@
 
 use std::hash::Hasher as _;
 
-use bytes::Bytes;
 use siphasher::sip::SipHasher24;
 
 use crate::queue::ids::LeaseToken;
@@ -19,6 +18,9 @@ pub(in crate::grpc) struct Seal {
 
 const TAG_BYTES: usize = 8;
 
+/// A token as clients see it.
+pub(in crate::grpc) type Sealed = [u8; LeaseToken::LEN + TAG_BYTES];
+
 impl Seal {
     /// The seal of the log with this id.
     pub(in crate::grpc) fn new(log_id: [u8; 16]) -> Self {
@@ -26,12 +28,12 @@ impl Seal {
     }
 
     /// A token as clients see it.
-    pub(in crate::grpc) fn close(self, token: LeaseToken) -> Bytes {
+    pub(in crate::grpc) fn close(self, token: LeaseToken) -> Sealed {
         let token = token.to_bytes();
-        let mut bytes = [0; LeaseToken::LEN + TAG_BYTES];
+        let mut bytes = Sealed::default();
         bytes[..LeaseToken::LEN].copy_from_slice(&token);
         bytes[LeaseToken::LEN..].copy_from_slice(&self.tag(&token));
-        Bytes::copy_from_slice(&bytes)
+        bytes
     }
 
     /// Reads what [`Self::close`] wrote; `None` for anything else.

@@ -78,9 +78,10 @@ pub(super) fn change<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>)
     let at = args.time("at").map(|ms| NewDue::At(WALL_MS + ms));
     let (priority, due) = (args.number("priority"), after.or(at));
     let queue = name(args);
-    let messages = args.rest().into_iter().map(|text| message_name(script, text)).collect();
-    let update = UpdateMessages { queue, messages, priority, due };
-    let outcome = script.stage.turn(|core, now, out| core.update_messages(&update, now, out));
+    let names: Vec<_> = args.rest().into_iter().map(|text| message_name(script, text)).collect();
+    let update = UpdateMessages { queue, priority, due };
+    let outcome =
+        script.stage.turn(|core, now, out| core.update_messages(&update, &names, now, out));
     script.tell(outcome, |refused| {
         refused.iter().map(|(at, why)| format!("{at}: {}", show::refused(why))).collect()
     });

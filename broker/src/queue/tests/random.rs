@@ -438,9 +438,10 @@ impl<I: StageIndex> Play<I> {
         let held = |birth: &u64| due.is_some() && self.model.messages[birth].lease().is_some();
         let (refused, changed): (Vec<u64>, Vec<u64>) = births.iter().copied().partition(held);
         let name = |birth| MessageName { id: String::new(), by: NamedBy::Birth(Lsn(birth)) };
-        let messages = births.iter().copied().chain([u64::MAX >> 8]).map(name).collect();
-        let update = UpdateMessages { queue: String::new(), messages, priority, due };
-        let heard = self.stage.turn(|core, now, out| core.update_messages(&update, now, out));
+        let names: Vec<_> = births.iter().copied().chain([u64::MAX >> 8]).map(name).collect();
+        let update = UpdateMessages { queue: String::new(), priority, due };
+        let heard =
+            self.stage.turn(|core, now, out| core.update_messages(&update, &names, now, out));
         let is_asked = !self.disk_full && !changed.is_empty();
         let due = due.map(|due| due.from(self.stage.now));
         let asked = is_asked.then(|| (changed.into_iter().collect(), priority, due));
