@@ -18,6 +18,8 @@ const HEADER_LEN: usize = 128;
 const TABLE_ENTRY_LEN: usize = 48;
 /// State is checksummed in pieces, so that damage can be named and memory stays small.
 const CHUNK_BYTES: usize = 1 << 20;
+/// A piece's length and checksum, before it.
+const CHUNK_HEAD_LEN: usize = 8;
 /// The file whose room the next checkpoints take when the disk is full.
 const BALLAST: &str = "ckpt/ballast";
 /// A segment that was still written when the checkpoint was.
@@ -144,7 +146,7 @@ fn decode_state(mut rest: &[u8], seed: u32, state_len: u64) -> Result<Bytes, Str
     let mut chunk = 0;
     while (state.len() as u64) < state_len {
         let cut_off = || format!("its chunk {chunk} is cut off");
-        let head = take(&mut rest, 8).ok_or_else(cut_off)?;
+        let head = take(&mut rest, CHUNK_HEAD_LEN).ok_or_else(cut_off)?;
         let bytes = take(&mut rest, u32_at(head, 0) as usize).ok_or_else(cut_off)?;
         if bytes.is_empty() || u32_at(head, 4) != seeded_crc(seed, bytes) {
             return Err(format!("its chunk {chunk} has a wrong checksum"));
@@ -291,15 +293,31 @@ fn write_tmp(
     write(&front)?;
     let mut whole = crc32fast::Hasher::new();
     whole.update(&front);
-    for chunk in state.iter().flat_map(|part| part.chunks(CHUNK_BYTES)) {
-        let mut head = [0; 8];
-        let len = u32::try_from(chunk.len()).expect("at most CHUNK_BYTES");
-        put(&mut head, 0, &len.to_le_bytes());
-        put(&mut head, 4, &seeded_crc(seed, chunk).to_le_bytes());
-        write(&head)?;
-        write(chunk)?;
-        whole.update(&head);
+    let mut chunk = vec![0; CHUNK_HEAD_LEN];
+    let mut write_chunk = |chunk: &mut Vec<u8>| {
+        let content = &chunk[CHUNK_HEAD_LEN..];
+        let len = u32::try_from(content.len()).expect("at most CHUNK_BYTES");
+        let crc = seeded_crc(seed, content);
+        put(chunk, 0, &len.to_le_bytes());
+        put(chunk, 4, &crc.to_le_bytes());
         whole.update(chunk);
+        write(chunk)?;
+        chunk.truncate(CHUNK_HEAD_LEN);
+        Ok::<(), DiskError>(())
+    };
+    for mut rest in state.iter().map(|part| &part[..]) {
+        while !rest.is_empty() {
+            let room = CHUNK_HEAD_LEN + CHUNK_BYTES - chunk.len();
+            let (taken, left) = rest.split_at(room.min(rest.len()));
+            rest = left;
+            chunk.extend_from_slice(taken);
+            if taken.len() == room {
+                write_chunk(&mut chunk)?;
+            }
+        }
+    }
+    if CHUNK_HEAD_LEN < chunk.len() {
+        write_chunk(&mut chunk)?;
     }
     file.sync_data().doing("sync", tmp)?;
     read_back(&file, tmp, offset, whole.finalize())?;

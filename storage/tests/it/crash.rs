@@ -108,7 +108,7 @@ pub(crate) fn crash_at_every_point(
 fn a_crash_at_every_point_loses_nothing_confirmed_however_often_it_comes() {
     let seeds = if std::env::var_os("QBROKER_SLOW").is_some() { 20 } else { 3 };
     let points = crash_at_every_point(history, seeds);
-    assert!(250 < points, "{points} crash points");
+    assert!(200 < points, "{points} crash points");
     let mut owner = Owner::open(&SimDisk::new(5), &tiny()).unwrap();
     history(&mut owner).unwrap();
     let stats = owner.log.stats();

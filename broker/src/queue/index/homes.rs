@@ -7,11 +7,14 @@ use qbroker_storage::Lsn;
 
 /// Births in a block.
 const BLOCK: usize = 64;
-/// More changes of page than this within a block, and the block names every birth's page.
-const CHANGES_MAX: usize = 32;
+/// Bytes of a change of page. A block that changes so often that this takes more names every birth's
+/// page instead.
+const CHANGE_BYTES: usize = size_of::<(u8, u32)>();
 
 /// No page: the message is in memory, or finished.
 const NONE: u32 = u32::MAX;
+/// The same among small numbers.
+const NONE_SMALL: u16 = u16::MAX;
 
 /// Page numbers by birth. Neighbours mostly share their page, or else mostly have one.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ pub(super) struct Homes {
 enum Block {
     /// From this birth of the block on it is this page, until the next change; none before the first.
     Changes(Box<[(u8, u32)]>),
+    /// Numbers are used again, so that those of thirty million messages are small.
+    EachSmall(Box<[u16; BLOCK]>),
     Each(Box<[u32; BLOCK]>),
 }
 
@@ -36,6 +41,7 @@ impl Block {
     fn get(&self, at: usize) -> u32 {
         match self {
             Self::Each(pages) => pages[at],
+            Self::EachSmall(pages) => large(pages[at]),
             Self::Changes(changes) => {
                 let after = changes.partition_point(|&(from, _)| usize::from(from) <= at);
                 after.checked_sub(1).map_or(NONE, |last| changes[last].1)
@@ -46,6 +52,7 @@ impl Block {
     fn pages(&self) -> [u32; BLOCK] {
         match self {
             Self::Each(pages) => **pages,
+            Self::EachSmall(pages) => pages.map(large),
             Self::Changes(_) => std::array::from_fn(|at| self.get(at)),
         }
     }
@@ -55,11 +62,29 @@ impl Block {
         let before = std::iter::once(NONE).chain(pages);
         let changed = (0_u8..).zip(pages).zip(before).filter(|((_, page), before)| page != before);
         let changes: Vec<(u8, u32)> = changed.map(|(change, _)| change).collect();
-        match changes.len() {
-            0 => None,
-            1..=CHANGES_MAX => Some(Self::Changes(changes.into())),
-            _ => Some(Self::Each(Box::new(pages))),
+        let small: Option<Vec<u16>> = pages.into_iter().map(small).collect();
+        let each_bytes = if small.is_some() { 2 * BLOCK } else { 4 * BLOCK };
+        if changes.is_empty() {
+            return None;
         }
+        if changes.len() * CHANGE_BYTES <= each_bytes {
+            return Some(Self::Changes(changes.into()));
+        }
+        Some(match small.and_then(|small| small.try_into().ok()) {
+            Some(small) => Self::EachSmall(small),
+            None => Self::Each(Box::new(pages)),
+        })
+    }
+}
+
+fn large(page: u16) -> u32 {
+    if page == NONE_SMALL { NONE } else { page.into() }
+}
+
+fn small(page: u32) -> Option<u16> {
+    match page {
+        NONE => Some(NONE_SMALL),
+        _ => u16::try_from(page).ok().filter(|page| *page != NONE_SMALL),
     }
 }
 
@@ -103,23 +128,26 @@ mod tests {
 
     #[test]
     fn every_birth_finds_its_page_whatever_the_neighbours_do() {
-        let mut homes = Homes::default();
-        let births = |step: usize| (10..300).step_by(step).map(Lsn);
-        homes.insert(births(1), 1);
-        homes.insert(births(2), 2);
-        homes.insert(births(6), 3);
-        homes.remove(births(12));
-        for birth in 0..310 {
-            let expected = match birth {
-                ..10 | 300.. => None,
-                _ if (birth - 10) % 12 == 0 => None,
-                _ if (birth - 10) % 6 == 0 => Some(3),
-                _ if (birth - 10) % 2 == 0 => Some(2),
-                _ => Some(1),
-            };
-            assert_eq!(homes.get(Lsn(birth)), expected, "{birth}");
+        // Small numbers, the last small one and those behind it, and large ones.
+        for first in [1, u32::from(u16::MAX) - 2, 1 << 20] {
+            let mut homes = Homes::default();
+            let births = |step: usize| (10..300).step_by(step).map(Lsn);
+            homes.insert(births(1), first);
+            homes.insert(births(2), first + 1);
+            homes.insert(births(6), first + 2);
+            homes.remove(births(12));
+            for birth in 0..310 {
+                let expected = match birth {
+                    ..10 | 300.. => None,
+                    _ if (birth - 10) % 12 == 0 => None,
+                    _ if (birth - 10) % 6 == 0 => Some(first + 2),
+                    _ if (birth - 10) % 2 == 0 => Some(first + 1),
+                    _ => Some(first),
+                };
+                assert_eq!(homes.get(Lsn(birth)), expected, "{birth}");
+            }
+            homes.remove(births(1));
+            assert!(homes.blocks.is_empty());
         }
-        homes.remove(births(1));
-        assert!(homes.blocks.is_empty());
     }
 }

@@ -92,6 +92,14 @@ impl Page {
         }
     }
 
+    /// The tag of the births.
+    pub const BIRTHS_TAG: u32 = 15;
+
+    /// All but the births, and these.
+    pub fn split_births(&self) -> (Self, Bytes) {
+        (Self { births: Bytes::new(), ..self.clone() }, self.births.clone())
+    }
+
     /// The queue of its messages.
     pub fn queue(&self) -> QueueId {
         QueueId(self.queue)
