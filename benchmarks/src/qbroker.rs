@@ -47,10 +47,19 @@ pub(crate) async fn find(named: Option<&Path>) -> Fallible<PathBuf> {
 async fn build(cargo: &Path, own: &Path) -> Fallible<()> {
     let target = own.parent().and_then(Path::parent).context("this program is not in a target")?;
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "-p", "qbroker", "--bin", "qbroker", "--target-dir"]);
+    // With the features of the whole workspace, as for its tests: mostly it is built already.
+    command.args(["build", "--quiet", "--workspace", "--bin", "qbroker", "--target-dir"]);
     command.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     if !cfg!(debug_assertions) {
         command.arg("--release");
+    }
+    // What cargo says of this package is not for others: a build script that asks for it (ring's does)
+    // would run again, and all that stands on it be built again.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
     }
     let status = command.status().await.context("cannot run cargo")?;
     ensure!(status.success(), "the broker cannot be built ({status})");
