@@ -40,14 +40,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     generate_raw(descriptors.clone(), out.join("raw"))?;
-    // Payloads are slices of the buffer they arrived in, not copies.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    configure().compile_fds(descriptors)?;
     Ok(())
+}
+
+fn configure() -> tonic_prost_build::Builder {
+    // Payloads are slices of the buffer they arrived in, not copies.
+    tonic_prost_build::configure().bytes(".").codec_path("crate::codec::Codec")
 }
 
 /// Generates the services of messages with the types of `raw`, and these; all others are `v1`'s.
 fn generate_raw(mut descriptors: FileDescriptorSet, out: PathBuf) -> std::io::Result<()> {
-    let mut config = tonic_prost_build::configure().bytes(".").build_client(false).out_dir(&out);
+    let mut config = configure().build_client(false).out_dir(&out);
     for file in &mut descriptors.file {
         // Its places are counted in what is taken away here.
         file.source_code_info = None;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use prost::Message;
+use qbroker_proto::codec::encode;
 use tokio_stream::Stream;
 use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -98,7 +99,8 @@ impl<T: Message> Encoder for SharedEncoder<T> {
     type Error = Status;
 
     fn encode(&mut self, item: Arc<T>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+        encode(&*item, buffer);
+        Ok(())
     }
 
     fn buffer_settings(&self) -> BufferSettings {

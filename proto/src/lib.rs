@@ -1,7 +1,9 @@
 //! The qbroker protocol, package `qbroker.v1`.
 //!
 //! The `.proto` files beside this crate are the protocol's reference: every field and every error is
-//! documented there. This crate is generated from them at build time and adds nothing to them.
+//! documented there. This crate is generated from them at build time; the codec is all that it adds.
+
+pub mod codec;
 
 /// Package `qbroker.v1`: messages, service clients and service servers.
 pub mod v1 {
