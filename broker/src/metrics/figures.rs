@@ -59,7 +59,7 @@ pub struct QueueFigures {
     pub paused: u64,
     /// How long the first of the ready messages has been waiting; zero where there is none.
     pub oldest_ready_age: Duration,
-    /// Messages accepted.
+    /// Messages that came in: published, or dead letters of other queues.
     pub published_total: u64,
     /// Leases granted.
     pub delivered_total: u64,
@@ -73,6 +73,8 @@ pub struct QueueFigures {
     pub leases_expired_total: u64,
     /// Messages whose time to live ended.
     pub expired_total: u64,
+    /// Messages deleted: by name, by a purge, or older than the retention.
+    pub deleted_total: u64,
 }
 
 /// The log and the disk. Totals are since the start of the process.

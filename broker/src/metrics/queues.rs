@@ -2,7 +2,7 @@
 
 use super::QueueFigures;
 
-/// Queues beyond this number are summed up: 16 series each, and a scraper that must keep them all.
+/// Queues beyond this number are summed up: 17 series each, and a scraper that must keep them all.
 const LABELLED_MAX: usize = 200;
 
 /// The label of what is summed up. No queue is called so by accident; one that is joins the sum.
@@ -47,6 +47,7 @@ fn add(a: QueueFigures, b: QueueFigures) -> QueueFigures {
         dead_lettered_total: a.dead_lettered_total + b.dead_lettered_total,
         leases_expired_total: a.leases_expired_total + b.leases_expired_total,
         expired_total: a.expired_total + b.expired_total,
+        deleted_total: a.deleted_total + b.deleted_total,
     }
 }
 

@@ -139,7 +139,7 @@ pub static METRICS: &[Metric] = &[
         |s| by_queue(s, |queue| queue.paused)),
     gauge("qbroker_queue_oldest_ready_age_seconds", &["queue"], "How long the first ready message has been waiting; 0 where none waits.",
         queue_ages),
-    counter("qbroker_messages_published_total", &["queue"], "Messages accepted.",
+    counter("qbroker_messages_published_total", &["queue"], "Messages that came in: published, or dead letters of other queues.",
         |s| by_queue(s, |queue| queue.published_total)),
     counter("qbroker_messages_delivered_total", &["queue"], "Leases granted.",
         |s| by_queue(s, |queue| queue.delivered_total)),
@@ -151,6 +151,8 @@ pub static METRICS: &[Metric] = &[
         |s| by_queue(s, |queue| queue.dead_lettered_total)),
     counter("qbroker_messages_expired_total", &["queue"], "Messages whose ttl ended before they were done.",
         |s| by_queue(s, |queue| queue.expired_total)),
+    counter("qbroker_messages_deleted_total", &["queue"], "Messages deleted: by name, by a purge, or older than the retention.",
+        |s| by_queue(s, |queue| queue.deleted_total)),
     counter("qbroker_leases_expired_total", &["queue"], "Leases that ended by time or with a lost session.",
         |s| by_queue(s, |queue| queue.leases_expired_total)),
 

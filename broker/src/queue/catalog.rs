@@ -45,9 +45,10 @@ impl Queue {
     }
 }
 
-/// What happened since the queue was made.
+/// What happened since the queue was made. Each only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
+    /// Dead letters of other queues included.
     pub published: u64,
     pub delivered: u64,
     pub acked: u64,
@@ -56,6 +57,8 @@ pub struct Totals {
     pub expired_leases: u64,
     /// Messages whose time to live ended.
     pub expired: u64,
+    /// Messages deleted: by name, by a purge, or older than the retention.
+    pub deleted: u64,
 }
 
 /// Makes a queue.
@@ -294,6 +297,7 @@ impl<I: Index> Core<I> {
         for cursor in gone {
             self.end_lease(cursor.birth);
             self.finish(cursor.birth);
+            self.catalog.totals(queue).deleted += 1;
         }
     }
 

@@ -86,6 +86,7 @@ impl<I: Index> Core<I> {
             self.retire(message.last_failure);
             message.last_failure = Lsn(0);
         }
+        self.catalog.totals(QueueId(letter.to_queue)).published += 1;
         let moved = Message {
             queue: QueueId(letter.to_queue),
             place: lsn,

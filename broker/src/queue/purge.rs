@@ -61,7 +61,8 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_deleted(&mut self, deleted: &Deleted) {
         for &birth in &deleted.births {
             self.end_lease(Lsn(birth));
-            self.finish(Lsn(birth));
+            let message = self.finish(Lsn(birth));
+            self.catalog.totals(message.queue).deleted += 1;
         }
     }
 }

@@ -92,6 +92,8 @@ struct QueueItem {
     expired_leases: u64,
     #[prost(uint64, tag = "30")]
     expired: u64,
+    #[prost(uint64, tag = "56")]
+    deleted: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -457,6 +459,7 @@ impl<I: Index> Core<I> {
             dead_lettered: item.dead_lettered,
             expired_leases: item.expired_leases,
             expired: item.expired,
+            deleted: item.deleted,
         };
     }
 
@@ -491,6 +494,7 @@ fn queue_item(definition: &QueueDefinition, totals: Totals) -> QueueItem {
         dead_lettered: totals.dead_lettered,
         expired_leases: totals.expired_leases,
         expired: totals.expired,
+        deleted: totals.deleted,
     }
 }
 

@@ -64,6 +64,7 @@ scripts! {
     purge
     update
     remove
+    totals
     pause
     queue
     queue_limit

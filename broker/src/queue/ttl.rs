@@ -60,9 +60,12 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_expired(&mut self, expired: &Expired) {
         for &birth in &expired.births {
             let message = self.finish(Lsn(birth));
+            let totals = self.catalog.totals(message.queue);
             if expired.by_ttl {
-                self.catalog.totals(message.queue).expired += 1;
+                totals.expired += 1;
                 self.consumers.touch(message.queue);
+            } else {
+                totals.deleted += 1;
             }
         }
     }

@@ -99,6 +99,7 @@ fn queue_figures(core: &Core, queue: &Queue, wall_ms: u64) -> QueueFigures {
         dead_lettered_total: queue.totals.dead_lettered,
         leases_expired_total: queue.totals.expired_leases,
         expired_total: queue.totals.expired,
+        deleted_total: queue.totals.deleted,
     }
 }
 

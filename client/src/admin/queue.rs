@@ -292,11 +292,12 @@ pub struct QueueStats {
     pub parked: u64,
     /// Payload, headers and keys of what it holds.
     pub bytes: u64,
-    /// When the first of the ready messages was published.
+    /// When the first of the ready messages came into the queue.
     pub oldest_ready_time: Option<SystemTime>,
     /// Consumers connected.
     pub consumers: u64,
-    /// Messages accepted since it was created, as the totals below.
+    /// Messages that came in since it was created, as the totals below: published, or dead letters of
+    /// other queues.
     pub published_total: u64,
     /// Leases granted.
     pub delivered_total: u64,
@@ -310,6 +311,8 @@ pub struct QueueStats {
     pub expired_leases_total: u64,
     /// Messages whose time to live ended.
     pub expired_total: u64,
+    /// Messages deleted: by name, by a purge, or older than the retention.
+    pub deleted_total: u64,
 }
 
 impl From<v1::QueueStats> for QueueStats {
@@ -331,6 +334,7 @@ impl From<v1::QueueStats> for QueueStats {
             dead_lettered_total: count(stats.dead_lettered_total),
             expired_leases_total: count(stats.expired_leases_total),
             expired_total: count(stats.expired_total),
+            deleted_total: count(stats.deleted_total),
         }
     }
 }

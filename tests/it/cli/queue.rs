@@ -219,6 +219,8 @@ async fn a_purge_takes_the_states_it_names_and_leaves_leases_alone_otherwise() {
     assert_eq!(stage.held("work").await, [0, 1, 0]);
     assert_eq!(purge(&["--state", "leased"]).await, 1);
     assert_eq!(stage.held("work").await, [0, 0, 0]);
+    let shown = stage.show("work").await;
+    assert_eq!((&shown["published_total"], &shown["deleted_total"]), (&4.into(), &4.into()));
     // Who worked on it is told, and its command ended.
     holder.wait_for_word("lost a message").await;
     holder.signal(Signal::TERM);

@@ -12,6 +12,7 @@ mod named;
 mod priority;
 mod publish;
 mod streams;
+mod totals;
 mod ttl;
 mod unread;
 

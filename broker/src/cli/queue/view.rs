@@ -25,7 +25,7 @@ pub(super) const LIST: [Column; 9] = [
 ];
 
 /// What is shown of one queue.
-pub(super) const DETAILS: [Column; 39] = [
+pub(super) const DETAILS: [Column; 40] = [
     column("NAME", "name"),
     column("STATE", "state"),
     column("PUBLISHING PAUSED", "publishing_paused"),
@@ -48,6 +48,7 @@ pub(super) const DETAILS: [Column; 39] = [
     column("DEAD-LETTERED", "dead_lettered_total"),
     column("LEASES EXPIRED", "expired_leases_total"),
     column("EXPIRED", "expired_total"),
+    column("DELETED", "deleted_total"),
     column("LEASE DURATION", "lease_duration"),
     column("MAX ATTEMPTS", "max_attempts"),
     column("MAX CRASHES", "max_crashes"),
@@ -110,6 +111,7 @@ fn figures(queue: &Queue, now: SystemTime) -> Value {
         "dead_lettered_total": stats.dead_lettered_total,
         "expired_leases_total": stats.expired_leases_total,
         "expired_total": stats.expired_total,
+        "deleted_total": stats.deleted_total,
     })
 }
 

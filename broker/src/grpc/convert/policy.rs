@@ -239,5 +239,6 @@ pub(in crate::grpc) fn to_stats(queue: &Queue, figures: Figures) -> QueueStats {
         expired_leases_total: number(totals.expired_leases),
         parked: number(counts.parked),
         expired_total: number(totals.expired),
+        deleted_total: number(totals.deleted),
     }
 }

@@ -135,8 +135,14 @@ pub(super) fn show<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
             "ready {ready}, scheduled {scheduled}, leased {leased}, parked {parked}: {bytes} B"
         ),
         format!(
-            "published {}, delivered {}, acked {}, retried {}, dead {}, leases expired {}",
-            it.published, it.delivered, it.acked, it.retried, it.dead_lettered, it.expired_leases
+            "published {}, delivered {}, acked {}, retried {}, dead {}, leases expired {}{}",
+            it.published,
+            it.delivered,
+            it.acked,
+            it.retried,
+            it.dead_lettered,
+            it.expired_leases,
+            if it.deleted == 0 { String::new() } else { format!(", deleted {}", it.deleted) },
         ),
         format!("etag {}", queue.etag()),
     ];
