@@ -64,9 +64,9 @@ mod stream;
 mod time;
 
 pub use admin::{
-    Attempt, Limit, ListedMessage, MessageQuery, MessageState, MessageUpdate, Page, Queue,
-    QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats, QueueUpdate, RetryPolicy,
-    ServerInfo,
+    Attempt, ConnectedConsumer, ConsumerQuery, Limit, ListedMessage, MessageQuery, MessageState,
+    MessageUpdate, Page, Queue, QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats,
+    QueueUpdate, RetryPolicy, ServerInfo,
 };
 pub use connection::Client;
 pub use consumer::{

@@ -80,6 +80,10 @@ reasons! {
     ProducerFenced = "PRODUCER_FENCED",
     /// Another stream took this consumer's place.
     ConsumerReplaced = "CONSUMER_REPLACED",
+    /// No such consumer is connected.
+    ConsumerNotFound = "CONSUMER_NOT_FOUND",
+    /// An operator ended this consumer.
+    ConsumerDisconnected = "CONSUMER_DISCONNECTED",
     /// The queue changed since it was read.
     EtagMismatch = "ETAG_MISMATCH",
     /// Free space is down to the reserve: publishing stops, settling goes on.

@@ -11,6 +11,7 @@ use self::globals::Globals;
 
 mod completions;
 mod config;
+mod consumer;
 mod data;
 mod dev;
 mod failure;
@@ -23,6 +24,7 @@ mod prompt;
 mod queue;
 mod serve;
 mod signals;
+mod tally;
 mod token;
 mod version;
 
@@ -51,6 +53,9 @@ enum Command {
     /// Publish, pull, peek at and consume messages.
     #[command(subcommand, visible_alias = "messages")]
     Message(Box<message::MessageCommand>),
+    /// List consumers, and end their streams.
+    #[command(subcommand, visible_alias = "consumers")]
+    Consumer(consumer::ConsumerCommand),
     /// Ask whether a broker is there and ready.
     Health(health::HealthArgs),
     /// Check or repair a data folder, while no broker uses it.
@@ -83,6 +88,7 @@ fn run(cli: Cli) -> Exit {
         Command::Dev(args) => args.run(),
         Command::Queue(command) => command.run(&globals),
         Command::Message(command) => command.run(&globals),
+        Command::Consumer(command) => command.run(&globals),
         Command::Health(args) => args.run(&globals),
         Command::Data(command) => command.run(&globals),
         Command::Config(command) => command.run(&globals),

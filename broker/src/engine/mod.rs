@@ -13,6 +13,7 @@ mod outbox;
 mod paging;
 mod purge;
 mod replay;
+mod streams;
 mod timer;
 mod unsynced;
 
@@ -28,7 +29,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 pub use open::{Failure, Options, StartError};
 pub use outbox::Outbox;
 pub use replay::recover;
+pub use streams::{About, Connected};
 
+use streams::Stream;
 use unsynced::Unsynced;
 
 use crate::clock::Clock;
@@ -64,6 +67,8 @@ pub enum ConsumerEvent {
     LeasesLost(Vec<LeaseToken>, Lost),
     /// Another stream took its place.
     Replaced,
+    /// An operator ended it.
+    Disconnected,
     /// Answers a call of settlements.
     Settled {
         call: i64,
@@ -118,7 +123,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct State {
     core: Core,
-    consumers: HashMap<ConsumerId, Arc<Outbox<ConsumerEvent>>, FxBuildHasher>,
+    consumers: HashMap<ConsumerId, Stream, FxBuildHasher>,
     pulls: HashMap<PullId, oneshot::Sender<(Lsn, Vec<Delivery>)>, FxBuildHasher>,
     publishers: HashMap<u64, Arc<Outbox<PublishEvent>>, FxBuildHasher>,
     last_stream: u64,
@@ -308,14 +313,16 @@ impl Engine {
     ///
     /// It is connected at once, and until [`Self::disconnect`]; it may be told of once the log is
     /// durable up to the LSN.
-    pub fn open_consumer(&self, open: &queue::OpenConsumer) -> OpenedConsumer {
+    pub fn open_consumer(&self, open: &queue::OpenConsumer, about: About) -> OpenedConsumer {
+        let about = Arc::new(about);
         self.turn_with(
             |core, now, out| core.open_consumer(open, now, out),
             |state, _, opened| {
                 opened.map(|opened| {
                     let outbox =
                         Arc::new(Outbox::new(self.durable.clone(), self.commits.stopped()));
-                    state.consumers.insert(opened.consumer, outbox.clone());
+                    let stream = Stream { outbox: outbox.clone(), about };
+                    state.consumers.insert(opened.consumer, stream);
                     (opened, outbox)
                 })
             },
@@ -462,6 +469,10 @@ impl State {
                 self.tell(consumer, lsn, ConsumerEvent::Replaced);
                 self.consumers.remove(&consumer);
             }
+            Effect::Disconnected { consumer } => {
+                self.tell(consumer, lsn, ConsumerEvent::Disconnected);
+                self.consumers.remove(&consumer);
+            }
             Effect::AnswerPull { pull, deliveries } => {
                 // A pull that is gone takes its answer back itself.
                 if let Some(waiting) = self.pulls.remove(&pull) {
@@ -479,8 +490,8 @@ impl State {
     }
 
     fn tell(&self, consumer: ConsumerId, lsn: Lsn, event: ConsumerEvent) {
-        if let Some(outbox) = self.consumers.get(&consumer) {
-            outbox.push(lsn, event);
+        if let Some(stream) = self.consumers.get(&consumer) {
+            stream.outbox.push(lsn, event);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::convert::policy::{self, Figures, NewQueue};
 use super::convert::time::duration_ms;
 use super::fault::{Fault, flat};
 use super::features::FEATURES;
-use super::{Context, browse, listing, messages};
+use super::{Context, browse, consumers, listing, messages};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
@@ -181,16 +181,17 @@ impl AdminService for Admin {
 
     async fn list_consumers(
         &self,
-        _: Request<ListConsumersRequest>,
+        request: Request<ListConsumersRequest>,
     ) -> Result<Response<ListConsumersResponse>, Status> {
-        later("list_consumers")
+        answer(consumers::list(self.engine(), request.into_inner()).await)
     }
 
     async fn disconnect_consumer(
         &self,
-        _: Request<DisconnectConsumerRequest>,
+        request: Request<DisconnectConsumerRequest>,
     ) -> Result<Response<DisconnectConsumerResponse>, Status> {
-        later("list_consumers")
+        let disconnected = consumers::disconnect(self.engine(), request.into_inner()).await;
+        answer(disconnected.map(|()| DisconnectConsumerResponse {}))
     }
 
     async fn list_operations(

@@ -4,7 +4,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Request, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Principal};
 
 /// Turns away calls without an accepted token, where tokens are required.
 #[derive(Clone, Debug)]
@@ -19,11 +19,16 @@ impl Interceptor {
 }
 
 impl tonic::service::Interceptor for Interceptor {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let header = request.metadata().get("authorization");
         let authorization = header.and_then(|value| value.to_str().ok());
         match self.authenticator.check(authorization) {
-            Ok(_) => Ok(request),
+            Ok(Principal::Anonymous) => Ok(request),
+            // For who shows it to operators.
+            Ok(principal @ Principal::Token { .. }) => {
+                request.extensions_mut().insert(principal);
+                Ok(request)
+            }
             Err(error) => {
                 const REASON: &str = "UNAUTHENTICATED";
                 let mut trailers = MetadataMap::new();

@@ -20,11 +20,11 @@ use tonic::{Status, Streaming};
 use super::Context;
 use super::convert::time::to_duration;
 use super::convert::token::Seal;
-use super::convert::{bounds, incoming};
+use super::convert::{bounds, client, incoming};
 use super::fault::Fault;
 use super::leases::{to_batch, to_failures};
 use super::unanswered::{Answering, Unanswered};
-use crate::engine::{ConsumerEvent, Engine, Outbox};
+use crate::engine::{About, ConsumerEvent, Engine, Outbox};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::{Delivery, Lost, OpenConsumer, Opened};
 
@@ -40,15 +40,17 @@ const UNANSWERED_UNITS: usize = bounds::REQUEST_BYTES_MAX / UNANSWERED_UNIT;
 /// Opens a consumer and serves its stream: a task takes requests, the returned stream answers.
 pub(super) async fn serve(
     context: Context,
+    caller: About,
     mut inbound: Streaming<ConsumeRequest>,
 ) -> Result<impl Stream<Item = Result<ConsumeResponse, Status>> + Send, Fault> {
     context.check_running()?;
     let out_of_turn = || Fault::invalid("kind", "the first message of the stream must be open");
     let first = inbound.message().await.map_err(|status| Fault::unreadable(&status))?;
     let first = first.and_then(|request| request.kind);
-    let Some(consume_request::Kind::Open(open)) = first else { return Err(out_of_turn()) };
+    let Some(consume_request::Kind::Open(mut open)) = first else { return Err(out_of_turn()) };
+    let about = client::about(open.client.take(), caller, context.engine.clock().now().wall_ms)?;
     let open = incoming::open_consumer(open, context.seal, fresh_session)?;
-    let (lsn, opened) = context.engine.open_consumer(&open)?;
+    let (lsn, opened) = context.engine.open_consumer(&open, about)?;
     let (opened, outbox) = opened?;
     let id = opened.consumer;
     // Before anything is waited for: a call that is canceled here leaves no consumer behind.
@@ -308,6 +310,7 @@ impl Writer {
                     self.responses.push_back(response(consume_response::Kind::Drained(Drained {})));
                 }
                 ConsumerEvent::Replaced => self.end_with(Some(Fault::ConsumerReplaced)),
+                ConsumerEvent::Disconnected => self.end_with(Some(Fault::ConsumerDisconnected)),
                 ConsumerEvent::End => self.end_with(self.end.get().cloned()),
             }
             if self.ended {
@@ -389,6 +392,7 @@ fn leases_lost(leases: &[LeaseToken], why: Lost, seal: Seal) -> ConsumeResponse 
         Lost::Deleted => LeaseLostReason::QueueDeleted,
         Lost::MessageDeleted => LeaseLostReason::MessageDeleted,
         Lost::SessionReset => LeaseLostReason::SessionReset,
+        Lost::Disconnected => LeaseLostReason::DisconnectedByAdmin,
     };
     let lease_tokens = tokens(leases, seal);
     response(consume_response::Kind::LeasesLost(LeasesLost { lease_tokens, reason: reason.into() }))
@@ -416,7 +420,7 @@ mod tests {
     async fn a_call_canceled_before_its_consumer_is_durable_leaves_none_behind() {
         let stage = Stage::set();
         let consumers = || stage.context.engine.look(|core| core.consumers_of("q")).1;
-        let mut serving = Box::pin(serve(stage.context.clone(), streaming(vec![open()])));
+        let mut serving = Box::pin(serve(stage.context.clone(), About::default(), streaming(vec![open()])));
         assert!((&mut serving).now_or_never().is_none(), "nothing is durable yet");
         assert_eq!(consumers(), 1);
         drop(serving);

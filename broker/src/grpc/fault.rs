@@ -44,6 +44,8 @@ pub(crate) enum Fault {
     TokenInvalid(Bytes),
     #[error("another stream took the place of this one, and its leases")]
     ConsumerReplaced,
+    #[error("an operator ended this stream; it should not come back by itself")]
+    ConsumerDisconnected,
     #[error("the server is stopping; nothing of this was done, so try again")]
     ShuttingDown,
     #[error("the server stopped before it could answer; what was asked may have been done")]
@@ -90,6 +92,7 @@ impl Fault {
             Self::Empty(_) => "EMPTY_BATCH",
             Self::TokenInvalid(_) => "TOKEN_INVALID",
             Self::ConsumerReplaced => "CONSUMER_REPLACED",
+            Self::ConsumerDisconnected => "CONSUMER_DISCONNECTED",
             Self::ShuttingDown | Self::Stopped => "SHUTTING_DOWN",
             Self::Damaged(_) => "DATA_DAMAGED",
         }
@@ -105,7 +108,7 @@ impl Fault {
             | Self::Empty(_)
             | Self::TokenInvalid(_) => Code::InvalidArgument,
             Self::Unsupported { .. } => Code::Unimplemented,
-            Self::ConsumerReplaced => Code::Aborted,
+            Self::ConsumerReplaced | Self::ConsumerDisconnected => Code::Aborted,
             Self::ShuttingDown | Self::Stopped => Code::Unavailable,
             Self::Damaged(_) => Code::DataLoss,
         }
@@ -199,7 +202,9 @@ pub(crate) fn settle_failure(token: Bytes, fault: &Fault) -> SettleFailure {
 
 fn refused_code(refused: &Refused) -> Code {
     match refused {
-        Refused::QueueNotFound(_) | Refused::MessageNotFound(_) => Code::NotFound,
+        Refused::QueueNotFound(_) | Refused::MessageNotFound(_) | Refused::ConsumerNotFound(_) => {
+            Code::NotFound
+        }
         Refused::QueueExists(_) => Code::AlreadyExists,
         Refused::QueueName { .. }
         | Refused::Policy { .. }
@@ -247,6 +252,7 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
         Refused::MessageNotFound(id) | Refused::MessageLeased(id) => {
             vec![("message_id", id.clone())]
         }
+        Refused::ConsumerNotFound(id) => vec![("consumer_id", id.to_string())],
         // The key under which GetServerInfo tells the limit.
         Refused::Limit { what, .. } => vec![("limit", format!("max_{what}"))],
         Refused::LeasesFull(_) => vec![("limit", "max_leases".to_owned())],

@@ -17,7 +17,7 @@ use tracing::error;
 
 use super::convert::time::to_duration;
 use super::convert::token::Seal;
-use super::convert::{delivery, incoming};
+use super::convert::{client, delivery, incoming};
 use super::fault::{Fault, flat, settle_failure};
 use super::records::{self, Parts};
 use super::{Context, consume};
@@ -40,7 +40,8 @@ impl ConsumerService for Consumer {
         &self,
         request: Request<Streaming<ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        let responses = consume::serve(self.context.clone(), request.into_inner()).await;
+        let caller = client::caller(&request);
+        let responses = consume::serve(self.context.clone(), caller, request.into_inner()).await;
         let responses = responses.map_err(|fault| fault.to_status())?;
         Ok(Response::new(Box::pin(responses)))
     }

@@ -5,6 +5,7 @@ mod attempts;
 mod auth;
 mod browse;
 mod consume;
+mod consumers;
 mod convert;
 mod explain;
 mod fault;

@@ -58,7 +58,7 @@ impl<I: Index> Core<I> {
         let known = self.sessions.named(&open.session);
         let reset = known.filter(|_| open.reset_session);
         let lost_by_reset = match reset {
-            Some(session) => self.draft_reset(&mut draft, session, now)?,
+            Some(session) => self.draft_abandoned(&mut draft, session, now)?,
             None => Vec::new(),
         };
         for selector in &open.queues {
@@ -98,7 +98,7 @@ impl<I: Index> Core<I> {
         self.commit_settlements(draft, out);
 
         if let Some(session) = reset {
-            self.leave_session(session, now, out);
+            self.leave_session(session, |consumer| Effect::Replaced { consumer }, now, out);
         }
         if let Some((_, previous)) = previous {
             self.replace(previous, session, now, out);
@@ -166,9 +166,14 @@ impl<I: Index> Core<I> {
         Ok(lost)
     }
 
-    /// Loses a session on the word of its own process, which was started anew. What is beyond a step
-    /// stays with the session, whose grace is over and whose name is free.
-    fn draft_reset(&self, draft: &mut Draft, id: SessionId, now: Now) -> Turn<Vec<Lsn>> {
+    /// Loses a session at once: its process was started anew, or an operator ends it. What is beyond a
+    /// step stays with the session, whose grace is over and whose name is free.
+    pub(super) fn draft_abandoned(
+        &self,
+        draft: &mut Draft,
+        id: SessionId,
+        now: Now,
+    ) -> Turn<Vec<Lsn>> {
         let lost = self.draft_loss(draft, id, now)?;
         if self.sessions.get(id).is_some_and(|session| lost.len() < session.leases.len()) {
             let (session, grace_ms, disowned) = (id.0, 0, true);
@@ -177,11 +182,17 @@ impl<I: Index> Core<I> {
         Ok(lost)
     }
 
-    /// The streams and pulls of a session that was begun anew end.
-    fn leave_session(&mut self, id: SessionId, now: Now, out: &mut Output) {
+    /// The streams and pulls of a session that was abandoned end; `why` is what streams are told.
+    pub(super) fn leave_session(
+        &mut self,
+        id: SessionId,
+        why: fn(ConsumerId) -> Effect,
+        now: Now,
+        out: &mut Output,
+    ) {
         for consumer in self.consumers.streams_of(id) {
             self.consumers.detach(consumer);
-            out.effects.push(Effect::Replaced { consumer });
+            out.effects.push(why(consumer));
         }
         for pull in self.consumers.pulls_of(id) {
             self.consumers.stop_waiting(pull);

@@ -4,6 +4,7 @@
 //! back by themselves.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -66,6 +67,11 @@ impl Consumer {
     /// How its room is shared among its queues, where it said so.
     pub(super) fn shares(&self) -> Option<&Shares> {
         self.shares.as_deref()
+    }
+
+    /// Whether it takes nothing more.
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Where one of its queues is in [`Self::queues`].
@@ -173,6 +179,12 @@ impl Consumers {
     /// How many streams consume from a queue.
     pub(super) fn count_of(&self, queue: &str) -> usize {
         self.counts.get(queue).copied().unwrap_or_default()
+    }
+
+    /// Those after this one.
+    pub(super) fn after(&self, id: ConsumerId) -> impl Iterator<Item = (ConsumerId, &Consumer)> {
+        let range = (Bound::Excluded(id), Bound::Unbounded);
+        self.consumers.range(range).map(|(&id, consumer)| (id, consumer))
     }
 
     /// Number of the consumer that comes next.

@@ -29,6 +29,7 @@ mod update;
 
 mod connect;
 mod consumer;
+mod disconnect;
 mod dispatch;
 mod flow;
 mod pull;
@@ -160,6 +161,8 @@ pub enum Effect {
     LeasesLost { consumer: ids::ConsumerId, leases: Vec<ids::LeaseToken>, why: Lost },
     /// The consumer's stream was replaced by another one.
     Replaced { consumer: ids::ConsumerId },
+    /// An operator ended the consumer's stream.
+    Disconnected { consumer: ids::ConsumerId },
     /// The producer's stream was replaced by another one.
     Fenced { stream: StreamId, producer: String },
     /// Messages of this queue were dead-lettered.
@@ -179,6 +182,8 @@ pub enum Lost {
     MessageDeleted,
     /// The session was begun anew.
     SessionReset,
+    /// An operator ended the session.
+    Disconnected,
 }
 
 /// What a turn leaves behind: records for the log, effects to hold until they are durable, and

@@ -1,5 +1,7 @@
 //! Why a command is refused. Nothing has changed then, and nothing was logged.
 
+use super::ids::ConsumerId;
+
 /// Each variant has one stable reason on the wire (`grpc/fault.rs`).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refused {
@@ -47,6 +49,8 @@ pub enum Refused {
     BatchOutOfOrder { expected: u64, got: u64 },
     #[error("session \"{0}\" is not known; its grace is over, or it never was")]
     SessionLost(String),
+    #[error("consumer \"{0}\" is not connected; it may have gone, or come back under another name")]
+    ConsumerNotFound(ConsumerId),
     #[error("the lease token occurs twice in the call")]
     TokenTwice,
     #[error(
@@ -82,6 +86,7 @@ impl Refused {
             Self::ProducerFenced(_) => "PRODUCER_FENCED",
             Self::BatchOutOfOrder { .. } => "BATCH_OUT_OF_ORDER",
             Self::SessionLost(_) => "SESSION_LOST",
+            Self::ConsumerNotFound(_) => "CONSUMER_NOT_FOUND",
             Self::MessageNotFound(_) => "MESSAGE_NOT_FOUND",
             Self::MessageLeased(_) => "MESSAGE_LEASED",
         }

@@ -51,6 +51,7 @@ scripts! {
     session
     session_streams
     session_reset
+    disconnect
     restart
     pull
     window

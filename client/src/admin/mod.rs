@@ -1,6 +1,7 @@
 //! Administration: queues, a look at their messages, the broker.
 
 mod change;
+mod consumers;
 mod messages;
 mod pause;
 mod queue;
@@ -14,6 +15,7 @@ use crate::connection::{Channel, Client, MESSAGE_BYTES_MAX};
 use crate::error::Error;
 use crate::time;
 pub use change::MessageUpdate;
+pub use consumers::{ConnectedConsumer, ConsumerQuery};
 pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
 pub use queue::{Limit, Queue, QueuePolicy, QueueSpec, QueueState, QueueStats, RetryPolicy};
 

@@ -3,6 +3,7 @@
 mod access;
 mod away;
 mod consume;
+mod consumers;
 mod data;
 mod exec;
 mod flow;

@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod attempts;
+mod consumers;
 mod flow;
 mod large;
 mod later;

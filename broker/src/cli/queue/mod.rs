@@ -7,8 +7,9 @@ use qbroker_client::{Client, MessageState, Queue, QueueQuery, QueueSpec, QueueUp
 use self::policy::PolicyArgs;
 use self::view::{DETAILS, LIST, item};
 use super::Outcome;
-use super::failure::{Failure, say};
+use super::failure::Failure;
 use super::globals::Globals;
+use super::tally::Tally;
 
 mod pause;
 mod policy;
@@ -206,35 +207,6 @@ async fn delete(args: &DeleteArgs, client: &Client, globals: &Globals) -> Outcom
         }
     }
     tally.outcome()
-}
-
-/// How a command ends that does the same with several things.
-#[derive(Debug, Default)]
-struct Tally {
-    done: usize,
-    refused: Option<Failure>,
-}
-
-impl Tally {
-    fn count<T>(&mut self, done: Result<T, qbroker_client::Error>) {
-        match done {
-            Ok(_) => self.done += 1,
-            Err(error) => {
-                // The last one is told when the command fails with it.
-                if let Some(before) = self.refused.replace(error.into()) {
-                    say(&before.to_string());
-                }
-            }
-        }
-    }
-
-    fn outcome(self) -> Outcome {
-        match self.refused {
-            None => Ok(Exit::Ok),
-            Some(failure) if self.done == 0 => Err(failure),
-            Some(failure) => Err(Failure::new(Exit::Partial, failure.to_string())),
-        }
-    }
 }
 
 /// What a person should know before it is gone; nothing where the queue does not exist.

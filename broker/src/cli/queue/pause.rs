@@ -3,8 +3,8 @@
 use clap::Args;
 use qbroker_client::Client;
 
-use super::Tally;
 use crate::cli::Outcome;
+use crate::cli::tally::Tally;
 
 const PAUSE_HELP: &str = "\
 What is with a consumer goes on and is settled as ever. A paused queue stays so when the broker is

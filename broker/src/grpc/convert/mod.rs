@@ -2,6 +2,7 @@
 
 pub(super) mod batch;
 pub(super) mod bounds;
+pub(super) mod client;
 pub(super) mod delivery;
 pub(super) mod incoming;
 pub(super) mod names;

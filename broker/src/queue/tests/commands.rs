@@ -30,6 +30,8 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "drain" => streams::drain(script, args),
         "disconnect" => streams::disconnect(script, args),
         "close" => streams::close(script, args),
+        "kick" => streams::kick(script, args),
+        "consumers" => streams::consumers(script),
         "pull" => streams::pull(script, args),
         "cancel" => streams::cancel(script, args),
         "undeliver" => streams::undeliver(script, args),

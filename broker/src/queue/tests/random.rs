@@ -45,6 +45,7 @@ enum Command {
     Drain(u8),
     Disconnect(u8),
     Close(u8),
+    Kick { consumer: u8, end_session: bool },
     Settle(Vec<(u8, u8)>),
     Extend { leases: Vec<u8>, session: Option<u8> },
     Purge { queue: u8, states: u8 },
@@ -117,6 +118,9 @@ fn command() -> impl Strategy<Value = Command> {
         1 => any::<u8>().prop_map(Command::Drain),
         2 => any::<u8>().prop_map(Command::Disconnect),
         1 => any::<u8>().prop_map(Command::Close),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(consumer, end_session)| {
+            Command::Kick { consumer, end_session }
+        }),
         8 => prop::collection::vec((any::<u8>(), any::<u8>()), 1..5).prop_map(Command::Settle),
         2 => (leases(), prop::option::of(0..3_u8)).prop_map(|(leases, session)| {
             Command::Extend { leases, session }
@@ -275,6 +279,7 @@ impl<I: StageIndex> Play<I> {
                 self.heard(&heard, Asked::default());
             }
             Command::Close(consumer) => self.close(*consumer),
+            Command::Kick { consumer, end_session } => self.kick(*consumer, *end_session),
             Command::Settle(picks) => self.settle(picks),
             Command::Extend { leases, session } => self.extend(leases, *session),
             Command::Purge { queue, states } => self.purge(*queue, StateSet(u32::from(*states))),

@@ -147,6 +147,7 @@ pub(super) fn effect(effect: &Effect) -> Vec<String> {
             vec![format!("{consumer} lost {}: {why:?}", tokens(leases))]
         }
         Effect::Replaced { consumer } => vec![format!("{consumer} is replaced")],
+        Effect::Disconnected { consumer } => vec![format!("{consumer} is disconnected")],
         Effect::Fenced { stream, .. } => vec![format!("stream {} is fenced", stream.0)],
         Effect::DeadLetters { queue, count } => vec![format!("{count} dead letters of {queue}")],
     }

@@ -326,6 +326,7 @@ pub(super) fn deliveries_of(effect: &Effect) -> &[Delivery] {
         Effect::Deliver { deliveries, .. } | Effect::AnswerPull { deliveries, .. } => deliveries,
         Effect::LeasesLost { .. }
         | Effect::Replaced { .. }
+        | Effect::Disconnected { .. }
         | Effect::Fenced { .. }
         | Effect::DeadLetters { .. } => &[],
     }

@@ -94,6 +94,25 @@ pub(super) fn close<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) 
     script.tell(outcome, |()| Vec::new());
 }
 
+/// `kick c.1.1 session`
+pub(super) fn kick<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let (end_session, id) = (args.flag("session"), consumer(args));
+    let outcome =
+        script.stage.turn(|core, now, out| core.disconnect_consumer(id, end_session, now, out));
+    script.tell(outcome, |()| Vec::new());
+}
+
+/// Every stream, with what it holds and takes.
+pub(super) fn consumers<I: StageIndex>(script: &mut Script<I>) {
+    let core = &script.stage.core;
+    for (id, it) in core.consumers_after(ConsumerId::NONE) {
+        let held = format!("{} of {} messages", it.outstanding_messages, it.window.messages);
+        let (session, queues) = (core.session_name(it.session), it.queues.join(" "));
+        let draining = if it.is_draining() { ", draining" } else { "" };
+        script.said.push(format!("= {id} of {session}: {queues}, {held}{draining}"));
+    }
+}
+
 /// `pull queue,queue max=10 session=s lease=30s`
 pub(super) fn pull<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let pull = Pull {

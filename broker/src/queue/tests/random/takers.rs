@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::model::{Asked, Consumer, Pulling};
+use super::super::model::{Asked, Consumer, Lease, Pulling};
 use super::super::stage::{Outcome as Heard, StageIndex, deliveries_of};
 use super::wanted::by_name;
 use super::{How, LEASES_MAX, Play, pick_of};
@@ -154,6 +154,28 @@ impl<I: StageIndex> Play<I> {
         let holds =
             |token: &&LeaseToken| self.model.leases().any(|(_, lease)| lease.token == **token);
         tokens.iter().filter(holds).copied().collect()
+    }
+
+    pub(super) fn kick(&mut self, pick: u8, end_session: bool) {
+        let Some(id) = self.consumer(pick) else { return };
+        let session = self.model.consumers[&id.0].session;
+        let mut asked = Asked::default();
+        if end_session {
+            asked.reset = Some(session);
+            self.model.consumers.retain(|_, consumer| consumer.session != session);
+            self.model.pulls.retain(|_, pull| pull.session != session);
+        } else {
+            self.model.disconnect(id.0, self.stage.now);
+        }
+        let heard = self
+            .stage
+            .turn(|core, now, out| core.disconnect_consumer(id, end_session, now, out));
+        let is_told =
+            |effect: &Effect| matches!(effect, Effect::Disconnected { consumer } if *consumer == id);
+        assert!(heard.effects.iter().any(is_told));
+        self.heard(&heard, asked);
+        let is_held = |lease: &Lease| end_session && lease.session == session;
+        assert!(!self.model.leases().any(|(_, lease)| is_held(lease)), "{session} is over");
     }
 
     pub(super) fn close(&mut self, pick: u8) {
