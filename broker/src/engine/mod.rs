@@ -84,6 +84,8 @@ pub enum ConsumerEvent {
         failures: Vec<(LeaseToken, Refused)>,
         invalid: Vec<bytes::Bytes>,
     },
+    /// Answers a change of queues; why it was not made, where it was not.
+    Subscribed(OwnedSemaphorePermit, Option<Refused>),
     Drained(OwnedSemaphorePermit),
     /// Nothing more comes in.
     End,

@@ -11,7 +11,7 @@ use qbroker_proto::raw::{
 };
 use qbroker_proto::v1::{
     ConsumeOpened, Drained, ExtendLeasesRequest, ExtendLeasesResponse, GoingAway, LeaseLostReason,
-    LeasesLost, SettleFailure, SettleResponse,
+    LeasesLost, SettleFailure, SettleResponse, Subscribed,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;
@@ -20,11 +20,11 @@ use tonic::{Status, Streaming};
 use super::Context;
 use super::convert::time::to_duration;
 use super::convert::token::Seal;
-use super::convert::{bounds, client, incoming};
+use super::convert::{bounds, client, incoming, selector};
 use super::fault::Fault;
 use super::leases::{to_batch, to_failures};
 use super::unanswered::{Answering, Unanswered};
-use crate::engine::{About, ConsumerEvent, Engine, Outbox};
+use crate::engine::{About, ConsumerEvent, Core, Engine, Outbox};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::{Delivery, Lost, OpenConsumer, Opened};
 
@@ -181,8 +181,13 @@ impl Reader {
             Some(consume_request::Kind::Started(_)) => {
                 Err(Fault::Unsupported { field: "started", feature: "reports_started" })
             }
-            Some(consume_request::Kind::Subscribe(_)) => {
-                Err(Fault::Unsupported { field: "subscribe", feature: "subscribe" })
+            Some(consume_request::Kind::Subscribe(subscribe)) => {
+                let queues = selector::selectors(subscribe.queues)?;
+                let subscribe =
+                    |core: &mut Core, now, out: &mut _| core.subscribe(id, &queues, now, out);
+                let (lsn, subscribed) = engine.turn(subscribe)?;
+                self.outbox.push(lsn, ConsumerEvent::Subscribed(unanswered, subscribed.err()));
+                Ok(())
             }
             Some(consume_request::Kind::Open(_)) => {
                 Err(Fault::invalid("kind", "the stream is open already"))
@@ -299,14 +304,14 @@ impl Writer {
                     self.deliveries.retain(|delivery| !leases.contains(&delivery.token));
                     self.responses.push_back(leases_lost(&leases, why, self.context.seal));
                 }
+                ConsumerEvent::Subscribed(_, refused) => {
+                    self.line_up_deliveries().await;
+                    let error = refused.map(|refused| Fault::from(refused).to_item());
+                    let subscribed = consume_response::Kind::Subscribed(Subscribed { error });
+                    self.responses.push_back(response(subscribed));
+                }
                 ConsumerEvent::Drained(_) => {
-                    // What was granted before stands before it.
-                    while !self.deliveries.is_empty() {
-                        match self.deliver().await {
-                            Ok(response) => self.responses.extend(response),
-                            Err(fault) => self.end_with(Some(fault)),
-                        }
-                    }
+                    self.line_up_deliveries().await;
                     self.responses.push_back(response(consume_response::Kind::Drained(Drained {})));
                 }
                 ConsumerEvent::Replaced => self.end_with(Some(Fault::ConsumerReplaced)),
@@ -319,6 +324,16 @@ impl Writer {
         }
         for settled in settled.responses.into_iter().rev() {
             self.responses.push_front(response(consume_response::Kind::Settled(settled)));
+        }
+    }
+
+    /// What was granted before stands before the answer that comes next.
+    async fn line_up_deliveries(&mut self) {
+        while !self.deliveries.is_empty() {
+            match self.deliver().await {
+                Ok(response) => self.responses.extend(response),
+                Err(fault) => self.end_with(Some(fault)),
+            }
         }
     }
 
@@ -420,7 +435,8 @@ mod tests {
     async fn a_call_canceled_before_its_consumer_is_durable_leaves_none_behind() {
         let stage = Stage::set();
         let consumers = || stage.context.engine.look(|core| core.consumers_of("q")).1;
-        let mut serving = Box::pin(serve(stage.context.clone(), About::default(), streaming(vec![open()])));
+        let mut serving =
+            Box::pin(serve(stage.context.clone(), About::default(), streaming(vec![open()])));
         assert!((&mut serving).now_or_never().is_none(), "nothing is durable yet");
         assert_eq!(consumers(), 1);
         drop(serving);

@@ -259,7 +259,11 @@ impl<I: Index> Core<I> {
     }
 
     /// Messages that a session holds on one stream.
-    fn held_by(&self, session: SessionId, consumer: ConsumerId) -> impl Iterator<Item = u64> {
+    pub(super) fn held_by(
+        &self,
+        session: SessionId,
+        consumer: ConsumerId,
+    ) -> impl Iterator<Item = u64> {
         let leases = self.sessions.get(session).into_iter().flat_map(|session| &session.leases);
         leases.filter_map(move |&birth| {
             self.leases.get(birth).filter(|lease| lease.consumer == consumer).map(|_| birth.0)

@@ -92,6 +92,11 @@ impl Consumer {
         }
     }
 
+    /// How its room is shared from now on.
+    pub(super) fn set_shares(&mut self, shares: Option<Shares>) {
+        self.shares = shares.map(Box::new);
+    }
+
     /// A lease takes room.
     pub(super) fn take(&mut self, bytes: u32) {
         self.outstanding_messages += 1;
@@ -330,6 +335,11 @@ impl Consumers {
 
     pub(super) fn attach(&mut self, id: ConsumerId, consumer: Consumer) {
         self.last_consumer += 1;
+        self.put_back(id, consumer);
+    }
+
+    /// A consumer stands at the end of the line of each of its queues.
+    pub(super) fn put_back(&mut self, id: ConsumerId, consumer: Consumer) {
         for name in &consumer.queues {
             self.lines.entry(name.clone()).or_default().push_back(Taker::Consumer(id));
             *self.counts.entry(name.clone()).or_default() += 1;
@@ -338,8 +348,9 @@ impl Consumers {
     }
 
     pub(super) fn detach(&mut self, id: ConsumerId) -> Option<Consumer> {
-        let consumer = self.consumers.remove(&id)?;
+        let mut consumer = self.consumers.remove(&id)?;
         self.freed.remove(&id);
+        consumer.blocked.clear();
         for name in &consumer.queues {
             self.leave(name, Taker::Consumer(id));
             self.count_less(name);

@@ -34,6 +34,7 @@ mod dispatch;
 mod flow;
 mod pull;
 mod shares;
+mod subscribe;
 
 mod lease;
 mod settle;

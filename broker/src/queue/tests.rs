@@ -51,6 +51,7 @@ scripts! {
     session
     session_streams
     session_reset
+    subscribe
     disconnect
     restart
     pull

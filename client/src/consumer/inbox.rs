@@ -37,6 +37,8 @@ pub(super) struct Inbox {
     /// Extensions without an answer.
     extensions: BTreeMap<i64, Extension>,
     next_extension_id: i64,
+    /// Changes of the queues without an answer, in their order.
+    subscriptions: VecDeque<Subscription>,
     draining: Draining,
     closing: Closing,
     /// Nobody takes deliveries any more; those handed out can still be settled.
@@ -75,6 +77,18 @@ enum Closing {
 }
 
 #[derive(Debug)]
+struct Subscription {
+    queues: Vec<v1::QueueSelector>,
+    answer: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Subscription {
+    fn request(&self) -> Arc<Request> {
+        request(Kind::Subscribe(v1::Subscribe { queues: self.queues.clone() }))
+    }
+}
+
+#[derive(Debug)]
 struct Extension {
     request: Arc<Request>,
     answer: oneshot::Sender<Result<(), Error>>,
@@ -91,6 +105,7 @@ impl Inbox {
             controls: VecDeque::new(),
             extensions: BTreeMap::new(),
             next_extension_id: 1,
+            subscriptions: VecDeque::new(),
             draining: Draining::No,
             closing: Closing::No,
             abandoned: false,
@@ -168,6 +183,41 @@ impl Inbox {
         if self.draining == Draining::No {
             self.controls.push_back(request(Kind::Flow(flow)));
         }
+    }
+
+    /// Takes from these queues from now on.
+    pub(super) fn subscribe(
+        &mut self,
+        queues: Vec<v1::QueueSelector>,
+    ) -> oneshot::Receiver<Result<(), Error>> {
+        let (answer, answered) = oneshot::channel();
+        if let Some(error) = &self.failed {
+            // The receiver is at hand: it cannot be gone.
+            answer.send(Err(error.closed())).ok();
+            return answered;
+        }
+        let subscription = Subscription { queues, answer };
+        self.controls.push_back(subscription.request());
+        self.subscriptions.push_back(subscription);
+        answered
+    }
+
+    /// The broker answered the first change of queues.
+    ///
+    /// # Errors
+    ///
+    /// There was none.
+    fn subscribed(&mut self, answer: v1::Subscribed) -> Result<(), Error> {
+        let Some(Subscription { queues, answer: waits }) = self.subscriptions.pop_front() else {
+            return Err(Error::Protocol("a change of queues was answered twice".to_owned()));
+        };
+        let result = answer.error.map_or(Ok(()), |error| Err(Error::from(error)));
+        if result.is_ok() {
+            self.open.queues = queues;
+        }
+        // Whoever asked may have gone.
+        waits.send(result).ok();
+        Ok(())
     }
 
     /// Ends deliveries, and hands back what was not handed out.
@@ -304,6 +354,7 @@ impl Machine for Inbox {
         self.settlements.restart();
         self.controls.clear();
         self.controls.extend(self.extensions.values().map(|e| Arc::clone(&e.request)));
+        self.controls.extend(self.subscriptions.iter().map(Subscription::request));
         // Each stream is drained anew: of one that is not, its end looks like a crash to the broker.
         if self.is_draining() {
             self.controls.push_back(request(Kind::Drain(v1::Drain {})));
@@ -350,6 +401,7 @@ impl Machine for Inbox {
             }
             Some(Response::Settled(answer)) => self.settled(answer)?,
             Some(Response::Extended(answer)) => self.extended(answer),
+            Some(Response::Subscribed(answer)) => self.subscribed(answer)?,
             Some(Response::LeasesLost(lost)) => {
                 self.leases.lose(&lost.lease_tokens, lost.reason());
                 return Ok(News::State);
@@ -415,6 +467,9 @@ impl Machine for Inbox {
         }
         for (_, extension) in std::mem::take(&mut self.extensions) {
             extension.answer.send(Err(error.clone())).ok();
+        }
+        for subscription in std::mem::take(&mut self.subscriptions) {
+            subscription.answer.send(Err(error.clone())).ok();
         }
     }
 

@@ -209,6 +209,29 @@ impl Consumer {
         self.handle.shared.change(|inbox| inbox.set_flow(flow));
     }
 
+    /// Changes what it consumes: these queues from now on, and no others. What it has been handed of
+    /// other queues stays its own; what waits to be handed out, too. Returns once the broker has
+    /// taken it.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: qbroker_client::Consumer) -> Result<(), qbroker_client::Error> {
+    /// consumer.subscribe(["mails", "reports"]).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with `QUEUE_NOT_FOUND` or `INVALID_QUEUE_NAME`: it goes on with the queues that
+    /// it had. What ended the consumer otherwise: queues that are wrong in form do.
+    pub async fn subscribe<Q: Into<QueueShare>>(
+        &self,
+        queues: impl IntoIterator<Item = Q>,
+    ) -> Result<(), Error> {
+        let queues = queues.into_iter().map(|queue| queue.into().into_wire()).collect();
+        let answer = self.handle.shared.change(|inbox| inbox.subscribe(queues));
+        answer.await.unwrap_or_else(|_| Err(Error::Closed("the consumer has ended".to_owned())))
+    }
+
     /// Ends deliveries: what was not handed out is released, and once this returns nothing more
     /// comes. Deliveries in hand can still be settled.
     ///

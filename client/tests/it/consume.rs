@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use qbroker_client::{Consumer, Delivery, Error, Failure, LostReason, Outcome, Reason};
 use qbroker_proto::v1::{
-    ConsumeOpen, ExtendLeasesResponse, GoingAway, LeaseLostReason, LeasesLost, SettleRequest,
-    consume_request, consume_response, settlement,
+    ConsumeOpen, ExtendLeasesResponse, GoingAway, ItemError, LeaseLostReason, LeasesLost,
+    SettleRequest, Subscribed, consume_request, consume_response, settlement,
 };
 use tonic::{Code, Status};
 
@@ -85,6 +85,47 @@ async fn settlements_gather_while_earlier_ones_are_on_their_way() {
     talk.say_settled(5, &[]);
     for ack in acks {
         soon(ack).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn queues_are_changed_over_a_break_and_stay_as_they_were_where_that_is_refused() {
+    let (mut broker, consumer, mut talk) = open().await;
+    let subscribe = tokio::spawn(async move {
+        let changed = consumer.subscribe(["other"]).await;
+        (consumer, changed)
+    });
+    assert_eq!(hear_subscribe(&mut talk).await, ["other"]);
+    // The answer is lost: the new stream begins as the old one was, and asks again.
+    broker.crash();
+    broker.restart();
+    let mut talk = broker.consume_talk().await;
+    assert_eq!(talk.hear_open().await.queues[0].queue, "mails");
+    talk.say_opened("c2", true, &[]);
+    assert_eq!(hear_subscribe(&mut talk).await, ["other"]);
+    talk.say_kind(consume_response::Kind::Subscribed(Subscribed { error: None }));
+    let (consumer, changed) = soon(subscribe).await.unwrap();
+    changed.unwrap();
+
+    let subscribe = tokio::spawn(async move {
+        let changed = consumer.subscribe(["none"]).await;
+        (consumer, changed)
+    });
+    assert_eq!(hear_subscribe(&mut talk).await, ["none"]);
+    let error = Some(ItemError { reason: "QUEUE_NOT_FOUND".to_owned(), ..ItemError::default() });
+    talk.say_kind(consume_response::Kind::Subscribed(Subscribed { error }));
+    let (_consumer, changed) = soon(subscribe).await.unwrap();
+    assert_eq!(changed.unwrap_err().reason(), Some(&Reason::QueueNotFound));
+    broker.crash();
+    broker.restart();
+    let mut talk = broker.consume_talk().await;
+    assert_eq!(talk.hear_open().await.queues[0].queue, "other");
+}
+
+async fn hear_subscribe(talk: &mut ConsumeTalk) -> Vec<String> {
+    match talk.hear_kind().await {
+        consume_request::Kind::Subscribe(it) => it.queues.into_iter().map(|it| it.queue).collect(),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -161,11 +161,9 @@ async fn check_consumers(wire: &Wire, seen: &mut Seen) {
     };
     let later = |kind| vec![open(false), ConsumeRequest { kind: Some(kind) }];
     let started = consume_request::Kind::Started(Started::default());
-    let subscribe = consume_request::Kind::Subscribe(Subscribe::default());
     for (field, requests) in [
         ("ConsumeOpen.reports_started", vec![open(true)]),
         ("ConsumeRequest.started", later(started)),
-        ("ConsumeRequest.subscribe", later(subscribe)),
     ] {
         let answered = wire.consumer().consume(tokio_stream::iter(requests)).await;
         let failed = match answered {

@@ -13,6 +13,7 @@ mod named;
 mod priority;
 mod publish;
 mod streams;
+mod subscribe;
 mod totals;
 mod ttl;
 mod unread;

@@ -8,6 +8,6 @@ pub(super) mod incoming;
 pub(super) mod names;
 pub(super) mod outgoing;
 pub(super) mod policy;
-mod selector;
+pub(super) mod selector;
 pub(super) mod time;
 pub(super) mod token;

@@ -13,7 +13,7 @@ const SHARED_MAX: usize = 100;
 const WEIGHT_MAX: u32 = 1_000;
 
 /// The queues, each once, as it was named first.
-pub(super) fn selectors(selectors: Vec<QueueSelector>) -> Result<Vec<Selector>, Fault> {
+pub(in crate::grpc) fn selectors(selectors: Vec<QueueSelector>) -> Result<Vec<Selector>, Fault> {
     bounds::batch("queues", selectors.len(), bounds::SELECTORS_MAX, "queues")?;
     let mut named = HashSet::with_capacity(selectors.len());
     let mut queues = Vec::with_capacity(selectors.len());

@@ -27,6 +27,7 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "send-malformed" => send_malformed(script, args),
         "consume" => streams::consume(script, args),
         "window" => streams::window(script, args),
+        "subscribe" => streams::subscribe(script, args),
         "drain" => streams::drain(script, args),
         "disconnect" => streams::disconnect(script, args),
         "close" => streams::close(script, args),

@@ -42,6 +42,7 @@ enum Command {
     Undeliver(Vec<u8>),
     Unreadable(Vec<u8>),
     Window { consumer: u8, messages: u8, bytes: u16 },
+    Subscribe { consumer: u8, queues: Wanted },
     Drain(u8),
     Disconnect(u8),
     Close(u8),
@@ -114,6 +115,9 @@ fn command() -> impl Strategy<Value = Command> {
         1 => leases().prop_map(Command::Unreadable),
         1 => (any::<u8>(), 0..6_u8, 0..200_u16).prop_map(|(consumer, messages, bytes)| {
             Command::Window { consumer, messages, bytes }
+        }),
+        2 => (any::<u8>(), wanted()).prop_map(|(consumer, queues)| {
+            Command::Subscribe { consumer, queues }
         }),
         1 => any::<u8>().prop_map(Command::Drain),
         2 => any::<u8>().prop_map(Command::Disconnect),
@@ -259,6 +263,9 @@ impl<I: StageIndex> Play<I> {
                     Ok(())
                 });
                 self.heard(&heard, Asked::default());
+            }
+            Command::Subscribe { consumer, queues } => {
+                self.subscribe(*consumer, &selectors(queues));
             }
             Command::Drain(consumer) => {
                 let Some(id) = self.consumer(*consumer) else { return };

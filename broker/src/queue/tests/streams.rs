@@ -94,6 +94,13 @@ pub(super) fn close<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) 
     script.tell(outcome, |()| Vec::new());
 }
 
+/// `subscribe c.1.1 queue,queue`
+pub(super) fn subscribe<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let (id, queues) = (consumer(args), selectors(args));
+    let outcome = script.stage.turn(|core, now, out| core.subscribe(id, &queues, now, out));
+    script.tell(outcome, |()| Vec::new());
+}
+
 /// `kick c.1.1 session`
 pub(super) fn kick<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let (end_session, id) = (args.flag("session"), consumer(args));

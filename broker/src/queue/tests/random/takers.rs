@@ -156,6 +156,14 @@ impl<I: StageIndex> Play<I> {
         tokens.iter().filter(holds).copied().collect()
     }
 
+    pub(super) fn subscribe(&mut self, pick: u8, queues: &[Selector]) {
+        let Some(id) = self.consumer(pick) else { return };
+        self.model.consumers.get_mut(&id.0).expect("it is connected").queues = by_name(queues);
+        let heard = self.stage.turn(|core, now, out| core.subscribe(id, queues, now, out));
+        self.heard(&heard, Asked::default());
+        assert_eq!(heard.answer, Ok(()));
+    }
+
     pub(super) fn kick(&mut self, pick: u8, end_session: bool) {
         let Some(id) = self.consumer(pick) else { return };
         let session = self.model.consumers[&id.0].session;
@@ -167,11 +175,9 @@ impl<I: StageIndex> Play<I> {
         } else {
             self.model.disconnect(id.0, self.stage.now);
         }
-        let heard = self
-            .stage
-            .turn(|core, now, out| core.disconnect_consumer(id, end_session, now, out));
-        let is_told =
-            |effect: &Effect| matches!(effect, Effect::Disconnected { consumer } if *consumer == id);
+        let heard =
+            self.stage.turn(|core, now, out| core.disconnect_consumer(id, end_session, now, out));
+        let is_told = |effect: &Effect| matches!(effect, Effect::Disconnected { consumer } if *consumer == id);
         assert!(heard.effects.iter().any(is_told));
         self.heard(&heard, asked);
         let is_held = |lease: &Lease| end_session && lease.session == session;
