@@ -63,6 +63,7 @@ pub(super) async fn serve(
         connection: connection.clone(),
         outbox: outbox.clone(),
         unanswered,
+        reports_started: open.reports_started,
     };
     tokio::spawn(reader.run(inbound, end.clone()));
     let mut responses = VecDeque::new();
@@ -112,6 +113,7 @@ struct Reader {
     connection: Arc<Connection>,
     outbox: Arc<Outbox<ConsumerEvent>>,
     unanswered: Unanswered,
+    reports_started: bool,
 }
 
 impl Reader {
@@ -178,8 +180,15 @@ impl Reader {
                 self.outbox.push(lsn, ConsumerEvent::Drained(unanswered));
                 Ok(())
             }
-            Some(consume_request::Kind::Started(_)) => {
-                Err(Fault::Unsupported { field: "started", feature: "reports_started" })
+            Some(consume_request::Kind::Started(started)) => {
+                if !self.reports_started {
+                    let why = "the stream was not opened with reports_started";
+                    return Err(Fault::invalid("started", why));
+                }
+                let tokens = incoming::started(started, self.context.seal)?;
+                let (_, begun) =
+                    engine.turn(|core, _, out| core.report_started(id, &tokens, out))?;
+                Ok(begun?)
             }
             Some(consume_request::Kind::Subscribe(subscribe)) => {
                 let queues = selector::selectors(subscribe.queues)?;

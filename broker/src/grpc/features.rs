@@ -13,6 +13,7 @@ pub(super) const FEATURES: &[&str] = &[
     "priority",
     "queue_rank",
     "queue_window",
+    "reports_started",
     "subscribe",
     "ttl",
     "update_messages",

@@ -32,6 +32,7 @@ impl<I: Index> Core<I> {
             Record::Extended(extended) => {
                 self.leases.extend(&extended.births, extended.duration_ms)
             }
+            Record::Begun(begun) => self.leases.begin(&begun.births),
             Record::LeasesEnded(ended) => self.apply_leases_ended(&ended.births, ended.crashed),
             Record::Resumed(resumed) => self.apply_resumed(resumed),
             Record::Acked(acked) => self.apply_acked(acked),

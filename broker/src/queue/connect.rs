@@ -26,6 +26,8 @@ pub struct OpenConsumer {
     pub session_grace_ms: u64,
     /// The client extends its leases; otherwise they live with the session.
     pub manual_extend: bool,
+    /// The client tells what it begins to work on; what it has not begun is not counted as a crash.
+    pub reports_started: bool,
     /// How long the session may renew a lease; 0: without end.
     pub extension_ms_max: u64,
     /// The stream that this one replaces.
@@ -249,6 +251,9 @@ impl<I: Index> Core<I> {
         let chunks = std::iter::once(&held[..first]).chain(held[first..].chunks(BIRTHS_MAX));
         for held in chunks.map(<[u64]>::to_vec) {
             draft.fact(Record::Resumed(Resumed { held, ..resumed.clone() }));
+        }
+        if !open.reports_started {
+            self.draft_begun(draft, held.iter().copied());
         }
         Ok(())
     }

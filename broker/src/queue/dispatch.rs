@@ -52,6 +52,8 @@ struct Terms {
     consumer: ConsumerId,
     lease_duration_ms: Option<u64>,
     timed: bool,
+    /// It is told when work on them begins.
+    reports_started: bool,
     extension_ms_max: u64,
 }
 
@@ -149,6 +151,7 @@ impl<I: Index> Core<I> {
             consumer: id,
             lease_duration_ms: consumer.lease_duration_ms,
             timed: consumer.timed,
+            reports_started: consumer.reports_started,
             extension_ms_max: consumer.extension_ms_max,
         };
         let chosen = self.choose(queue, room, now)?;
@@ -193,6 +196,7 @@ impl<I: Index> Core<I> {
             consumer: ConsumerId::NONE,
             lease_duration_ms: waiting.pull.lease_duration_ms,
             timed: true,
+            reports_started: false,
             extension_ms_max: 0,
         };
         self.grant(queue, terms, chosen, now, out)
@@ -221,6 +225,7 @@ impl<I: Index> Core<I> {
             duration_ms,
             births: chosen.iter().map(|(birth, _)| birth.0).collect(),
             timed: terms.timed,
+            unstarted: terms.reports_started,
             extension_ms_max: terms.extension_ms_max,
         }));
         self.commit(draft, out);

@@ -27,6 +27,8 @@ pub struct Lease {
     pub duration_ms: u64,
     /// It ends by time; otherwise it lives with its session.
     pub timed: bool,
+    /// Nobody works on it yet, as far as its consumer has told: its end is no crash.
+    pub unstarted: bool,
     /// How long the session may renew it; 0: without end.
     pub extension_ms_max: u64,
     /// When it ends by time, on the boot clock. Of this start, and only once it was let go.
@@ -81,6 +83,15 @@ impl Leases {
     pub(super) fn set_consumer(&mut self, birth: Lsn, consumer: ConsumerId) {
         if let Some(lease) = self.leases.get_mut(&birth) {
             lease.consumer = consumer;
+        }
+    }
+
+    /// Somebody works on these.
+    pub(super) fn begin(&mut self, births: &[u64]) {
+        for birth in births {
+            if let Some(lease) = self.leases.get_mut(&Lsn(*birth)) {
+                lease.unstarted = false;
+            }
         }
     }
 
@@ -222,17 +233,22 @@ impl<I: Index> Core<I> {
         groups.into_iter().collect()
     }
 
-    /// Ends leases as crashes: their messages are ready again, or dead where they crashed too often.
+    /// Ends leases as crashes, but for those that nobody worked on: their messages are ready again, or
+    /// dead where they crashed too often.
     pub(super) fn draft_crashes(
         &self,
         draft: &mut Draft,
         births: impl IntoIterator<Item = Lsn>,
         now: Now,
     ) -> Turn<()> {
-        let (mut again, mut dead) = (Vec::new(), Vec::new());
+        let (mut again, mut dead, mut unstarted) = (Vec::new(), Vec::new(), Vec::new());
         for birth in births {
             let message =
                 self.index.message(birth)?.expect("a lease is of a message that is there");
+            if self.leases.get(birth).is_some_and(|lease| lease.unstarted) {
+                unstarted.push(birth.0);
+                continue;
+            }
             let queue = self.catalog.get(message.queue).expect("a message's queue is there");
             let max = queue.definition.policy.crashes_max();
             if max.is_some_and(|max| max <= message.crashes + 1) {
@@ -242,6 +258,7 @@ impl<I: Index> Core<I> {
             }
         }
         end_leases(draft, &again, true);
+        end_leases(draft, &unstarted, false);
         for (birth, message) in dead {
             let reason = DeadLetterReason::MaxCrashes;
             let letter = Letter { call: None, reason, failure: None };
@@ -288,6 +305,7 @@ impl<I: Index> Core<I> {
                 consumer,
                 duration_ms: granted.duration_ms,
                 timed: granted.timed,
+                unstarted: granted.unstarted,
                 extension_ms_max: granted.extension_ms_max,
                 deadline: None,
                 size: message.size,

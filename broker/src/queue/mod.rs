@@ -36,6 +36,7 @@ mod pull;
 mod shares;
 mod subscribe;
 
+mod begun;
 mod lease;
 mod settle;
 

@@ -90,6 +90,7 @@ impl<I: Index> Core<I> {
             | Record::SessionChanged(_)
             | Record::SessionEnded(_)
             | Record::Extended(_)
+            | Record::Begun(_)
             | Record::Resumed(_) => Ok(()),
         }
     }

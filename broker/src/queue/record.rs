@@ -69,13 +69,15 @@ pub enum Record {
     PagedOut(PagedOut),
     #[prost(message, tag = "26")]
     Deleted(Deleted),
+    #[prost(message, tag = "56")]
+    Begun(Begun),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 56"
     )]
     record: Option<Record>,
 }
@@ -353,6 +355,16 @@ pub struct Granted {
     /// How long the session may renew each; 0: without end.
     #[prost(uint64, tag = "6")]
     pub extension_ms_max: u64,
+    /// Their end counts as a crash only once it is told that work on them has begun.
+    #[prost(bool, tag = "56")]
+    pub unstarted: bool,
+}
+
+/// Work on these leases has begun: from here on their end counts as a crash.
+#[derive(Clone, PartialEq, Message)]
+pub struct Begun {
+    #[prost(uint64, repeated, tag = "1")]
+    pub births: Vec<u64>,
 }
 
 /// Leases that end by time last this long from now.

@@ -129,6 +129,8 @@ struct LeaseItem {
     extension_ms_max: u64,
     #[prost(uint32, tag = "9")]
     size: u32,
+    #[prost(bool, tag = "56")]
+    unstarted: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -479,6 +481,7 @@ impl<I: Index> Core<I> {
             extension_ms_max: item.extension_ms_max,
             deadline: None,
             size: item.size,
+            unstarted: item.unstarted,
         };
         self.leases.insert(birth, lease);
     }
@@ -509,6 +512,7 @@ fn lease_item(birth: Lsn, lease: &Lease) -> LeaseItem {
         timed: lease.timed,
         extension_ms_max: lease.extension_ms_max,
         size: lease.size,
+        unstarted: lease.unstarted,
     }
 }
 

@@ -36,6 +36,7 @@ scripts! {
     priority
     lease
     extend
+    begun
     settle
     settle_limit
     nack

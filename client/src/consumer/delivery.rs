@@ -66,6 +66,13 @@ impl Delivery {
         Settling { member: Member::new(group, member) }
     }
 
+    /// Says that work on it begins. Returns at once; without
+    /// [`ConsumerBuilder::report_started`](crate::ConsumerBuilder::report_started) it does nothing.
+    pub fn started(&self) {
+        let key = self.key.expect("a delivery in hand is not settled");
+        self.shared.change(|inbox| inbox.start(key));
+    }
+
     /// Makes the lease last for `duration` from now; `None`: for as long as it was granted for.
     ///
     /// Needed only with [`ConsumerBuilder::manual_extend`](crate::ConsumerBuilder::manual_extend);

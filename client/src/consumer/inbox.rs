@@ -22,6 +22,9 @@ use crate::time;
 
 type Request = raw::ConsumeRequest;
 
+/// Leases that one report of beginnings names; the broker takes no more.
+const STARTED_MAX: usize = 10_000;
+
 /// Everything a consumer holds.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -32,6 +35,8 @@ pub(super) struct Inbox {
     stream: Stream,
     leases: Leases,
     settlements: Settlements,
+    /// Of leases whose work has begun and that the broker was not told of.
+    started: Vec<Bytes>,
     /// To go out before settlements.
     controls: VecDeque<Arc<Request>>,
     /// Extensions without an answer.
@@ -102,6 +107,7 @@ impl Inbox {
             stream: Stream::Down,
             leases: Leases::default(),
             settlements: Settlements::new(),
+            started: Vec::new(),
             controls: VecDeque::new(),
             extensions: BTreeMap::new(),
             next_extension_id: 1,
@@ -148,8 +154,15 @@ impl Inbox {
 
     /// Why the lease ended without a settlement, where it did.
     pub(super) fn lost(&self, key: usize) -> Option<v1::LeaseLostReason> {
-        let gone = self.failed.as_ref().map(|_| v1::LeaseLostReason::Unspecified);
-        gone.or_else(|| self.leases.lost(key))
+        let gone = || self.failed.as_ref().map(|_| v1::LeaseLostReason::Unspecified);
+        self.leases.lost(key).or_else(gone)
+    }
+
+    /// The application begins to work on a lease.
+    pub(super) fn start(&mut self, key: usize) {
+        if self.open.reports_started && self.failed.is_none() {
+            self.started.extend(self.leases.start(key));
+        }
     }
 
     /// Makes a lease last for `duration` from now, or for as long as it was granted for.
@@ -329,6 +342,11 @@ impl Inbox {
         if let Some(control) = self.controls.pop_front() {
             return Next::Send(control);
         }
+        if !self.started.is_empty() {
+            let rest = self.started.split_off(self.started.len().min(STARTED_MAX));
+            let lease_tokens = std::mem::replace(&mut self.started, rest);
+            return Next::Send(request(Kind::Started(v1::Started { lease_tokens })));
+        }
         match self.settlements.next() {
             Some(request) => Next::Send(request),
             None if self.is_done() => Next::End,
@@ -353,6 +371,7 @@ impl Machine for Inbox {
         self.stream = Stream::Opening;
         self.settlements.restart();
         self.controls.clear();
+        self.started = self.leases.started_tokens();
         self.controls.extend(self.extensions.values().map(|e| Arc::clone(&e.request)));
         self.controls.extend(self.subscriptions.iter().map(Subscription::request));
         // Each stream is drained anew: of one that is not, its end looks like a crash to the broker.
@@ -378,7 +397,8 @@ impl Machine for Inbox {
             Stream::Down | Stream::Opening => true,
             Stream::AwaitingOpened => false,
             Stream::Open => {
-                !self.controls.is_empty() || self.settlements.is_ready() || self.is_done()
+                let is_waiting = !self.controls.is_empty() || !self.started.is_empty();
+                is_waiting || self.settlements.is_ready() || self.is_done()
             }
         }
     }

@@ -21,6 +21,8 @@ pub(super) struct Leases {
 struct Lease {
     token: Bytes,
     state: LeaseState,
+    /// The application has begun to work on it.
+    started: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,7 @@ impl Leases {
         for delivery in deliveries {
             let leased = Box::new(Leased::from(v1::Delivery::decode(delivery)?));
             let token = leased.lease_token.clone();
-            let key = self.leases.insert(Lease { token, state: LeaseState::Held });
+            let key = self.leases.insert(Lease { token, state: LeaseState::Held, started: false });
             self.buffered.push_back(Buffered { key, leased });
         }
         Ok(())
@@ -71,6 +73,23 @@ impl Leases {
 
     pub(super) fn token(&self, key: usize) -> &Bytes {
         &self.leases[key].token
+    }
+
+    /// The application begins to work on it; its token, where that is news.
+    pub(super) fn start(&mut self, key: usize) -> Option<Bytes> {
+        let lease = &mut self.leases[key];
+        let is_news =
+            lease.state == LeaseState::Held && !std::mem::replace(&mut lease.started, true);
+        is_news.then(|| lease.token.clone())
+    }
+
+    /// What the application works on.
+    pub(super) fn started_tokens(&self) -> Vec<Bytes> {
+        let started = self.leases.iter().filter(|(_, lease)| match lease.state {
+            LeaseState::Held | LeaseState::Settling => lease.started,
+            LeaseState::Lost(_) => false,
+        });
+        started.map(|(_, lease)| lease.token.clone()).collect()
     }
 
     /// The lease is being settled; its token.

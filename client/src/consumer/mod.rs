@@ -97,6 +97,13 @@ impl ConsumerBuilder {
         self
     }
 
+    /// The application calls [`Delivery::started`] for what it begins to work on. What it has not begun
+    /// when it crashes comes again uncounted, however often; without this, all that it holds counts.
+    pub fn report_started(mut self) -> Self {
+        self.open.reports_started = true;
+        self
+    }
+
     /// How long the broker goes on renewing one lease. Default: without end.
     pub fn max_lease_extension(mut self, duration: Duration) -> Self {
         self.open.max_lease_extension = Some(time::duration(duration));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use qbroker::clock::{Clock, ManualClock};
-use qbroker::engine::{self, ConsumerEvent, Core, Engine, Outbox, PullAnswer, Stopped};
+use qbroker::engine::{self, About, ConsumerEvent, Core, Engine, Outbox, PullAnswer, Stopped};
 use qbroker::queue::body::{StoredFailure, StoredMessage};
 use qbroker::queue::ids::{ConsumerId, LeaseToken};
 use qbroker::queue::index::paged::PagedIndex;
@@ -238,13 +238,14 @@ impl Story {
             session: SESSION.to_owned(),
             session_grace_ms: 15_000,
             manual_extend: false,
+            reports_started: false,
             extension_ms_max: 0,
             previous,
             held,
             reset_session: false,
         };
         let engine = self.engine.clone();
-        let (lsn, opened) = engine.open_consumer(&open)?;
+        let (lsn, opened) = engine.open_consumer(&open, About::default())?;
         let (opened, outbox) = opened.unwrap();
         let early = outbox.next().now_or_never();
         assert!(early.is_none_or(|told| told.is_err()), "it is told before it is durable");

@@ -113,7 +113,6 @@ async fn every_field_that_comes_later_is_refused() {
     let mut seen = Seen::default();
     check_messages(&broker, &mut seen).await;
     check_selectors(&broker.wire, &mut seen).await;
-    check_consumers(&broker.wire, &mut seen).await;
     check_settlements(&broker, &mut seen).await;
     check_policies(&broker.wire, &mut seen).await;
     check_calls(&broker.wire, &mut seen).await;
@@ -149,38 +148,6 @@ async fn check_selectors(wire: &Wire, seen: &mut Seen) {
         ..PullRequest::default()
     };
     seen.check("PullRequest.request_id", &refusal(wire.consumer().pull(pull).await));
-}
-
-async fn check_consumers(wire: &Wire, seen: &mut Seen) {
-    let open = |reports_started| ConsumeRequest {
-        kind: Some(consume_request::Kind::Open(ConsumeOpen {
-            queues: selectors(&["q"]),
-            reports_started,
-            ..ConsumeOpen::default()
-        })),
-    };
-    let later = |kind| vec![open(false), ConsumeRequest { kind: Some(kind) }];
-    let started = consume_request::Kind::Started(Started::default());
-    for (field, requests) in [
-        ("ConsumeOpen.reports_started", vec![open(true)]),
-        ("ConsumeRequest.started", later(started)),
-    ] {
-        let answered = wire.consumer().consume(tokio_stream::iter(requests)).await;
-        let failed = match answered {
-            Err(status) => status,
-            Ok(answers) => {
-                let mut answers = answers.into_inner();
-                loop {
-                    match answers.message().await {
-                        Ok(Some(_)) => {}
-                        Ok(None) => panic!("{field} was ignored"),
-                        Err(status) => break status,
-                    }
-                }
-            }
-        };
-        seen.check(field, &Refusal::of(&failed));
-    }
 }
 
 async fn check_settlements(broker: &Broker, seen: &mut Seen) {

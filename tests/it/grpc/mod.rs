@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod attempts;
+mod begun;
 mod consumers;
 mod flow;
 mod large;

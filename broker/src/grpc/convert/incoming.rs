@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use qbroker_proto::raw::SettleRequest;
 use qbroker_proto::v1::{
-    self, ConsumeOpen, ExtendLeasesRequest, FlowUpdate, PullRequest, settlement,
+    self, ConsumeOpen, ExtendLeasesRequest, FlowUpdate, PullRequest, Started, settlement,
 };
 
 use super::time::{DURATION_MS_MAX, duration_ms};
@@ -103,6 +103,13 @@ pub(in crate::grpc) fn extend(
     Ok(Understood { command: Extend { tokens, session, duration_ms }, invalid })
 }
 
+pub(in crate::grpc) fn started(started: Started, seal: Seal) -> Result<Vec<LeaseToken>, Fault> {
+    let count = started.lease_tokens.len();
+    bounds::batch("lease_tokens", count, bounds::SETTLEMENTS_MAX, "lease tokens")?;
+    let (tokens, invalid) = tokens(started.lease_tokens, seal);
+    invalid.into_iter().next().map_or(Ok(tokens), |invalid| Err(Fault::TokenInvalid(invalid)))
+}
+
 fn tokens(tokens: Vec<Bytes>, seal: Seal) -> (Vec<LeaseToken>, Vec<Bytes>) {
     let mut understood = Vec::with_capacity(tokens.len());
     let mut invalid = Vec::new();
@@ -124,7 +131,6 @@ pub(in crate::grpc) fn open_consumer(
     seal: Seal,
     fresh_session: impl FnOnce() -> String,
 ) -> Result<OpenConsumer, Fault> {
-    bounds::later(open.reports_started, "reports_started", "reports_started")?;
     bounds::id("session_id", &open.session_id)?;
     let previous = previous(&open)?;
     let count = open.held_lease_tokens.len();
@@ -157,6 +163,7 @@ pub(in crate::grpc) fn open_consumer(
         session: if open.session_id.is_empty() { fresh_session() } else { open.session_id },
         session_grace_ms: grace.unwrap_or(GRACE_MS),
         manual_extend: open.manual_extend,
+        reports_started: open.reports_started,
         extension_ms_max: extension.unwrap_or_default(),
         previous,
         held,

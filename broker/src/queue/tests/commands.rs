@@ -31,6 +31,7 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "drain" => streams::drain(script, args),
         "disconnect" => streams::disconnect(script, args),
         "close" => streams::close(script, args),
+        "begin" => streams::begin(script, args),
         "kick" => streams::kick(script, args),
         "consumers" => streams::consumers(script),
         "pull" => streams::pull(script, args),

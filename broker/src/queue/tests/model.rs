@@ -4,8 +4,9 @@
 //! it is the first that is ready and somebody has room, it is gone only when it was acked, purged or
 //! discarded, a lease ends only when its time, its session or its stream is over.
 
-mod takers;
+mod ends;
 mod room;
+mod takers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +15,8 @@ use qbroker_storage::Lsn;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::StateSet;
 use crate::queue::record::{
-    DeadLetterReason, DeadLettered, Granted, LeasesEnded, Nacked, QueueDefinition, Record,
-    Released, Resumed, Updated,
+    DeadLetterReason, DeadLettered, Granted, Nacked, QueueDefinition, Record, Released, Resumed,
+    Updated,
 };
 use crate::queue::refused::Refused;
 use crate::queue::settled::REMEMBERED_MS;
@@ -36,6 +37,8 @@ pub(super) struct Lease {
     pub(super) session: u64,
     pub(super) consumer: u64,
     timed: bool,
+    /// Its end is no crash.
+    pub(super) unstarted: bool,
     duration_ms: u64,
     up_to_ms: u64,
     deadline: Option<u64>,
@@ -117,6 +120,8 @@ pub(super) struct Asked {
     /// Messages that are told to be unreadable, and held.
     pub(super) unreadable: BTreeSet<u64>,
     pub(super) resumed: BTreeSet<u64>,
+    /// Leases on which work may begin.
+    pub(super) begun: BTreeSet<u64>,
     pub(super) reset: Option<u64>,
     pub(super) purge: Option<(u32, StateSet)>,
     /// Messages that are deleted by name.
@@ -255,6 +260,7 @@ impl Model {
                     lease.run(now.boot_ms);
                 }
             }
+            Record::Begun(it) => self.check_begun(it, asked),
             Record::LeasesEnded(it) => self.check_ended(it, asked, now),
             Record::Resumed(it) => self.check_resumed(it, asked),
             Record::Acked(it) => {
@@ -370,6 +376,7 @@ impl Model {
                 session: it.session,
                 consumer: it.consumer,
                 timed: it.timed,
+                unstarted: it.unstarted,
                 duration_ms: it.duration_ms,
                 up_to_ms: it.extension_ms_max,
                 deadline: None,
@@ -377,39 +384,6 @@ impl Model {
             lease.run(now.boot_ms);
             self.message(birth).what = What::Leased(lease);
         }
-    }
-
-    fn check_ended(&mut self, it: &LeasesEnded, asked: &Asked, now: Now) {
-        for &birth in &it.births {
-            if it.crashed {
-                self.check_crash(birth, asked, now, false);
-            } else {
-                assert!(asked.returns.contains(&birth), "nobody returned {birth}");
-                assert!(self.message(birth).lease().is_some());
-            }
-            self.message(birth).what = What::Ready;
-        }
-    }
-
-    /// A lease ends as a crash only when its time, its session or its stream is over.
-    fn check_crash(&mut self, birth: u64, asked: &Asked, now: Now, was_last: bool) {
-        let lease = self.message(birth).lease().expect("only a lease ends").clone();
-        let session = self.sessions.get(&lease.session);
-        let stream = session.and_then(|session| session.broken.get(&lease.consumer));
-        let is_over = |deadline: Option<&u64>| deadline.is_some_and(|ms| *ms <= now.boot_ms);
-        let by_time = asked.tick && (is_over(lease.deadline.as_ref()) || is_over(stream));
-        assert!(by_time || self.is_session_over(lease.session, asked, now), "{birth} has time");
-        let message = self.message(birth);
-        message.crashes += 1;
-        let (queue, crashes) = (message.queue, message.crashes);
-        let max = self.queues[&queue].policy.crashes_max();
-        assert_eq!(max.is_some_and(|max| max <= crashes), was_last, "{birth} crashed {crashes}x");
-    }
-
-    fn is_session_over(&self, session: u64, asked: &Asked, now: Now) -> bool {
-        let deadline = self.sessions.get(&session).and_then(|session| session.deadline);
-        let by_time = asked.tick && deadline.is_some_and(|deadline| deadline <= now.boot_ms);
-        by_time || (session != 0 && asked.reset == Some(session))
     }
 
     fn check_resumed(&mut self, it: &Resumed, asked: &mut Asked) {

@@ -44,6 +44,7 @@ enum Command {
     Window { consumer: u8, messages: u8, bytes: u16 },
     Subscribe { consumer: u8, queues: Wanted },
     Drain(u8),
+    Begin { consumer: u8, leases: Vec<u8> },
     Disconnect(u8),
     Close(u8),
     Kick { consumer: u8, end_session: bool },
@@ -120,6 +121,9 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Subscribe { consumer, queues }
         }),
         1 => any::<u8>().prop_map(Command::Drain),
+        3 => (any::<u8>(), leases()).prop_map(|(consumer, leases)| {
+            Command::Begin { consumer, leases }
+        }),
         2 => any::<u8>().prop_map(Command::Disconnect),
         1 => any::<u8>().prop_map(Command::Close),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(consumer, end_session)| {
@@ -241,6 +245,7 @@ impl<I: StageIndex> Play<I> {
                     session: format!("s{session}"),
                     session_grace_ms: 5_000 + 1_000 * u64::from(terms >> 6),
                     manual_extend: terms & 2 != 0,
+                    reports_started: terms & 8 != 0,
                     extension_ms_max: if terms & 6 == 4 { 7_000 } else { 0 },
                     previous: None,
                     held: Vec::new(),
@@ -276,6 +281,7 @@ impl<I: StageIndex> Play<I> {
                 });
                 self.heard(&heard, Asked::default());
             }
+            Command::Begin { consumer, leases } => self.begin(*consumer, leases),
             Command::Disconnect(consumer) => {
                 let Some(id) = self.consumer(*consumer) else { return };
                 self.model.disconnect(id.0, self.stage.now);

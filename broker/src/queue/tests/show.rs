@@ -64,7 +64,7 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
         ),
         Record::SessionEnded(it) => format!("session {} ended", it.session),
         Record::Granted(it) => format!(
-            "granted {} to {} for {}{}{}",
+            "granted {} to {} for {}{}{}{}",
             numbers(&it.births),
             holder(it.session, it.consumer),
             time(it.duration_ms),
@@ -74,10 +74,12 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
             } else {
                 format!(" up to {}", time(it.extension_ms_max))
             },
+            if it.unstarted { ", not begun" } else { "" },
         ),
         Record::Extended(it) => {
             format!("extended {} to {}", numbers(&it.births), time(it.duration_ms))
         }
+        Record::Begun(it) => format!("begun {}", numbers(&it.births)),
         Record::LeasesEnded(it) => {
             format!("{} {}", if it.crashed { "crashed" } else { "returned" }, numbers(&it.births))
         }

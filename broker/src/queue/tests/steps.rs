@@ -34,6 +34,7 @@ fn open(session: &str, queue: &str, messages: u32, reset_session: bool) -> OpenC
         session: session.to_owned(),
         session_grace_ms: 10_000,
         manual_extend: false,
+        reports_started: false,
         extension_ms_max: 0,
         previous: None,
         held: Vec::new(),

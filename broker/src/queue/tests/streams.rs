@@ -22,10 +22,11 @@ fn selectors(args: &mut Args<'_>) -> Vec<Selector> {
 }
 
 /// `consume session queue,queue window=10 bytes=1000 grace=15s lease=30s manual up-to=1m
-/// previous=c.1.1 held=a,b@1 reset`
+/// previous=c.1.1 held=a,b@1 reset reports`
 pub(super) fn consume<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let held: Vec<_> = args.key("held").map(|held| held.split(',').collect()).unwrap_or_default();
     let (manual_extend, reset_session) = (args.flag("manual"), args.flag("reset"));
+    let reports_started = args.flag("reports");
     let open = OpenConsumer {
         session: args.word().to_owned(),
         queues: selectors(args),
@@ -33,6 +34,7 @@ pub(super) fn consume<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>
         lease_duration_ms: args.time("lease"),
         session_grace_ms: args.time("grace").unwrap_or(15_000),
         manual_extend,
+        reports_started,
         extension_ms_max: args.time("up-to").unwrap_or(0),
         previous: args.key("previous").map(|text| ConsumerId::parse(text).unwrap()),
         held: held.into_iter().map(|text| token(script, text)).collect(),
@@ -98,6 +100,14 @@ pub(super) fn close<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) 
 pub(super) fn subscribe<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let (id, queues) = (consumer(args), selectors(args));
     let outcome = script.stage.turn(|core, now, out| core.subscribe(id, &queues, now, out));
+    script.tell(outcome, |()| Vec::new());
+}
+
+/// `begin c.1.1 a b@1`
+pub(super) fn begin<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let id = consumer(args);
+    let tokens: Vec<_> = args.rest().into_iter().map(|text| token(script, text)).collect();
+    let outcome = script.stage.turn(|core, _, out| core.report_started(id, &tokens, out));
     script.tell(outcome, |()| Vec::new());
 }
 

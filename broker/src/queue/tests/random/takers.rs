@@ -32,6 +32,9 @@ impl<I: StageIndex> Play<I> {
                     }
                 }
                 open.previous = Some(previous);
+                if !open.reports_started {
+                    asked.begun.clone_from(&asked.resumed);
+                }
                 self.streams.retain(|(id, _)| *id != previous);
                 self.model.disconnect(previous.0, now);
                 if let Some(session) = session {
@@ -154,6 +157,19 @@ impl<I: StageIndex> Play<I> {
         let holds =
             |token: &&LeaseToken| self.model.leases().any(|(_, lease)| lease.token == **token);
         tokens.iter().filter(holds).copied().collect()
+    }
+
+    pub(super) fn begin(&mut self, pick: u8, picks: &[u8]) {
+        let Some(id) = self.consumer(pick) else { return };
+        let (tokens, session) = (self.picked(picks), self.model.consumers[&id.0].session);
+        let own = |token: &&LeaseToken| {
+            let lease = self.model.messages[&token.birth.0].lease().expect("it is held");
+            lease.session == session && lease.unstarted
+        };
+        let begun = self.held(&tokens).iter().filter(own).map(|token| token.birth.0).collect();
+        let heard = self.stage.turn(|core, _, out| core.report_started(id, &tokens, out));
+        let asked = self.heard(&heard, Asked { begun, ..Asked::default() });
+        assert!(asked.begun.is_empty(), "begun, and not in the log: {:?}", asked.begun);
     }
 
     pub(super) fn subscribe(&mut self, pick: u8, queues: &[Selector]) {
