@@ -64,9 +64,10 @@ mod stream;
 mod time;
 
 pub use admin::{
-    Attempt, ConnectedConsumer, ConsumerQuery, Limit, ListedMessage, MessageQuery, MessageState,
-    MessageUpdate, Page, Queue, QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats,
-    QueueUpdate, RetryPolicy, ServerInfo,
+    Attempt, ConnectedConsumer, ConsumerQuery, Limit, ListedMessage, MessageFilter, MessageQuery,
+    MessageState, MessageUpdate, Operation, OperationKind, OperationOptions, OperationState, Page,
+    Queue, QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats, QueueUpdate, RetryPolicy,
+    ServerInfo,
 };
 pub use connection::Client;
 pub use consumer::{

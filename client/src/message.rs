@@ -295,6 +295,17 @@ pub enum DeadLetterReason {
 }
 
 impl DeadLetterReason {
+    pub(crate) fn into_wire(self) -> v1::DeadLetterReason {
+        match self {
+            Self::MaxAttempts => v1::DeadLetterReason::MaxAttempts,
+            Self::MaxCrashes => v1::DeadLetterReason::MaxCrashes,
+            Self::Expired => v1::DeadLetterReason::Expired,
+            Self::ByConsumer => v1::DeadLetterReason::ByConsumer,
+            Self::Overflow => v1::DeadLetterReason::Overflow,
+            Self::Unknown => v1::DeadLetterReason::Unspecified,
+        }
+    }
+
     fn from_wire(reason: v1::DeadLetterReason) -> Self {
         match reason {
             v1::DeadLetterReason::MaxAttempts => Self::MaxAttempts,

@@ -58,6 +58,12 @@ reasons! {
     QueueNotFound = "QUEUE_NOT_FOUND",
     /// No such message there, or its publisher's id is not remembered any more.
     MessageNotFound = "MESSAGE_NOT_FOUND",
+    /// No such operation: it ended long ago, or never was.
+    OperationNotFound = "OPERATION_NOT_FOUND",
+    /// The message is no dead letter of another queue; an operation only.
+    NotDeadLetter = "NOT_DEAD_LETTER",
+    /// The queue has lately got another message of this id; an operation only.
+    DuplicateMessageId = "DUPLICATE_MESSAGE_ID",
     /// A queue of that name exists (with another policy, where an equal one is allowed).
     QueueExists = "QUEUE_EXISTS",
     /// The queue holds messages.

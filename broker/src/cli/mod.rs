@@ -13,12 +13,14 @@ mod completions;
 mod config;
 mod consumer;
 mod data;
+mod dead;
 mod dev;
 mod failure;
 mod globals;
 mod health;
 mod limit;
 mod message;
+mod operation;
 mod output;
 mod prompt;
 mod queue;
@@ -50,12 +52,18 @@ enum Command {
     /// Create, list, show, update, pause, delete and purge queues.
     #[command(subcommand, visible_alias = "queues")]
     Queue(queue::QueueCommand),
-    /// Publish, pull, peek at and consume messages.
+    /// Publish, pull, peek at, consume, move and delete messages.
     #[command(subcommand, visible_alias = "messages")]
     Message(Box<message::MessageCommand>),
     /// List consumers, and end their streams.
     #[command(subcommand, visible_alias = "consumers")]
     Consumer(consumer::ConsumerCommand),
+    /// List, show, redrive and delete dead letters.
+    #[command(subcommand)]
+    Dead(Box<dead::DeadCommand>),
+    /// List, show, cancel and wait for operations: moves and deletions of many messages.
+    #[command(subcommand, visible_alias = "operations")]
+    Operation(operation::OperationCommand),
     /// Ask whether a broker is there and ready.
     Health(health::HealthArgs),
     /// Check or repair a data folder, while no broker uses it.
@@ -89,6 +97,8 @@ fn run(cli: Cli) -> Exit {
         Command::Queue(command) => command.run(&globals),
         Command::Message(command) => command.run(&globals),
         Command::Consumer(command) => command.run(&globals),
+        Command::Dead(command) => command.run(&globals),
+        Command::Operation(command) => command.run(&globals),
         Command::Health(args) => args.run(&globals),
         Command::Data(command) => command.run(&globals),
         Command::Config(command) => command.run(&globals),

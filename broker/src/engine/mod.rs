@@ -9,11 +9,13 @@ mod checkpoint;
 mod letters;
 mod line;
 mod open;
+mod operations;
 mod outbox;
 mod paging;
 mod purge;
 mod replay;
 mod streams;
+mod scan;
 mod timer;
 mod unsynced;
 
@@ -29,6 +31,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 pub use open::{Failure, Options, StartError};
 pub use outbox::Outbox;
 pub use replay::recover;
+pub use scan::{Match, Scan, Scanned};
 pub use streams::{About, Connected};
 
 use streams::Stream;
@@ -115,6 +118,8 @@ pub struct Engine {
     budget_units: u32,
     unsynced: Arc<Unsynced>,
     timer: Notify,
+    /// Wakes who works on operations.
+    operations: Notify,
     /// Ends the checkpoint thread.
     checkpoints: checkpoint::Signal,
     commits: Arc<open::Commits>,

@@ -165,6 +165,7 @@ impl Engine {
             budget_units: u32::try_from(units).unwrap_or(u32::MAX),
             unsynced,
             timer: Notify::new(),
+            operations: Notify::new(),
             checkpoints: checkpoint::Signal::default(),
             commits,
             pages_rebuilt: AtomicU64::new(rebuilt),

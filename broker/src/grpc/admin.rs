@@ -6,12 +6,12 @@ use qbroker_proto::v1::admin_service_server::AdminService;
 use qbroker_proto::v1::*;
 use tonic::{Request, Response, Status};
 
-use super::convert::bounds;
 use super::convert::policy::{self, Figures, NewQueue};
 use super::convert::time::duration_ms;
+use super::convert::{bounds, filter};
 use super::fault::{Fault, flat};
 use super::features::FEATURES;
-use super::{Context, browse, consumers, listing, messages};
+use super::{Context, browse, consumers, listing, messages, operations};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
@@ -117,6 +117,7 @@ impl AdminService for Admin {
             ("max_sessions", number(core.sessions_max)),
             ("max_unanswered_settles", number(core.settled_max)),
             ("max_dedup_ids", number(core.message_ids_max)),
+            ("max_operations", number(core.operations_max)),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
         Ok(Response::new(GetServerInfoResponse {
@@ -167,16 +168,18 @@ impl AdminService for Admin {
 
     async fn delete_messages(
         &self,
-        _: Request<DeleteMessagesRequest>,
+        request: Request<DeleteMessagesRequest>,
     ) -> Result<Response<DeleteMessagesResponse>, Status> {
-        later("delete_messages")
+        let begun = operations::delete(&self.context, request.into_inner()).await;
+        answer(begun.map(|operation| DeleteMessagesResponse { operation }))
     }
 
     async fn move_messages(
         &self,
-        _: Request<MoveMessagesRequest>,
+        request: Request<MoveMessagesRequest>,
     ) -> Result<Response<MoveMessagesResponse>, Status> {
-        later("move_messages")
+        let begun = operations::move_messages(&self.context, request.into_inner()).await;
+        answer(begun.map(|operation| MoveMessagesResponse { operation }))
     }
 
     async fn list_consumers(
@@ -196,23 +199,25 @@ impl AdminService for Admin {
 
     async fn list_operations(
         &self,
-        _: Request<ListOperationsRequest>,
+        request: Request<ListOperationsRequest>,
     ) -> Result<Response<ListOperationsResponse>, Status> {
-        later("operations")
+        answer(operations::list(&self.context, request.into_inner()).await)
     }
 
     async fn get_operation(
         &self,
-        _: Request<GetOperationRequest>,
+        request: Request<GetOperationRequest>,
     ) -> Result<Response<GetOperationResponse>, Status> {
-        later("operations")
+        let found = operations::get(&self.context, &request.into_inner().operation_id).await;
+        answer(found.map(|operation| GetOperationResponse { operation }))
     }
 
     async fn cancel_operation(
         &self,
-        _: Request<CancelOperationRequest>,
+        request: Request<CancelOperationRequest>,
     ) -> Result<Response<CancelOperationResponse>, Status> {
-        later("operations")
+        let ended = operations::cancel(&self.context, &request.into_inner().operation_id).await;
+        answer(ended.map(|operation| CancelOperationResponse { operation }))
     }
 
     async fn trace_message(
@@ -375,13 +380,7 @@ impl Admin {
         bounds::later(request.include_dead_letters, "include_dead_letters", "purge_dead_letters")?;
         let mut states = StateSet(0);
         for state in &request.states {
-            states = states.with(match MessageState::try_from(*state) {
-                Ok(MessageState::Ready) => StateSet::READY,
-                Ok(MessageState::Scheduled) => StateSet::SCHEDULED,
-                Ok(MessageState::Leased) => StateSet::LEASED,
-                Ok(MessageState::Parked) => StateSet::PARKED,
-                Ok(MessageState::Unspecified) | Err(_) => return Err(unknown_state(*state)),
-            });
+            states = states.with(filter::state_set("states", *state)?);
         }
         if request.states.is_empty() {
             states = StateSet::READY.with(StateSet::SCHEDULED).with(StateSet::PARKED);

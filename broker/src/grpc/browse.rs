@@ -6,11 +6,12 @@ use qbroker_proto::v1::*;
 use qbroker_storage::Lsn;
 
 use super::convert::time::to_timestamp;
-use super::convert::{delivery, outgoing};
+use super::convert::{delivery, filter, outgoing};
 use super::fault::Fault;
 use super::listing;
 use super::records::{self, Parts};
-use crate::engine::{Core, Engine};
+use crate::engine::{Core, Engine, Scan};
+use crate::queue::filter::{Filter, Needs};
 use crate::queue::ids::{ConsumerId, QueueId};
 use crate::queue::index::{Cursor, Index as _, Lookup, Message as Held, State, StateSet};
 use crate::queue::time::Now;
@@ -20,6 +21,10 @@ const SHOWN_BYTES: i32 = 4_096;
 const SHOWN_BYTES_MAX: i32 = 1 << 20;
 /// Bytes after which a page of messages ends.
 const PAGE_BYTES: u64 = 8 << 20;
+/// Messages that are looked at for a page of what a filter means; then it ends as it is.
+const PAGE_EXAMINED: u64 = 10_000;
+/// Bytes that are read to find out what a filter means; then the page ends as it is.
+const PAGE_READ_BYTES: u64 = 32 << 20;
 
 /// What the core knows of a message, and who holds it until when.
 pub(super) struct Listed {
@@ -46,18 +51,40 @@ pub(super) async fn list_messages(
     request: ListMessagesRequest,
 ) -> Result<ListMessagesResponse, Fault> {
     let size = listing::page_size(request.page_size)?;
-    check_filter(request.filter)?;
+    let encoded = request.filter.as_ref().map(prost::Message::encode_to_vec);
+    let filter = filter::optional(request.filter)?;
     let shown = match request.max_payload_bytes.unwrap_or(SHOWN_BYTES) {
         shown @ 0..=SHOWN_BYTES_MAX => usize::try_from(shown).unwrap_or_default(),
         _ => return Err(Fault::invalid("max_payload_bytes", "it is not within 0 to 1 MiB")),
     };
-    let question = [request.queue.as_str()];
+    let asked = encoded.map(|bytes| format!("{bytes:02x?}")).unwrap_or_default();
+    let question = [request.queue.as_str(), asked.as_str()];
     let after = match request.page_token.as_str() {
         "" => None,
         token => Some(listing::parse_cursor(listing::from_token(&question, token)?)?),
     };
+    let (listed, next) = match filter.terms.is_empty() {
+        true => all(engine, &request.queue, after, size).await?,
+        false => meant(engine, &request.queue, &filter, after, size).await?,
+    };
+    let token = |cursor| listing::to_token(&question, &listing::cursor_text(cursor));
+    let next_page_token = next.map(token).unwrap_or_default();
+    let messages = read(engine, &request.queue, &listed, shown).await?;
+    Ok(ListMessagesResponse { messages, next_page_token })
+}
+
+/// A page, and where the next one goes on.
+type Page = (Vec<Listed>, Option<Cursor>);
+
+/// A page of all messages.
+async fn all(
+    engine: &Arc<Engine>,
+    queue: &str,
+    after: Option<Cursor>,
+    size: usize,
+) -> Result<Page, Fault> {
     let now = engine.clock().now();
-    let found = |core: &Core| match core.queue(&request.queue) {
+    let found = |core: &Core| match core.queue(queue) {
         Ok(queue) => page(core, queue.id(), after, size + 1, now).map(Ok),
         Err(refused) => Ok(Err(refused)),
     };
@@ -71,13 +98,56 @@ pub(super) async fn list_messages(
     let count = fits.map_or(size, |count| count.max(1));
     let more = count < listed.len();
     listed.truncate(count);
-    let next_page_token = match listed.last() {
-        Some((cursor, _)) if more => listing::to_token(&question, &listing::cursor_text(*cursor)),
-        _ => String::new(),
+    let next = listed.last().filter(|_| more).map(|(cursor, _)| *cursor);
+    Ok((listed.into_iter().map(|(_, listed)| listed).collect(), next))
+}
+
+/// A page of what a filter means: it ends early, perhaps with nothing on it, where too much had to be
+/// looked at.
+async fn meant(
+    engine: &Arc<Engine>,
+    queue: &str,
+    filter: &Filter,
+    mut after: Option<Cursor>,
+    size: usize,
+) -> Result<Page, Fault> {
+    let queue = engine.ask(|core| core.queue(queue).map(|queue| queue.id())).await??;
+    let (mut found, mut shown, mut examined, mut bytes) = (Vec::new(), 0, 0, 0);
+    let next = loop {
+        let (needs, wanted) = (Needs::default(), size - found.len());
+        let scanned = engine.scan(Scan { queue, filter, after, needs, wanted }).await?;
+        let mut full = None;
+        for candidate in scanned.found.iter().map(|found| found.candidate) {
+            shown += u64::from(candidate.message.size);
+            found.push(candidate.birth);
+            if PAGE_BYTES < shown {
+                full = Some(candidate.cursor);
+                break;
+            }
+        }
+        if full.is_some() {
+            break full;
+        }
+        examined += scanned.examined;
+        bytes += scanned.bytes;
+        after = scanned.after;
+        match scanned.is_end {
+            true => break None,
+            false if PAGE_EXAMINED <= examined || PAGE_READ_BYTES <= bytes => break after,
+            false if size <= found.len() => break after,
+            false => {}
+        }
     };
-    let listed: Vec<Listed> = listed.into_iter().map(|(_, listed)| listed).collect();
-    let messages = read(engine, &request.queue, &listed, shown).await?;
-    Ok(ListMessagesResponse { messages, next_page_token })
+    let now = engine.clock().now();
+    let listed = engine.find(|core| {
+        let listed = found.iter().map(|&birth| {
+            let held = core.index().message(birth)?.filter(|held| held.queue == queue);
+            Ok(held.map(|held| Listed::new(core, (birth, held), now)))
+        });
+        // What has changed its state since is shown as it is now.
+        listed.filter_map(Result::transpose).collect::<Lookup<Vec<Listed>>>()
+    });
+    Ok((listed.await?, next))
 }
 
 /// Reads what is listed; what was finished meanwhile is left out, what cannot be read says so.
@@ -108,17 +178,6 @@ pub(super) async fn read(
         }
     }
     Ok(messages)
-}
-
-fn check_filter(filter: Option<MessageFilter>) -> Result<(), Fault> {
-    match filter {
-        None => Ok(()),
-        Some(filter) if !filter.terms.is_empty() => {
-            Err(Fault::Unsupported { field: "filter.terms", feature: "message_filter" })
-        }
-        Some(MessageFilter { all: true, .. }) => Ok(()),
-        Some(_) => Err(Fault::invalid("filter", "it has no term and does not say \"all\"")),
-    }
 }
 
 fn page(

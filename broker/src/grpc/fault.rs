@@ -202,14 +202,17 @@ pub(crate) fn settle_failure(token: Bytes, fault: &Fault) -> SettleFailure {
 
 fn refused_code(refused: &Refused) -> Code {
     match refused {
-        Refused::QueueNotFound(_) | Refused::MessageNotFound(_) | Refused::ConsumerNotFound(_) => {
-            Code::NotFound
-        }
+        Refused::QueueNotFound(_)
+        | Refused::MessageNotFound(_)
+        | Refused::OperationNotFound(_)
+        | Refused::ConsumerNotFound(_) => Code::NotFound,
         Refused::QueueExists(_) => Code::AlreadyExists,
         Refused::QueueName { .. }
         | Refused::Policy { .. }
         | Refused::EmptyBatch
         | Refused::MessageTooLarge { .. }
+        | Refused::TooLargeFor { .. }
+        | Refused::MoveToItself(_)
         | Refused::Priority { .. }
         | Refused::DuplicateInBatch { .. }
         | Refused::TokenTwice
@@ -219,9 +222,12 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::DeadLetterQueue { .. }
         | Refused::LeaseLost
         | Refused::MessageLeased(_)
+        | Refused::NotDeadLetter(_)
+        | Refused::DuplicateMessageId { .. }
         | Refused::AlreadySettled(_)
         | Refused::SessionLost(_)
         | Refused::ProducerUnknown(_) => Code::FailedPrecondition,
+        Refused::MessageUnreadable(_) => Code::DataLoss,
         Refused::EtagMismatch { .. } | Refused::ProducerFenced(_) => Code::Aborted,
         Refused::DiskFull | Refused::Limit { .. } | Refused::LeasesFull(_) => {
             Code::ResourceExhausted
@@ -249,10 +255,18 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
         Refused::Priority { queue, .. } => {
             vec![("field", "priority".to_owned()), ("queue", queue.clone())]
         }
-        Refused::MessageNotFound(id) | Refused::MessageLeased(id) => {
-            vec![("message_id", id.clone())]
+        Refused::MessageNotFound(id)
+        | Refused::MessageLeased(id)
+        | Refused::MessageUnreadable(id)
+        | Refused::NotDeadLetter(id) => vec![("message_id", id.clone())],
+        Refused::TooLargeFor { id, queue, .. } | Refused::DuplicateMessageId { id, queue } => {
+            vec![("message_id", id.clone()), ("queue", queue.clone())]
         }
         Refused::ConsumerNotFound(id) => vec![("consumer_id", id.to_string())],
+        Refused::MoveToItself(queue) => {
+            vec![("field", "destination_queue".to_owned()), ("queue", queue.clone())]
+        }
+        Refused::OperationNotFound(id) => vec![("operation_id", format!("o.{id}"))],
         // The key under which GetServerInfo tells the limit.
         Refused::Limit { what, .. } => vec![("limit", format!("max_{what}"))],
         Refused::LeasesFull(_) => vec![("limit", "max_leases".to_owned())],

@@ -3,12 +3,16 @@
 /// What `GetServerInfo` tells; a field or a call of any other feature is refused by its name.
 pub(super) const FEATURES: &[&str] = &[
     // Each on its own line: they come from many hands.
+    "delete_messages",
     "delete_messages_by_id",
     "get_message",
     "list_consumers",
     "max_delivery_rate",
     "max_leased",
+    "message_filter",
     "message_max_attempts",
+    "move_messages",
+    "operations",
     "pause",
     "priority",
     "queue_rank",

@@ -13,6 +13,7 @@ mod features;
 mod leases;
 mod listing;
 mod messages;
+mod operations;
 mod publish;
 mod publish_stream;
 mod records;

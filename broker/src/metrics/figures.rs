@@ -15,6 +15,8 @@ use super::queues;
 pub trait Figures: Debug + Send + Sync + 'static {
     /// Every queue, in any order.
     fn queues(&self) -> Vec<QueueFigures>;
+    /// Operations on many messages at work.
+    fn operations_running(&self) -> u64;
     /// The log and the disk below it.
     fn log(&self) -> LogFigures;
 }
@@ -59,7 +61,7 @@ pub struct QueueFigures {
     pub paused: u64,
     /// How long the first of the ready messages has been waiting; zero where there is none.
     pub oldest_ready_age: Duration,
-    /// Messages that came in: published, or dead letters of other queues.
+    /// Messages that came in: published, or from other queues, dead or moved.
     pub published_total: u64,
     /// Leases granted.
     pub delivered_total: u64,
@@ -75,6 +77,8 @@ pub struct QueueFigures {
     pub expired_total: u64,
     /// Messages deleted: by name, by a purge, or older than the retention.
     pub deleted_total: u64,
+    /// Messages that operations moved elsewhere.
+    pub moved_total: u64,
 }
 
 /// The log and the disk. Totals are since the start of the process.
@@ -149,6 +153,7 @@ pub struct Snapshot {
     /// The most active queues by name, and the rest summed up as [`queues::OTHER`].
     pub(super) queues: Vec<QueueFigures>,
     pub(super) queue_count: usize,
+    pub(super) operations_running: u64,
     pub(super) log: LogFigures,
     pub(super) process: ProcessFigures,
     pub(super) auth_failures: AuthFailures,
@@ -166,6 +171,7 @@ impl Sources {
         Snapshot {
             queue_count: all.len(),
             queues: queues::most_active(all),
+            operations_running: self.figures.operations_running(),
             log: self.figures.log(),
             process: ProcessFigures::read(),
             auth_failures: self.access.failures(),

@@ -71,6 +71,10 @@ pub(crate) mod tests {
             vec![jobs]
         }
 
+        fn operations_running(&self) -> u64 {
+            2
+        }
+
         fn log(&self) -> LogFigures {
             let sync_seconds =
                 Histogram { bounds: vec![0.001, 0.01], counts: vec![5, 2, 1], sum: 0.5 };
@@ -100,6 +104,7 @@ pub(crate) mod tests {
             "qbroker_queue_messages{queue=\"jobs\",state=\"ready\"} 3",
             "qbroker_queue_oldest_ready_age_seconds{queue=\"jobs\"} 1.5",
             "qbroker_messages_acked_total{queue=\"jobs\"} 7",
+            "qbroker_operations_running 2",
             "qbroker_log_sync_duration_seconds_bucket{le=\"0.001\"} 5",
             "qbroker_log_sync_duration_seconds_bucket{le=\"+Inf\"} 8",
             "qbroker_log_sync_duration_seconds_count 8",

@@ -48,6 +48,7 @@ fn add(a: QueueFigures, b: QueueFigures) -> QueueFigures {
         leases_expired_total: a.leases_expired_total + b.leases_expired_total,
         expired_total: a.expired_total + b.expired_total,
         deleted_total: a.deleted_total + b.deleted_total,
+        moved_total: a.moved_total + b.moved_total,
     }
 }
 

@@ -44,6 +44,9 @@ impl<I: Index> Core<I> {
             Record::Parked(parked) => self.apply_parked(parked),
             Record::Deleted(deleted) => self.apply_deleted(deleted),
             Record::Updated(updated) => self.apply_updated(lsn, updated),
+            Record::Moved(moved) => self.apply_moved(lsn, moved),
+            Record::OperationStarted(started) => self.apply_operation_started(lsn, started),
+            Record::OperationStepped(stepped) => self.apply_operation_stepped(stepped),
             Record::PagedOut(paged) => self.index.page_out(lsn, &paged.births),
         }
     }

@@ -48,7 +48,7 @@ impl Queue {
 /// What happened since the queue was made. Each only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Dead letters of other queues included.
+    /// What came from other queues, dead or moved, included.
     pub published: u64,
     pub delivered: u64,
     pub acked: u64,
@@ -59,6 +59,8 @@ pub struct Totals {
     pub expired: u64,
     /// Messages deleted: by name, by a purge, or older than the retention.
     pub deleted: u64,
+    /// Messages moved elsewhere.
+    pub moved: u64,
 }
 
 /// Makes a queue.

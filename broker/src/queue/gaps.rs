@@ -74,6 +74,10 @@ impl<I: Index> Core<I> {
                 self.need_queue(letter.to_queue, true, gaps);
                 self.need_place(letter.birth, lsn);
             }
+            Record::Moved(moved) => {
+                self.need_queue(moved.to_queue, moved.is_to_dead_letters, gaps);
+                self.end_any_leases(&moved.births);
+            }
             Record::QueuePut(definition) => self.free_name_of(definition),
             Record::Granted(granted) => {
                 self.need_session(SessionId(granted.session));
@@ -181,6 +185,7 @@ impl Record {
             Self::Expired(expired) => Some(&mut expired.births),
             Self::Parked(parked) => Some(&mut parked.births),
             Self::Deleted(deleted) => Some(&mut deleted.births),
+            Self::Moved(moved) => Some(&mut moved.births),
             Self::Updated(updated) => Some(&mut updated.births),
             _ => None,
         }

@@ -214,6 +214,15 @@ impl std::ops::SubAssign for Counts {
 }
 
 impl Counts {
+    /// How many messages are in one of these states.
+    pub fn of(&self, states: StateSet) -> u64 {
+        let of = |state, count| if states.contains(state) { count } else { 0 };
+        of(StateSet::READY, self.ready)
+            + of(StateSet::SCHEDULED, self.scheduled)
+            + of(StateSet::LEASED, self.leased)
+            + of(StateSet::PARKED, self.parked)
+    }
+
     /// How many messages there are, in whatever state.
     pub fn messages(&self) -> u64 {
         self.ready + self.scheduled + self.leased + self.parked

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod time;
 
 pub mod body;
+pub mod filter;
 pub mod index;
 pub mod record;
 
@@ -23,8 +24,11 @@ mod pause;
 mod publish;
 mod purge;
 
+mod candidates;
 mod delete;
+mod moves;
 mod names;
+mod operation;
 mod update;
 
 mod connect;
@@ -65,6 +69,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use qbroker_storage::{Batch, Body, Lsn};
 
+pub use candidates::{Candidate, Candidates, StepBounds};
 pub use catalog::{CreateQueue, DeleteQueue, Expected, Queue, Totals, UpdateQueue};
 pub use connect::{OpenConsumer, Opened};
 pub use consumer::{Consumer, Window};
@@ -72,6 +77,7 @@ pub use dispatch::Delivery;
 pub use gaps::Gaps;
 pub use lease::{Extend, Extended};
 pub use names::{Found, MessageName, NamedBy, NotDone};
+pub use operation::{Operation, OperationStep, Pace, StartOperation, Work};
 pub use pause::PauseQueue;
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
@@ -105,6 +111,10 @@ pub struct Limits {
     pub message_ids_max: usize,
     /// Settled leases remembered for a repeated call; the oldest are forgotten first.
     pub settled_max: usize,
+    /// Operations that go on at once; each may hold a filter of 128 KiB.
+    pub operations_max: usize,
+    /// Operations that have ended and can still be asked for.
+    pub operations_kept_max: usize,
     /// Batches of one stream whose outcomes the client may not have seen.
     pub unconfirmed_batches_max: usize,
     /// Whether publishing to a queue, or consuming from one, makes it.
@@ -122,6 +132,8 @@ impl Default for Limits {
             producers_max: 100_000,
             message_ids_max: 4_000_000,
             settled_max: 1_000_000,
+            operations_max: 20,
+            operations_kept_max: 100,
             unconfirmed_batches_max: 8_192,
             auto_create_queues: true,
         }
@@ -286,6 +298,7 @@ pub struct Core<I> {
     dedup: dedup::Dedup,
     consumers: consumer::Consumers,
     flow: flow::Flow,
+    operations: operation::Operations,
     /// No publish is taken while the disk is at its reserve.
     disk_full: bool,
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
@@ -313,6 +326,7 @@ impl<I: Index> Core<I> {
             dedup: dedup::Dedup::default(),
             consumers: consumer::Consumers::default(),
             flow: flow::Flow::default(),
+            operations: operation::Operations::default(),
             disk_full: false,
             frozen: false,
             retired: Vec::new(),

@@ -78,6 +78,7 @@ impl<I: Index> Core<I> {
             Record::Parked(parked) => all(&parked.births),
             Record::Deleted(deleted) => all(&deleted.births),
             Record::Updated(updated) => all(&updated.births),
+            Record::Moved(moved) => all(&moved.births),
             Record::PagedOut(paged) => all(&paged.births),
             Record::Started(_)
             | Record::QueuePut(_)
@@ -91,6 +92,8 @@ impl<I: Index> Core<I> {
             | Record::SessionEnded(_)
             | Record::Extended(_)
             | Record::Begun(_)
+            | Record::OperationStarted(_)
+            | Record::OperationStepped(_)
             | Record::Resumed(_) => Ok(()),
         }
     }

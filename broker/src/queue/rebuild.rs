@@ -61,6 +61,7 @@ impl Rebuild {
             Record::CameDue(_)
             | Record::Granted(_)
             | Record::LeasesEnded(_)
+            | Record::Moved(_)
             | Record::Updated(_)
             | Record::Parked(_) => {
                 let births = record.births_mut().expect("they name messages");

@@ -4,11 +4,14 @@
 //! body, where it has one, is what somebody may read later (a message, a failure). Nothing in a
 //! record asks for another decision: times are absolute, jitter is rolled, leases are named.
 
+mod operation;
+
 use prost::{Message, Oneof};
 use qbroker_storage::Retention;
 
 use super::ids::QueueId;
 use super::time::Due;
+pub use operation::*;
 
 /// Messages that one record names at most: what names more takes several records, so that a head
 /// stays below 64 KiB.
@@ -71,13 +74,19 @@ pub enum Record {
     Deleted(Deleted),
     #[prost(message, tag = "56")]
     Begun(Begun),
+    #[prost(message, tag = "47")]
+    Moved(Moved),
+    #[prost(message, tag = "48")]
+    OperationStarted(OperationStarted),
+    #[prost(message, tag = "49")]
+    OperationStepped(OperationStepped),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 56"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 47, 48, 49, 56"
     )]
     record: Option<Record>,
 }

@@ -1,5 +1,7 @@
 //! Why a command is refused. Nothing has changed then, and nothing was logged.
 
+use qbroker_storage::Lsn;
+
 use super::ids::ConsumerId;
 
 /// Each variant has one stable reason on the wire (`grpc/fault.rs`).
@@ -58,8 +60,20 @@ pub enum Refused {
          publisher chose is known within the queue's dedup window only: use q.<sequence>"
     )]
     MessageNotFound(String),
-    #[error("message \"{0}\" is with a consumer; its time can be changed when it is back")]
+    #[error("message \"{0}\" is with a consumer; only what waits can be changed so")]
     MessageLeased(String),
+    #[error("message \"{0}\" cannot be read; `qbroker data verify` tells more")]
+    MessageUnreadable(String),
+    #[error("message \"{0}\" is no dead letter of another queue; name where it is to go")]
+    NotDeadLetter(String),
+    #[error("queue \"{0}\" is both where messages are and where they are to go")]
+    MoveToItself(String),
+    #[error("message \"{id}\" has {bytes} payload bytes; queue \"{queue}\" allows {max}")]
+    TooLargeFor { id: String, bytes: u64, max: u64, queue: String },
+    #[error("queue \"{queue}\" has lately got another message with the id of \"{id}\"")]
+    DuplicateMessageId { id: String, queue: String },
+    #[error("operation o.{0} is not known; it may have ended long ago")]
+    OperationNotFound(Lsn),
 }
 
 impl Refused {
@@ -89,6 +103,12 @@ impl Refused {
             Self::ConsumerNotFound(_) => "CONSUMER_NOT_FOUND",
             Self::MessageNotFound(_) => "MESSAGE_NOT_FOUND",
             Self::MessageLeased(_) => "MESSAGE_LEASED",
+            Self::MessageUnreadable(_) => "DATA_DAMAGED",
+            Self::NotDeadLetter(_) => "NOT_DEAD_LETTER",
+            Self::MoveToItself(_) => "INVALID_ARGUMENT",
+            Self::TooLargeFor { .. } => "MESSAGE_TOO_LARGE",
+            Self::DuplicateMessageId { .. } => "DUPLICATE_MESSAGE_ID",
+            Self::OperationNotFound(_) => "OPERATION_NOT_FOUND",
         }
     }
 }

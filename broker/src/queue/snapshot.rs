@@ -11,8 +11,12 @@ use qbroker_storage::Lsn;
 use super::ids::{ConsumerId, QueueId, SessionId};
 use super::index::{Frozen, Index, Page};
 use super::lease::Lease;
+use super::operation::Operation;
 use super::producer::BatchOutcome;
-use super::record::{BatchRefused, BatchStored, Call, QueueDefinition, SessionOpened};
+use super::record::{
+    BatchRefused, BatchStored, Call, OperationStarted, OperationStepped, QueueDefinition,
+    SessionOpened,
+};
 use super::settled::Kind;
 use super::stored::StoredState;
 use super::{Core, Limits, Totals};
@@ -31,7 +35,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32")]
     item: Option<Item>,
 }
 
@@ -60,6 +64,8 @@ enum Item {
     PageBack(PageBackItem),
     #[prost(message, tag = "11")]
     Kept(KeptItem),
+    #[prost(message, tag = "32")]
+    Operation(Box<OperationItem>),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -94,6 +100,8 @@ struct QueueItem {
     expired: u64,
     #[prost(uint64, tag = "56")]
     deleted: u64,
+    #[prost(uint64, tag = "47")]
+    moved: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -193,6 +201,14 @@ struct KeptItem {
     first: u64,
     #[prost(bytes = "vec", tag = "2")]
     bits: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OperationItem {
+    #[prost(message, required, tag = "1")]
+    started: OperationStarted,
+    #[prost(message, required, tag = "2")]
+    progress: OperationStepped,
 }
 
 /// Words of [`KeptItem`] per item: none grows large.
@@ -316,6 +332,10 @@ impl<I: Index> Core<I> {
         for (page, since) in &self.pages_back {
             pieces.add(Item::PageBack(PageBackItem { page: page.0, since: since.0 }));
         }
+        for (_, operation) in self.operations.iter() {
+            let Operation { started, progress } = operation.clone();
+            pieces.add(Item::Operation(Box::new(OperationItem { started, progress })));
+        }
         self.snapshot_memories(&mut pieces);
         Snapshot { pieces, messages: self.index.frozen() }
     }
@@ -410,6 +430,11 @@ impl<I: Index> Core<I> {
                     bits.for_each(|bit| keep(Lsn(item.first + at * 8 + bit)));
                 }
             }
+            Item::Operation(item) => {
+                let OperationItem { started, progress } = *item;
+                let id = Lsn(progress.operation);
+                self.operations.insert(id, Operation { started, progress });
+            }
             Item::Lease(item) => self.restore_lease(&item),
             Item::Settled(item) => {
                 let keys = item.births.into_iter().zip(item.grants).zip(item.kinds);
@@ -462,6 +487,7 @@ impl<I: Index> Core<I> {
             expired_leases: item.expired_leases,
             expired: item.expired,
             deleted: item.deleted,
+            moved: item.moved,
         };
     }
 
@@ -498,6 +524,7 @@ fn queue_item(definition: &QueueDefinition, totals: Totals) -> QueueItem {
         expired_leases: totals.expired_leases,
         expired: totals.expired,
         deleted: totals.deleted,
+        moved: totals.moved,
     }
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod commands;
 mod mend;
 mod model;
+mod operations;
 mod producers;
 mod queues;
 mod random;
@@ -68,6 +69,8 @@ scripts! {
     update
     remove
     totals
+    operation
+    redrive
     pause
     queue
     queue_limit

@@ -37,6 +37,10 @@ impl Figures for EngineFigures {
         self.engine.look(read).1
     }
 
+    fn operations_running(&self) -> u64 {
+        self.engine.look(|core| core.running_operations().count() as u64).1
+    }
+
     fn log(&self) -> LogFigures {
         let stats = self.engine.log().stats();
         LogFigures {
@@ -100,6 +104,7 @@ fn queue_figures(core: &Core, queue: &Queue, wall_ms: u64) -> QueueFigures {
         leases_expired_total: queue.totals.expired_leases,
         expired_total: queue.totals.expired,
         deleted_total: queue.totals.deleted,
+        moved_total: queue.totals.moved,
     }
 }
 

@@ -166,6 +166,9 @@ impl Running {
         let grpc = tokio::spawn(server.serve_with_incoming_shutdown(incoming, closed));
 
         tokio::spawn(keep_time(engine.clone(), closing.token().clone()));
+        tokio::spawn(
+            closing.token().clone().run_until_cancelled_owned(engine.clone().run_operations()),
+        );
         tokio::spawn(watch_disk(engine.clone(), health.clone(), closing.token().clone()));
         let reload =
             supervisor::reload_on_hangup(access.clone(), tls).map_err(ServeError::Signal)?;

@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use qbroker_proto::v1;
 
-use super::{Page, admin};
+use super::{MessageFilter, Page, admin};
 use crate::connection::Client;
 use crate::error::{Error, Refusal};
 use crate::message::{Failure, Message, count};
 use crate::time;
 
 /// Which messages to list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MessageQuery {
     /// How many on a page, at most 1,000; 0: 50.
     pub page_size: u32,
@@ -19,6 +19,9 @@ pub struct MessageQuery {
     pub page_token: String,
     /// How many bytes of each payload to show. `None`: 4,096.
     pub max_payload_bytes: Option<u32>,
+    /// Which messages. `None`: every message. With terms a page may hold fewer than asked for, or none,
+    /// and still name a next one.
+    pub filter: Option<MessageFilter>,
 }
 
 /// A message where it lies.
@@ -153,7 +156,7 @@ impl Client {
             queue: queue.to_owned(),
             page_size: query.page_size.try_into().unwrap_or(i32::MAX),
             page_token: query.page_token,
-            filter: None,
+            filter: query.filter.map(MessageFilter::into_wire),
             max_payload_bytes: query
                 .max_payload_bytes
                 .map(|bytes| bytes.try_into().unwrap_or(i32::MAX)),

@@ -2,7 +2,9 @@
 
 mod change;
 mod consumers;
+mod filter;
 mod messages;
+mod operations;
 mod pause;
 mod queue;
 
@@ -16,7 +18,9 @@ use crate::error::Error;
 use crate::time;
 pub use change::MessageUpdate;
 pub use consumers::{ConnectedConsumer, ConsumerQuery};
+pub use filter::MessageFilter;
 pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
+pub use operations::{Operation, OperationKind, OperationOptions, OperationState};
 pub use queue::{Limit, Queue, QueuePolicy, QueueSpec, QueueState, QueueStats, RetryPolicy};
 
 /// One page of a list.

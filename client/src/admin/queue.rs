@@ -313,6 +313,8 @@ pub struct QueueStats {
     pub expired_total: u64,
     /// Messages deleted: by name, by a purge, or older than the retention.
     pub deleted_total: u64,
+    /// Messages that operations moved elsewhere.
+    pub moved_total: u64,
 }
 
 impl From<v1::QueueStats> for QueueStats {
@@ -335,6 +337,7 @@ impl From<v1::QueueStats> for QueueStats {
             expired_leases_total: count(stats.expired_leases_total),
             expired_total: count(stats.expired_total),
             deleted_total: count(stats.deleted_total),
+            moved_total: count(stats.moved_total),
         }
     }
 }

@@ -10,6 +10,7 @@ mod flow;
 mod health;
 mod lists;
 mod named;
+mod operations;
 mod publish;
 mod pull;
 mod queue;

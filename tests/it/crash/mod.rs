@@ -2,6 +2,7 @@
 //! anybody was told before holds after it, and the queues are to the byte what they were.
 
 mod mend;
+mod operation;
 mod story;
 
 use bytes::Buf as _;
@@ -140,6 +141,12 @@ fn hold(engine: &Engine, crashed: &Crashed, fact: &Fact, last: Lsn, at: &str) {
         Fact::Settled { call, .. } => {
             let again = engine.turn(|core, now, out| core.settle(call, now, out)).unwrap().1;
             assert_eq!(again.unwrap(), [], "{at}: the answer to {call:?} was another one before");
+        }
+        Fact::Moved { birth, to } => {
+            let queue = message(*birth).map(|message| message.queue);
+            let name = |core: &engine::Core| Some(core.queue_by_id(queue?)?.name.to_string());
+            let now = engine.look(name).1;
+            assert_eq!(now.as_deref(), Some(*to), "{at}: {birth} was moved");
         }
         Fact::Failed { birth, failures } => {
             if let Some(message) = message(*birth).filter(|message| message.dead_letter == Lsn(0)) {

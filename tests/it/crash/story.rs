@@ -46,6 +46,8 @@ pub(super) enum Fact {
     Leased(LeaseToken),
     /// A lease was settled, and how the call says so again.
     Settled { token: LeaseToken, call: Settle },
+    /// A message was moved to this queue, where nobody takes it.
+    Moved { birth: Lsn, to: &'static str },
     /// Failures that a message has had.
     Failed { birth: Lsn, failures: u32 },
 }
@@ -364,6 +366,9 @@ pub(super) fn tell(story: &mut Story) -> Result<(), Off> {
     let rest = story.deliveries(&outbox)?;
     let all = more.into_iter().chain(rest);
     story.settle(consumer, all.map(|token| (token, Outcome::Ack)).collect())?;
+    // What died goes elsewhere, a message at a step.
+    story.publish((0..3).map(|n| ("jobs.dead", format!("stray-{n}"), None)).collect())?;
+    story.move_all("jobs.dead", "attic")?;
     // Nothing lives in the segments of before: two checkpoints later they go, and come again.
     for round in 0..4 {
         let jobs = (number + round..number + round + 1).map(job);

@@ -8,13 +8,18 @@ use super::globals::Globals;
 mod bulk;
 mod consume;
 mod exec;
+pub(super) mod filter;
 mod line;
+pub(super) mod many;
 mod named;
 mod peek;
 mod publish;
 mod pull;
 mod shares;
 mod work;
+
+pub(super) use named::GetArgs;
+pub(super) use peek::listed_item;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MessageCommand {
@@ -27,11 +32,13 @@ pub(super) enum MessageCommand {
     /// Take messages as they come: print them, or run a command for each.
     Consume(consume::ConsumeArgs),
     /// Show one message: its state, who has it, what its attempts told.
-    Get(named::GetArgs),
+    Get(GetArgs),
     /// Change the priority or the time of messages.
     Update(named::UpdateArgs),
-    /// Delete messages by their ids; whoever has one is told.
+    /// Delete messages by their ids, or those that a filter means; whoever has one is told.
     Delete(named::DeleteArgs),
+    /// Move messages to another queue; they keep their ids.
+    Move(many::MoveArgs),
 }
 
 impl MessageCommand {
@@ -46,6 +53,7 @@ impl MessageCommand {
                 Self::Get(args) => args.run(globals).await,
                 Self::Update(args) => args.run(globals).await,
                 Self::Delete(args) => args.run(globals).await,
+                Self::Move(args) => args.run(globals).await,
             }
         })
     }

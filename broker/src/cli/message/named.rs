@@ -7,12 +7,15 @@ use qbroker::exit::Exit;
 use qbroker_client::{Attempt, MessageUpdate, Refusal};
 use serde_json::json;
 
+use super::filter::{FILTER_HELP, FilterArgs};
 use super::line::failure;
+use super::many::deleted;
 use super::peek::listed_item;
 use super::publish::timestamp;
 use crate::cli::Outcome;
-use crate::cli::failure::say;
+use crate::cli::failure::{Failure, say};
 use crate::cli::globals::Globals;
+use crate::cli::operation::BulkArgs;
 use crate::cli::output::{Column, Item, column, time};
 
 /// Which messages.
@@ -68,16 +71,37 @@ impl UpdateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = FILTER_HELP)]
+#[command(group(ArgGroup::new("which").args(["ids", "conditions"]).required(true)))]
 pub(in crate::cli) struct DeleteArgs {
+    /// q. and the message's sequence; or the id that its publisher chose, with --queue, for as long as
+    /// the queue remembers ids.
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// The queue they are in.
+    #[arg(long, value_name = "QUEUE", default_value = "", hide_default_value = true)]
+    queue: String,
     #[command(flatten)]
-    names: Names,
+    which: FilterArgs,
+    #[command(flatten)]
+    bulk: BulkArgs,
 }
 
 impl DeleteArgs {
-    /// Deletes them. Exits as an update does.
+    /// Deletes them. Exits as an update does; what a filter means is an operation.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+        let Self { ids, queue, which, bulk } = self;
+        if let Some(filter) = which.filter() {
+            if queue.is_empty() {
+                return Err(Failure::new(Exit::Usage, "say with --queue where they are"));
+            }
+            return deleted(globals, queue, filter, bulk).await;
+        }
+        if bulk.is_said() {
+            let why = "--rate, --limit, --dry-run and --wait go with --filter";
+            return Err(Failure::new(Exit::Usage, why));
+        }
         let client = globals.connect().await?;
-        let Names { ids, queue } = &self.names;
         let refused = client.delete_messages(queue, ids.clone()).await?;
         tell(globals, ids.len(), &refused)
     }
@@ -113,7 +137,7 @@ const DETAILS: [Column; 14] = [
 
 impl GetArgs {
     /// Shows it.
-    pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+    pub(in crate::cli) async fn run(&self, globals: &Globals) -> Outcome {
         let client = globals.connect().await?;
         let found = client.get_message(&self.queue, &self.id).await?;
         let mut item = listed_item(&found, globals.output().has_columns());

@@ -5,6 +5,7 @@ use qbroker::exit::Exit;
 use qbroker_client::{ListedMessage, Message, MessageQuery, MessageState};
 use serde_json::{Value, json};
 
+use super::filter::{FILTER_HELP, FilterArgs};
 use super::line::item;
 use crate::cli::Outcome;
 use crate::cli::globals::Globals;
@@ -27,6 +28,7 @@ pub(super) const COLUMNS: [Column; 6] = [
 ];
 
 #[derive(Debug, Args)]
+#[command(after_help = FILTER_HELP)]
 pub(in crate::cli) struct PeekArgs {
     /// The queue; dead letters are in a queue of their own, usually <QUEUE>.dead.
     queue: String,
@@ -36,14 +38,19 @@ pub(in crate::cli) struct PeekArgs {
     /// How many bytes of each payload to fetch; 0 for none.
     #[arg(long, value_name = "BYTES", default_value = "4096")]
     payload_bytes: u32,
+    #[command(flatten)]
+    which: FilterArgs,
 }
 
 impl PeekArgs {
     /// Looks, page by page.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
         let client = globals.connect().await?;
-        let mut query =
-            MessageQuery { max_payload_bytes: Some(self.payload_bytes), ..MessageQuery::default() };
+        let mut query = MessageQuery {
+            max_payload_bytes: Some(self.payload_bytes),
+            filter: self.which.filter(),
+            ..MessageQuery::default()
+        };
         let output = globals.output();
         let mut items: Vec<Item> = Vec::new();
         while items.len() < self.max {
@@ -62,7 +69,7 @@ impl PeekArgs {
     }
 }
 
-pub(super) fn listed_item(listed: &ListedMessage, for_columns: bool) -> Item {
+pub(in crate::cli) fn listed_item(listed: &ListedMessage, for_columns: bool) -> Item {
     let mut item = item(&listed.message);
     if for_columns {
         item = shown(item, &listed.message);

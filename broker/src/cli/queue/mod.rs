@@ -100,7 +100,7 @@ pub(super) struct PurgeArgs {
 
 /// Where a message is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum State {
+pub(in crate::cli) enum State {
     /// Waiting for a consumer.
     Ready,
     /// Waiting for its time.

@@ -25,7 +25,7 @@ pub(super) const LIST: [Column; 9] = [
 ];
 
 /// What is shown of one queue.
-pub(super) const DETAILS: [Column; 40] = [
+pub(super) const DETAILS: [Column; 41] = [
     column("NAME", "name"),
     column("STATE", "state"),
     column("PUBLISHING PAUSED", "publishing_paused"),
@@ -49,6 +49,7 @@ pub(super) const DETAILS: [Column; 40] = [
     column("LEASES EXPIRED", "expired_leases_total"),
     column("EXPIRED", "expired_total"),
     column("DELETED", "deleted_total"),
+    column("MOVED", "moved_total"),
     column("LEASE DURATION", "lease_duration"),
     column("MAX ATTEMPTS", "max_attempts"),
     column("MAX CRASHES", "max_crashes"),
@@ -112,6 +113,7 @@ fn figures(queue: &Queue, now: SystemTime) -> Value {
         "expired_leases_total": stats.expired_leases_total,
         "expired_total": stats.expired_total,
         "deleted_total": stats.deleted_total,
+        "moved_total": stats.moved_total,
     })
 }
 

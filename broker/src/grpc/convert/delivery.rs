@@ -46,7 +46,7 @@ pub(in crate::grpc) fn delivery(
     room: &mut BytesMut,
 ) -> Result<Bytes, Fault> {
     let message = Told::new(&delivery.queue, delivery.priority, stored)?;
-    let last_failure = stored.last_failure.as_ref().map(failure).transpose()?;
+    let last_failure = stored.last_failure.as_ref().map(failure).transpose()?.flatten();
     put(1, &seal.close(delivery.token), room);
     encode_key(2, WireType::LengthDelimited, room);
     encode_varint(message.len() as u64, room);
@@ -201,7 +201,7 @@ fn dead_letter(
     let told: StoredDeadLetter = body(letter)?;
     let failure = match told.failure {
         Some(failure) => Some(to_failure(failure)),
-        None => last_failure.map(failure).transpose()?,
+        None => last_failure.map(failure).transpose()?.flatten(),
     };
     let DeadLettered { reason, attempts, wall_ms, .. } = head;
     Ok(DeadLetterInfo {
@@ -226,7 +226,7 @@ pub(in crate::grpc) struct Attempt {
 pub(in crate::grpc) fn attempt(record: &StoredRecord) -> Result<Attempt, Fault> {
     let (number, wall_ms, call, tells, previous, failure) = match head(record)? {
         Record::Nacked(it) => {
-            let failure = Some(failure(record)?);
+            let failure = failure(record)?;
             (
                 it.attempt,
                 it.call.wall_ms,
@@ -252,8 +252,14 @@ pub(in crate::grpc) fn attempt(record: &StoredRecord) -> Result<Attempt, Fault> 
     Ok(Attempt { info, tells, previous: Lsn(previous) })
 }
 
-fn failure(record: &StoredRecord) -> Result<Failure, Fault> {
-    body(record).map(to_failure)
+/// What a record tells of a failure; a letter's does so where the message has come back since.
+fn failure(record: &StoredRecord) -> Result<Option<Failure>, Fault> {
+    match Record::decode_head(&record.head) {
+        Ok(Record::DeadLettered(_)) => {
+            Ok(body::<StoredDeadLetter>(record)?.failure.map(to_failure))
+        }
+        _ => body(record).map(to_failure).map(Some),
+    }
 }
 
 fn to_failure(failure: StoredFailure) -> Failure {

@@ -240,5 +240,6 @@ pub(in crate::grpc) fn to_stats(queue: &Queue, figures: Figures) -> QueueStats {
         parked: number(counts.parked),
         expired_total: number(totals.expired),
         deleted_total: number(totals.deleted),
+        moved_total: number(totals.moved),
     }
 }

@@ -6,7 +6,7 @@ use super::args::{Args, duration_ms, number};
 use super::script::Script;
 use super::show;
 use super::stage::{STEPS_MAX, StageIndex, WALL_MS, deliveries_of};
-use super::{queues, streams};
+use super::{operations, queues, streams};
 use crate::queue::body::{StoredFailure, StoredMessage};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::record::BatchRefused;
@@ -47,6 +47,11 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "update" => queues::update(script, args),
         "delete" => queues::delete(script, args),
         "purge" => queues::purge(script, args),
+        "move" => operations::move_messages(script, args),
+        "erase" => operations::erase(script, args),
+        "step" => operations::step(script, args),
+        "cancel-operation" => operations::cancel(script, args),
+        "operations" => operations::show_all(script),
         "pause" => queues::pause(script, args),
         "resume" => queues::resume(script, args),
         "show" => queues::show(script, args),

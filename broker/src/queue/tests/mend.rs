@@ -151,6 +151,10 @@ impl<'a> Torn<'a> {
                     let queue = waiting.get_mut(&Lsn(letter.birth));
                     queue.into_iter().for_each(|queue| *queue = letter.to_queue);
                 }
+                Record::Moved(moved) => moved.births.iter().for_each(|birth| {
+                    let queue = waiting.get_mut(&Lsn(*birth));
+                    queue.into_iter().for_each(|queue| *queue = moved.to_queue);
+                }),
                 Record::QueueDeleted(gone) => waiting.retain(|_, queue| *queue != gone.queue),
                 _ => {}
             }

@@ -15,8 +15,8 @@ use qbroker_storage::Lsn;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::StateSet;
 use crate::queue::record::{
-    DeadLetterReason, DeadLettered, Granted, Nacked, QueueDefinition, Record, Released, Resumed,
-    Updated,
+    DeadLetterReason, DeadLettered, Granted, Moved, Nacked, QueueDefinition, Record, Released,
+    Resumed, Updated,
 };
 use crate::queue::refused::Refused;
 use crate::queue::settled::REMEMBERED_MS;
@@ -129,6 +129,8 @@ pub(super) struct Asked {
     /// Messages that are changed, with the priority and the time asked for.
     pub(super) update: Option<(BTreeSet<u64>, Option<u8>, Option<Due>)>,
     pub(super) delete: Option<u32>,
+    /// The queue that messages are moved from, and whether their attempts begin anew.
+    pub(super) moving: Option<(u32, bool)>,
     pub(super) pull: Option<Pulling>,
     /// Waiting pulls that were answered, by grant.
     pub(super) answered: BTreeMap<u64, PullId>,
@@ -217,6 +219,8 @@ impl Model {
                 }
             }
             Record::Updated(it) => self.check_updated(lsn, it, asked, now),
+            Record::Moved(it) => self.check_moved(lsn, it, asked),
+            Record::OperationStarted(_) | Record::OperationStepped(_) => {}
             Record::Published(it) => {
                 assert!(asked.publish, "nobody published {lsn}");
                 let due: Option<Due> = it.due.map(Into::into);
@@ -348,6 +352,29 @@ impl Model {
             message.what = if due.is_over(now) { What::Ready } else { What::Scheduled(due) };
             if due.is_over(now) && message.place == 0 {
                 message.place = lsn.0;
+            }
+        }
+    }
+
+    fn check_moved(&mut self, lsn: Lsn, it: &Moved, asked: &Asked) {
+        let (from, anew) = asked.moving.expect("nobody moves anything");
+        assert_eq!(it.reset_attempts, anew);
+        let to = &self.queues[&it.to_queue];
+        assert!(!to.publishing_paused, "{} takes nothing", to.name);
+        assert_eq!(it.is_to_dead_letters, to.is_dead_letter_queue);
+        for birth in &it.births {
+            let message = self.message(*birth);
+            assert!(message.queue == from && from != it.to_queue, "{birth} is elsewhere");
+            assert!(message.lease().is_none(), "{birth} is held");
+            message.queue = it.to_queue;
+            if !matches!(message.what, What::Scheduled(_)) {
+                message.what = What::Ready;
+            }
+            if message.place != 0 {
+                message.place = lsn.0;
+            }
+            if anew {
+                (message.failures, message.crashes) = (0, 0);
             }
         }
     }

@@ -218,7 +218,7 @@ fn policy(args: &mut Args<'_>) -> Policy {
     }
 }
 
-fn state(name: &str) -> StateSet {
+pub(super) fn state(name: &str) -> StateSet {
     match name {
         "ready" => StateSet::READY,
         "scheduled" => StateSet::SCHEDULED,

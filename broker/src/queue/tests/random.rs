@@ -1,5 +1,6 @@
 //! Random commands: whatever comes, the core does what the model allows, and nothing is lost.
 
+mod operations;
 mod queues;
 mod takers;
 mod wanted;
@@ -55,6 +56,7 @@ enum Command {
     Remove(Vec<u8>),
     Update { messages: Vec<u8>, priority: Option<u8>, due: Option<NewDue> },
     Pause { queue: u8, how: u8 },
+    Operate { queue: u8, to: Option<u8>, states: u8, how: u8 },
     Advance { ms: u16 },
     Restart { reboot: bool },
     DiskFull(bool),
@@ -140,6 +142,9 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Update { messages, priority, due }
         }),
         1 => (any::<u8>(), 0..5_u8).prop_map(|(queue, how)| Command::Pause { queue, how }),
+        2 => (any::<u8>(), prop::option::of(0..12_u8), 1..16_u8, any::<u8>()).prop_map(
+            |(queue, to, states, how)| Command::Operate { queue, to, states, how }
+        ),
         6 => (1..12_000_u16).prop_map(|ms| Command::Advance { ms }),
         1 => any::<bool>().prop_map(|reboot| Command::Restart { reboot }),
         1 => any::<bool>().prop_map(Command::DiskFull),
@@ -302,6 +307,9 @@ impl<I: StageIndex> Play<I> {
                 self.update(messages, *priority, *due);
             }
             Command::Pause { queue, how } => self.pause(*queue, *how),
+            Command::Operate { queue, to, states, how } => {
+                self.operate(*queue, *to, StateSet(u32::from(*states)), *how);
+            }
             Command::Advance { ms } => self.advance(u64::from(*ms)),
             Command::Restart { reboot } => self.restart(*reboot),
             Command::DiskFull(full) => {

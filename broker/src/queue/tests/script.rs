@@ -97,6 +97,8 @@ fn limits_of(text: &str) -> Limits {
     number(args.key("producers"), &mut limits.producers_max);
     number(args.key("ids"), &mut limits.message_ids_max);
     number(args.key("settled"), &mut limits.settled_max);
+    number(args.key("operations"), &mut limits.operations_max);
+    number(args.key("operations-kept"), &mut limits.operations_kept_max);
     number(args.key("batches"), &mut limits.unconfirmed_batches_max);
     limits.payload_bytes_max = args.number("payload").unwrap_or(limits.payload_bytes_max);
     limits.auto_create_queues = !args.flag("no-auto-create");

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes};
 use qbroker_storage::{Body, Lsn};
 
+use super::operations;
 use super::stage::WALL_MS;
 use crate::queue::body::{StoredDeadLetter, StoredFailure, StoredMessage};
 use crate::queue::ids::{ConsumerId, LeaseToken};
@@ -20,6 +21,14 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
             let due = it.due.map_or_else(String::new, due);
             format!("updated {}{priority}{at_once}{due}", numbers(&it.births))
         }
+        Record::Moved(it) => {
+            let anew = if it.reset_attempts { ", attempts anew" } else { "" };
+            let dead = if it.is_to_dead_letters { ", dead as before" } else { "" };
+            let births = numbers(&it.births);
+            format!("moved {births} to q{}{anew}{dead} by {}", it.to_queue, it.operation)
+        }
+        Record::OperationStarted(it) => operations::started(it),
+        Record::OperationStepped(it) => format!("operation {}", operations::progress(it)),
         Record::PagedOut(it) => format!("paged out {}", numbers(&it.births)),
         Record::Started(it) => format!("started epoch {} {}", it.epoch, it.boot_id),
         Record::QueuePut(it) => definition(it),

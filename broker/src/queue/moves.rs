@@ -1,0 +1,152 @@
+//! Messages go to another queue, or dead letters back to their own: whole, and each with one record.
+//!
+//! A moved message keeps its birth, its body and its id; its place is that of one that came now. What a
+//! queue refuses stays where it was.
+
+use std::collections::BTreeMap;
+
+use qbroker_storage::Lsn;
+
+use super::candidates::Candidate;
+use super::catalog::Queue;
+use super::filter::Told;
+use super::ids::QueueId;
+use super::index::{Index, Lookup, Message, State};
+use super::record::{BIRTHS_MAX, Moved, OperationStarted, OperationStepped, Record};
+use super::refused::Refused;
+use super::time::Now;
+use super::{Core, Draft};
+
+/// A message that is to be moved, and what its records tell, where they can be read.
+type Chosen<'a> = (&'a Candidate, Message, Option<&'a Told>);
+
+impl<I: Index> Core<I> {
+    /// Whether messages of `queue` can be moved to the queue of this name; empty: to their own.
+    pub fn check_destination(&self, queue: &str, destination: &str) -> Result<(), Refused> {
+        if destination.is_empty() {
+            return Ok(());
+        }
+        if destination == queue {
+            return Err(Refused::MoveToItself(queue.to_owned()));
+        }
+        check_open(self.queue(destination)?)
+    }
+
+    /// Drafts the moves of up to `left` messages, and counts those that are refused; how many go.
+    pub(super) fn draft_moves(
+        &self,
+        draft: &mut Draft,
+        (started, operation, left): (&OperationStarted, Lsn, usize),
+        chosen: Vec<Chosen<'_>>,
+        progress: &mut OperationStepped,
+        now: Now,
+    ) -> Lookup<u64> {
+        let mut births = BTreeMap::<QueueId, Vec<u64>>::new();
+        let mut done = 0;
+        for chosen in chosen {
+            if done == left {
+                break;
+            }
+            match self.check_move(started, &chosen, now) {
+                Ok(to) => {
+                    births.entry(to).or_default().push(chosen.0.birth.0);
+                    done += 1;
+                }
+                Err(refused) => progress.refuse(&refused),
+            }
+        }
+        for (to, births) in births {
+            let queue = self.catalog.get(to).expect("it was found just now");
+            for births in births.chunks(BIRTHS_MAX).map(<[u64]>::to_vec) {
+                draft.fact(Record::Moved(Moved {
+                    births,
+                    to_queue: to.0,
+                    wall_ms: now.wall_ms,
+                    reset_attempts: started.reset_attempts,
+                    is_to_dead_letters: queue.definition.is_dead_letter_queue,
+                    operation: operation.0,
+                }));
+            }
+        }
+        Ok(done as u64)
+    }
+
+    /// The queue that takes a message, or why none does.
+    fn check_move(
+        &self,
+        started: &OperationStarted,
+        (candidate, message, told): &Chosen<'_>,
+        now: Now,
+    ) -> Result<QueueId, Refused> {
+        let birth = candidate.birth;
+        let id = || format!("q.{birth}");
+        if message.state == State::Leased {
+            return Err(Refused::MessageLeased(id()));
+        }
+        let told = told.ok_or_else(|| Refused::MessageUnreadable(id()))?;
+        let to = match (started.destination.as_str(), &told.letter) {
+            ("", None) => return Err(Refused::NotDeadLetter(id())),
+            ("", Some((_, source))) => self.queue(source)?,
+            (name, _) => self.queue(name)?,
+        };
+        if to.id() == message.queue {
+            return Err(Refused::NotDeadLetter(id()));
+        }
+        check_open(to)?;
+        let max = to.definition.policy.max_payload_bytes.unwrap_or(u64::MAX);
+        let bytes = told.message.as_ref().map_or(0, |stored| stored.payload.len() as u64);
+        if max < bytes {
+            let queue = to.definition.name.clone();
+            return Err(Refused::TooLargeFor { id: id(), bytes, max, queue });
+        }
+        let known = told.id_hash.and_then(|hash| self.dedup.find(to.id(), hash, now.wall_ms));
+        if known.is_some_and(|known| known != birth) {
+            let queue = to.definition.name.clone();
+            return Err(Refused::DuplicateMessageId { id: id(), queue });
+        }
+        Ok(to.id())
+    }
+
+    pub(super) fn apply_moved(&mut self, lsn: Lsn, moved: &Moved) {
+        for &birth in &moved.births {
+            let birth = Lsn(birth);
+            let mut message = self.present(birth);
+            self.catalog.totals(message.queue).moved += 1;
+            self.catalog.totals(QueueId(moved.to_queue)).published += 1;
+            // What is behind it may have waited for it to go.
+            self.consumers.touch(message.queue);
+            if !moved.is_to_dead_letters {
+                self.end_as_dead_letter(&mut message);
+            }
+            if moved.reset_attempts {
+                (message.failures, message.crashes) = (0, 0);
+            }
+            message.queue = QueueId(moved.to_queue);
+            message.since_ms = moved.wall_ms;
+            if message.place != Lsn(0) {
+                message.place = lsn;
+            }
+            match message.state {
+                State::Scheduled(_) => self.index.change(birth, message),
+                State::Ready | State::Leased | State::Parked => self.make_ready(birth, message),
+            }
+        }
+    }
+
+    /// It is an ordinary message again, whose last failure is the one that it died of.
+    fn end_as_dead_letter(&mut self, message: &mut Message) {
+        let letter = std::mem::take(&mut message.dead_letter);
+        if message.last_failure == Lsn(0) {
+            message.last_failure = letter;
+        } else {
+            self.retire(letter);
+        }
+    }
+}
+
+fn check_open(queue: &Queue) -> Result<(), Refused> {
+    match &queue.definition {
+        it if it.publishing_paused => Err(Refused::QueuePaused(it.name.clone())),
+        _ => Ok(()),
+    }
+}
