@@ -14,3 +14,4 @@ mod stop;
 mod tidy;
 mod time;
 mod unreadable;
+mod worker;

@@ -1,0 +1,195 @@
+//! Where jobs are sent to: a client, a publisher, and the middleware around both.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qbroker_client::{BatchReceipt, Client, Error, Publisher, Receipt};
+use tokio::sync::Mutex;
+
+use crate::context::Context;
+use crate::middleware::Middleware;
+use crate::outgoing::{OutgoingJob, SendError};
+use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
+
+/// A broker to send jobs to and to work for; cheap to clone, all clones share the connections.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use qbroker_worker::{Broker, middleware::Prometheus};
+///
+/// let broker = Broker::connect("http://127.0.0.1:7650").await?.middleware(Prometheus::new());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Broker {
+    client: Client,
+    publisher: Arc<Mutex<Option<Publisher>>>,
+    pub(crate) middleware: Arc<[Arc<dyn Middleware>]>,
+    trace_source: Option<Arc<dyn Fn() -> Option<TraceContext> + Send + Sync>>,
+    send_timeout: Duration,
+}
+
+/// The publisher's own queue; every job names its own.
+const QUEUE: &str = "default";
+
+impl Broker {
+    /// Connects to a broker with the client's default options.
+    ///
+    /// # Errors
+    ///
+    /// The URL cannot be used, or nobody answers at it.
+    pub async fn connect(url: impl Into<String>) -> Result<Self, Error> {
+        Ok(Self::new(Client::connect(url).await?))
+    }
+
+    /// A broker over a client of yours: with a token, TLS, or more connections.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            publisher: Arc::default(),
+            middleware: Arc::new([]),
+            trace_source: None,
+            send_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Adds a middleware within those that were added before: what begins it sees after them, what
+    /// ends before them.
+    ///
+    /// Clones made before do not have it.
+    #[must_use]
+    pub fn middleware(mut self, middleware: impl Middleware) -> Self {
+        let more = std::iter::once(Arc::new(middleware) as Arc<dyn Middleware>);
+        self.middleware = self.middleware.iter().cloned().chain(more).collect();
+        self
+    }
+
+    /// Asks this for the trace that a job belongs to where the job does not say; for whoever keeps
+    /// traces with OpenTelemetry, say. Default: the trace of the job that sends it, if one does.
+    #[must_use]
+    pub fn trace_source(
+        mut self,
+        source: impl Fn() -> Option<TraceContext> + Send + Sync + 'static,
+    ) -> Self {
+        self.trace_source = Some(Arc::new(source));
+        self
+    }
+
+    /// How long a send waits for a broker that is away. Default: 30 s.
+    #[must_use]
+    pub fn send_timeout(mut self, timeout: Duration) -> Self {
+        self.send_timeout = timeout;
+        self
+    }
+
+    /// The client behind it.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Sends a job; it is on the broker's disk when this returns. Jobs that are sent at the same time
+    /// travel together.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be encoded, or the broker does not take it; see [`SendError`].
+    pub async fn send(&self, mut job: OutgoingJob) -> Result<Receipt, SendError> {
+        self.prepare(&mut job);
+        let message = std::mem::take(&mut job.message);
+        let sent = match job.error.take() {
+            Some(source) => Err(SendError::Encode { actor: job.actor(), source }),
+            None => self.within(async { self.publisher().await?.publish(message).await }).await,
+        };
+        for middleware in self.middleware.iter().rev() {
+            middleware.after_enqueue(&job, sent.as_ref().map(|_| ()));
+        }
+        sent
+    }
+
+    /// Sends up to 1,000 jobs, of any actors, in one piece: all of them are on the broker's disk when
+    /// this returns, or none is.
+    ///
+    /// ```no_run
+    /// # use qbroker_worker::{Broker, SendError, actor};
+    /// # #[actor] async fn greet(user_id: u64) { drop(user_id); }
+    /// # async fn example(broker: Broker) -> Result<(), SendError> {
+    /// broker.send_all((0..500).map(greet::with)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::send`]; metadata "index" of a refusal is the position of the job that caused it.
+    pub async fn send_all(
+        &self,
+        jobs: impl IntoIterator<Item = OutgoingJob>,
+    ) -> Result<BatchReceipt, SendError> {
+        let mut jobs: Vec<OutgoingJob> = jobs.into_iter().collect();
+        jobs.iter_mut().for_each(|job| self.prepare(job));
+        let unencoded = jobs.iter_mut().find_map(|job| Some((job.actor(), job.error.take()?)));
+        let messages = jobs.iter_mut().map(|job| std::mem::take(&mut job.message)).collect();
+        let sent = match unencoded {
+            Some((actor, source)) => Err(SendError::Encode { actor, source }),
+            None => {
+                self.within(async { self.publisher().await?.publish_batch(messages).await }).await
+            }
+        };
+        for job in &jobs {
+            for middleware in self.middleware.iter().rev() {
+                middleware.after_enqueue(job, sent.as_ref().map(|_| ()));
+            }
+        }
+        sent
+    }
+
+    fn prepare(&self, job: &mut OutgoingJob) {
+        for middleware in self.middleware.iter() {
+            middleware.before_enqueue(job);
+        }
+        let current = Context::current();
+        let trace = job.trace.or_else(|| self.trace_source.as_ref().and_then(|source| source()));
+        if let Some(trace) = trace.or_else(|| current.as_ref().map(Context::trace)) {
+            job.set_header(TRACEPARENT, trace.to_string());
+            let state =
+                current.as_ref().filter(|context| context.trace().trace_id == trace.trace_id);
+            if let Some(state) = state.and_then(|context| context.message().headers.get(TRACESTATE))
+            {
+                job.set_header(TRACESTATE, state);
+            }
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        sending: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, SendError> {
+        match tokio::time::timeout(self.send_timeout, sending).await {
+            Ok(Ok(sent)) => Ok(sent),
+            Ok(Err(error)) => {
+                // A publisher that has failed for good must not fail everything that comes after.
+                if matches!(error, Error::Closed(_)) {
+                    *self.publisher.lock().await = None;
+                }
+                Err(error.into())
+            }
+            Err(_) => Err(SendError::TimedOut(self.send_timeout)),
+        }
+    }
+
+    async fn publisher(&self) -> Result<Publisher, Error> {
+        let mut publisher = self.publisher.lock().await;
+        if let Some(publisher) = &*publisher {
+            return Ok(publisher.clone());
+        }
+        Ok(publisher.insert(self.client.publisher(QUEUE).open().await?).clone())
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("client", &self.client).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,11 @@
+//! What a worker promises, on a real broker.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+mod jobs;
+mod retries;
+mod limits;
+mod shutdown;
+mod middleware;
+mod process;

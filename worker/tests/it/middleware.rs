@@ -1,0 +1,218 @@
+//! Middleware sees every point of a job's way, and traces go along with it.
+
+use qbroker_client::{Message, OutgoingMessage};
+use qbroker_worker::middleware::{JobEnd, JobFuture, Middleware, Next, Prometheus, Settlement};
+use qbroker_worker::{
+    ActorOptions, Context, JobError, OutgoingJob, Retry, SendError, TraceContext, actor,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::harness::{Bench, Log, run, write};
+
+/// Writes what it sees.
+struct Spy {
+    name: &'static str,
+    log: Log,
+}
+
+impl Spy {
+    fn saw(&self, what: &str) {
+        self.log.write(format!("{}: {what}", self.name));
+    }
+}
+
+impl Middleware for Spy {
+    fn after_declare_actor(&self, actor: &'static str, options: &ActorOptions) {
+        self.saw(&format!("actor {actor} on {}", options.queue));
+    }
+
+    fn after_worker_boot(&self) {
+        self.saw("boot");
+    }
+
+    fn before_worker_shutdown(&self) {
+        self.saw("stopping");
+    }
+
+    fn after_worker_shutdown(&self) {
+        self.saw("stopped");
+    }
+
+    fn before_enqueue(&self, job: &mut OutgoingJob) {
+        job.set_header(self.name, "was here");
+        self.saw("enqueue");
+    }
+
+    fn after_enqueue(&self, job: &OutgoingJob, sent: Result<(), &SendError>) {
+        self.saw(&format!("enqueued {} {}", job.actor(), sent.is_ok()));
+    }
+
+    fn before_process(&self, context: &Context) {
+        assert_eq!(context.message().headers[self.name], "was here");
+        self.saw("before");
+    }
+
+    fn process<'a>(&'a self, context: &'a Context, next: Next<'a>) -> JobFuture<'a> {
+        Box::pin(async move {
+            self.saw("in");
+            if context.message().headers.contains_key("needless") {
+                return Err(JobError::skip("nobody needs it"));
+            }
+            let result = next.run().await;
+            self.saw("out");
+            result
+        })
+    }
+
+    fn after_process(&self, _context: &Context, end: &JobEnd<'_>) {
+        self.saw(&format!("after {:?}", end.settlement));
+    }
+
+    fn after_settle(
+        &self,
+        _context: &Context,
+        settlement: Settlement,
+        settled: Result<(), &qbroker_client::Error>,
+    ) {
+        self.saw(&format!("settled {settlement:?} {}", settled.is_ok()));
+    }
+
+    fn on_reject(&self, message: &Message, error: &JobError) {
+        self.saw(&format!("rejected {} {}", message.message_type, error.kind()));
+    }
+}
+
+#[actor]
+async fn work(ctx: Context) {
+    write(&ctx, "work");
+}
+
+#[tokio::test]
+async fn hooks_are_called_in_order_and_around_each_other() {
+    let mut bench = Bench::start().await;
+    let spy = |name| Spy { name, log: bench.log() };
+    let broker = bench.broker.clone().middleware(spy("a")).middleware(spy("b"));
+    work::send(&broker).await.unwrap();
+    let sent = ["a: enqueue", "b: enqueue", "b: enqueued work true", "a: enqueued work true"];
+    assert_eq!(bench.lines(4).await, sent);
+
+    let worker = run(bench.worker_of(broker.clone()).register(work));
+    let begun = ["a: actor work on default", "b: actor work on default", "a: boot", "b: boot"];
+    assert_eq!(bench.lines(4).await, begun);
+    let done = [
+        "a: before",
+        "b: before",
+        "a: in",
+        "b: in",
+        "work",
+        "b: out",
+        "a: out",
+        "b: after Ack",
+        "a: after Ack",
+        "b: settled Ack true",
+        "a: settled Ack true",
+    ];
+    assert_eq!(bench.lines(done.len()).await, done);
+
+    // Of a broker that nobody spies on.
+    let needless = work::with().header("a", "was here").header("b", "was here");
+    needless.header("needless", "yes").send(&bench.broker).await.unwrap();
+    let skipped = [
+        "a: before",
+        "b: before",
+        "a: in",
+        "b: after Ack",
+        "a: after Ack",
+        "b: settled Ack true",
+        "a: settled Ack true",
+    ];
+    assert_eq!(bench.lines(skipped.len()).await, skipped);
+
+    bench.publish("default", OutgoingMessage::new("").message_type("play")).await;
+    let rejected = ["a: rejected play UnknownActor", "b: rejected play UnknownActor"];
+    assert_eq!(bench.lines(2).await, rejected);
+
+    worker.stop().await.unwrap();
+    assert_eq!(bench.lines(4).await, ["b: stopping", "a: stopping", "b: stopped", "a: stopped"]);
+    bench.stop().await;
+}
+
+#[actor(max_retries = 1, min_backoff = "1ms")]
+async fn flaky(ctx: Context, good_at: u32) -> Result<(), Retry> {
+    if ctx.attempt() < good_at {
+        return Err(Retry::after(std::time::Duration::ZERO));
+    }
+    write(&ctx, "good");
+    Ok(())
+}
+
+#[tokio::test]
+async fn prometheus_is_told_what_dramatiq_would_tell_it() {
+    let mut bench = Bench::start().await;
+    let metrics = Prometheus::new();
+    let address = metrics.serve("127.0.0.1:0").await.unwrap();
+    let broker = bench.broker.clone().middleware(metrics);
+    let worker = run(bench.worker_of(broker.clone()).register(flaky));
+    flaky::send(&broker, 2).await.unwrap();
+    assert_eq!(bench.line().await, "good");
+    flaky::send(&broker, 9).await.unwrap();
+    bench.messages("default.dead", 1).await;
+    worker.stop().await.unwrap();
+
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    let labels = "{queue_name=\"default\",actor_name=\"flaky\"}";
+    for line in [
+        format!("dramatiq_messages_total{labels} 4"),
+        format!("dramatiq_message_errors_total{labels} 3"),
+        format!("dramatiq_message_retries_total{labels} 2"),
+        format!("dramatiq_message_rejects_total{labels} 1"),
+        format!("dramatiq_messages_inprogress{labels} 0"),
+        format!("dramatiq_message_duration_milliseconds_count{labels} 4"),
+        "qbroker_worker_stuck_jobs 0".to_owned(),
+        "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8".to_owned(),
+    ] {
+        assert!(page.contains(&line), "{line:?} is not in {page}");
+    }
+    bench.stop().await;
+}
+
+#[actor]
+async fn first(ctx: Context) -> Result<(), SendError> {
+    write(&ctx, ctx.trace().to_string());
+    second::send(ctx.broker()).await?;
+    Ok(())
+}
+
+#[actor]
+async fn second(ctx: Context) {
+    write(&ctx, ctx.message().headers["traceparent"].clone());
+    write(&ctx, ctx.trace().to_string());
+    write(&ctx, format!("{:?}", ctx.message().headers.get("tracestate")));
+}
+
+#[tokio::test]
+async fn a_trace_goes_from_the_publisher_through_jobs_to_the_jobs_they_send() {
+    let mut bench = Bench::start().await;
+    let worker = run(bench.worker().register(first).register(second).concurrency(1));
+    let origin: TraceContext =
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap();
+    first::with().trace(origin).header("tracestate", "vendor=1").send(&bench.broker).await.unwrap();
+    let lines = bench.lines(4).await;
+    let [one, sent, two] = [0, 1, 2].map(|at| lines[at].parse::<TraceContext>().unwrap());
+    assert_eq!([one.trace_id, sent.trace_id, two.trace_id], [origin.trace_id; 3]);
+    assert_eq!(sent, one, "what a job sends has the job as its parent");
+    assert_ne!(one.span_id, origin.span_id);
+    assert_ne!(two.span_id, one.span_id);
+    assert_eq!(two.flags, 1);
+    assert_eq!(lines[3], "Some(\"vendor=1\")");
+
+    let broker = bench.broker.clone().trace_source(move || Some(origin));
+    second::send(&broker).await.unwrap();
+    assert_eq!(bench.lines(3).await[0], origin.to_string());
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
