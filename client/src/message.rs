@@ -125,7 +125,7 @@ const HEADER_OVERHEAD_BYTES: usize = 32;
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
 /// A stored message.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Message {
     /// The publisher's id, or the broker's.
@@ -180,7 +180,7 @@ impl From<v1::Message> for Message {
 }
 
 /// A message under a lease: yours until you settle it or the lease ends.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Leased {
     /// Names the lease; opaque, valid on any connection.

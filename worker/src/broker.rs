@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qbroker_client::{BatchReceipt, Client, Error, Publisher, Receipt};
 use tokio::sync::Mutex;
+use tracing::info;
 
 use crate::context::Context;
 use crate::middleware::Middleware;
@@ -33,6 +34,10 @@ pub struct Broker {
 /// The publisher's own queue; every job names its own.
 const QUEUE: &str = "default";
 
+/// How long to wait for a broker that is not there yet, at first and in the end.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
 impl Broker {
     /// Connects to a broker with the client's default options.
     ///
@@ -41,6 +46,29 @@ impl Broker {
     /// The URL cannot be used, or nobody answers at it.
     pub async fn connect(url: impl Into<String>) -> Result<Self, Error> {
         Ok(Self::new(Client::connect(url).await?))
+    }
+
+    /// As [`Broker::connect`], but waits for a broker that is not there yet, for so long: where both are
+    /// started together, nobody says which is first.
+    ///
+    /// # Errors
+    ///
+    /// The URL cannot be used, or nobody has answered at it.
+    pub async fn wait_for(url: impl Into<String>, patience: Duration) -> Result<Self, Error> {
+        let (url, started) = (url.into(), Instant::now());
+        let mut delay = FIRST_WAIT;
+        loop {
+            match Self::connect(&url).await {
+                Err(error) if error.is_retryable() && started.elapsed() + delay < patience => {
+                    if delay == FIRST_WAIT {
+                        info!(%error, "waiting for the broker");
+                    }
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(LONGEST_WAIT);
+                }
+                connected => return connected,
+            }
+        }
     }
 
     /// A broker over a client of yours: with a token, TLS, or more connections.

@@ -25,7 +25,8 @@ pub struct Context(Arc<Inner>);
 struct Inner {
     actor: &'static str,
     leased: Leased,
-    broker: Broker,
+    /// None in a test that has none.
+    broker: Option<Broker>,
     states: Arc<States>,
     trace: TraceContext,
     deadline: OnceLock<Instant>,
@@ -48,7 +49,7 @@ impl Context {
     pub(crate) fn new(
         actor: &'static str,
         leased: Leased,
-        broker: Broker,
+        broker: Option<Broker>,
         states: Arc<States>,
         trace: TraceContext,
     ) -> Self {
@@ -101,9 +102,13 @@ impl Context {
     }
 
     /// The broker, to send more jobs to.
+    ///
+    /// # Panics
+    ///
+    /// In a [`detached`](Context::detached) context that was given none.
     #[must_use]
     pub fn broker(&self) -> &Broker {
-        &self.0.broker
+        self.0.broker.as_ref().expect("this context was given no broker")
     }
 
     /// What [`Worker::state`](crate::Worker::state) was given of this type: a database pool, settings.

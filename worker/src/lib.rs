@@ -61,6 +61,7 @@ mod life;
 mod signals;
 mod jobs;
 mod context;
+mod detached;
 mod execution;
 mod failure;
 mod settle;
@@ -70,6 +71,7 @@ pub mod middleware;
 pub use actor::{Actor, ActorOptions, Callback, Work};
 pub use broker::Broker;
 pub use context::{CancelReason, Context};
+pub use detached::DetachedContext;
 pub use encoding::{Encoding, Json};
 pub use failure::{
     BoxError, GiveUp, IntoJobError, IntoJobResult, JobError, JobResult, Release, Retry, Verdict,

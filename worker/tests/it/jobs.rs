@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use qbroker_client::{DeadLetterReason, Limit, MessageState, OutgoingMessage};
 use qbroker_worker::{
-    BoxError, Context, Encoding, QueueShare, SendError, Worker, WorkerError, actor,
+    BoxError, Broker, Context, Encoding, QueueShare, SendError, Worker, WorkerError, actor,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::harness::{Bench, run, write};
+use crate::harness::{Bench, PATIENCE, patiently, run, write};
 
 #[actor(queue = "mail")]
 async fn welcome(ctx: Context, user_id: u64, email: String, copies: Option<u8>) {
@@ -244,5 +244,36 @@ async fn a_worker_that_cannot_be_right_does_not_begin() {
     assert!(matches!(nothing, Err(WorkerError::NothingToDo)), "{nothing:?}");
     let twice = bench.worker().register(welcome).register(welcome).run_until(async {}).await;
     assert!(matches!(twice, Err(WorkerError::DuplicateActor("welcome"))), "{twice:?}");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_late_is_waited_for() {
+    // Nobody listens at port 1; with a patience of nothing that is said at once.
+    let late = Broker::wait_for("http://127.0.0.1:1", Duration::ZERO).await;
+    assert!(matches!(late, Err(qbroker_client::Error::Disconnected(_))), "{late:?}");
+    let bad = Broker::wait_for("no url", Duration::MAX).await;
+    assert!(matches!(bad, Err(qbroker_client::Error::Option(_))), "{bad:?}");
+
+    // A port that nobody listens at, until the front is open.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let waiting = tokio::spawn(Broker::wait_for(format!("http://{address}"), PATIENCE));
+    let bench = Bench::start().await;
+    assert!(!waiting.is_finished());
+    let front = tokio::net::TcpListener::bind(address).await.unwrap();
+    let server = bench.url().strip_prefix("http://").unwrap().to_owned();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = front.accept().await {
+            let mut to = tokio::net::TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                tokio::io::copy_bidirectional(&mut from, &mut to).await.ok();
+            });
+        }
+    });
+    let broker = patiently("the broker", waiting).await.unwrap().unwrap();
+    welcome::send(&broker, 1, "late", None).await.unwrap();
+    bench.messages("mail", 1).await;
     bench.stop().await;
 }

@@ -137,6 +137,37 @@ async fn hooks_are_called_in_order_and_around_each_other() {
     bench.stop().await;
 }
 
+/// Panics once.
+#[derive(Default)]
+struct Clumsy(std::sync::atomic::AtomicBool);
+
+impl Middleware for Clumsy {
+    fn before_process(&self, _context: &Context) {
+        assert!(self.0.swap(true, std::sync::atomic::Ordering::Relaxed), "oh no");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_fails_its_job_and_nothing_else() {
+    let mut bench = Bench::start().await;
+    let retry = qbroker_client::RetryPolicy {
+        initial_backoff: Some(std::time::Duration::ZERO),
+        ..qbroker_client::RetryPolicy::default()
+    };
+    let policy = qbroker_client::QueuePolicy { retry, ..qbroker_client::QueuePolicy::default() };
+    let spec = qbroker_client::QueueSpec::new("default").policy(policy);
+    bench.client().create_queue(spec).await.unwrap();
+    let broker = bench.broker.clone().middleware(Clumsy::default());
+    let worker = run(bench.worker_of(broker).register(work).concurrency(1));
+    work::send(&bench.broker).await.unwrap();
+    assert_eq!(bench.line().await, "work");
+    bench.empty("default").await;
+    let stats = bench.client().get_queue("default").await.unwrap().stats;
+    assert_eq!((stats.retried_total, stats.acked_total), (1, 1));
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
+
 #[actor(max_retries = 1, min_backoff = "1ms")]
 async fn flaky(ctx: Context, good_at: u32) -> Result<(), Retry> {
     if ctx.attempt() < good_at {

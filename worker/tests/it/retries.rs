@@ -232,3 +232,29 @@ async fn the_limit_of_a_message_holds_and_else_the_actors() {
     worker.stop().await.unwrap();
     bench.stop().await;
 }
+
+#[actor(queue = "orders", max_retries = 1, min_backoff = "1ms", on_success = unheard)]
+async fn order(ctx: Context) {
+    write(&ctx, format!("attempt {}", ctx.attempt()));
+}
+
+#[actor(queue = "shut")]
+async fn unheard(report: JobReport) {
+    drop(report);
+}
+
+#[tokio::test]
+async fn a_job_whose_callback_cannot_be_sent_is_not_forgotten() {
+    let mut bench = Bench::start().await;
+    bench.client().create_queue(qbroker_client::QueueSpec::new("shut")).await.unwrap();
+    bench.client().pause_queue("shut", true).await.unwrap();
+    let worker = run(bench.worker().register(order));
+    order::send(&bench.broker).await.unwrap();
+    assert_eq!(bench.lines(2).await, ["attempt 1", "attempt 2"]);
+    let letter = bench.messages("orders.dead", 1).await.remove(0).message;
+    let failure = letter.dead_letter.unwrap().failure.unwrap();
+    assert_eq!(failure.kind, "CallbackNotSent");
+    assert!(failure.message.contains("QUEUE_PAUSED"), "{}", failure.message);
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
