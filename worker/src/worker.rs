@@ -259,10 +259,15 @@ impl Worker {
             () = shutdown => Ok(()),
         };
         end(&shared, &jobs).await;
-        match shared.slots.stuck_jobs() {
-            0 => taken,
-            jobs => taken.and(Err(WorkerError::Stuck { jobs })),
+        let jobs = shared.slots.stuck_jobs();
+        if jobs == 0 {
+            return taken;
         }
+        // They matter most: while they run, not even the runtime ends.
+        if let Err(error) = taken {
+            error!(%error, "the worker ends");
+        }
+        Err(WorkerError::Stuck { jobs })
     }
 
     async fn open(self) -> Result<Shared, WorkerError> {
