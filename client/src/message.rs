@@ -91,6 +91,13 @@ impl OutgoingMessage {
         self
     }
 
+    /// A job that must not wait twice: while an unfinished message of the queue has this key (256 bytes
+    /// at most), another one is not stored; its receipt says `duplicate`.
+    pub fn unique_key(mut self, key: impl Into<String>) -> Self {
+        self.0.unique_key = key.into();
+        self
+    }
+
     /// Delivered no earlier than this long after it was accepted.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.0.schedule = Some(Schedule::Delay(time::duration(delay)));
@@ -114,6 +121,7 @@ impl OutgoingMessage {
             + message.content_type.len()
             + message.message_type.len()
             + message.correlation_id.len()
+            + message.unique_key.len()
             + MESSAGE_OVERHEAD_BYTES
     }
 }
@@ -154,6 +162,8 @@ pub struct Message {
     pub expire_time: Option<SystemTime>,
     /// Failures until it is dead-lettered, where the queue's limit does not hold.
     pub max_attempts: Option<Limit>,
+    /// What it is the only one of in its queue; may be empty.
+    pub unique_key: String,
     /// How it became a dead letter, where it is one.
     pub dead_letter: Option<DeadLetterInfo>,
 }
@@ -174,6 +184,7 @@ impl From<v1::Message> for Message {
             deliver_time: message.deliver_time.and_then(time::system_time),
             expire_time: message.expire_time.and_then(time::system_time),
             max_attempts: message.max_attempts.map(Limit::from_wire),
+            unique_key: message.unique_key,
             dead_letter: message.dead_letter.map(DeadLetterInfo::from),
         }
     }
@@ -337,6 +348,7 @@ mod tests {
             .content_type(long.clone())
             .message_type(long.clone())
             .correlation_id(long.clone())
+            .unique_key(long.clone())
             .priority(u8::MAX)
             .ttl(Duration::MAX)
             .max_attempts(Limit::Unlimited)

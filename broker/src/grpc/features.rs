@@ -20,5 +20,6 @@ pub(super) const FEATURES: &[&str] = &[
     "reports_started",
     "subscribe",
     "ttl",
+    "unique_key",
     "update_messages",
 ];

@@ -89,6 +89,7 @@ impl<I: Index> Core<I> {
             dead_letter: Lsn(0),
             ttl_end: published.ttl_end(),
             max_attempts: published.max_attempts.unwrap_or_default(),
+            keys: published.keys(),
         };
         self.index.insert(lsn, message);
         let of =

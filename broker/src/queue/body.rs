@@ -23,6 +23,8 @@ pub struct StoredMessage {
     pub correlation_id: String,
     #[prost(bytes = "bytes", tag = "15")]
     pub payload: Bytes,
+    #[prost(string, tag = "52")]
+    pub unique_key: String,
 }
 
 /// The number of the payload's field, which stands last so that it need not be copied.

@@ -5,7 +5,9 @@
 //! a decision has looked up stays present until the decision is applied, so changes cannot miss.
 
 mod cold;
+mod held;
 mod homes;
+mod keys;
 mod page;
 mod pages;
 mod ready;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
+pub use keys::{Keys, unique_hash};
 pub use page::Page;
 
 use super::ids::QueueId;
@@ -114,6 +117,7 @@ pub struct Message {
     pub ttl_end: Option<Due>,
     /// Failures until it is given up, -1: no limit; 0: as its queue says.
     pub max_attempts: i32,
+    pub keys: Keys,
 }
 
 impl Message {
@@ -278,6 +282,9 @@ pub trait Index: Send {
 
     /// When [`Self::expired`] will have something.
     fn next_expiry(&self) -> Option<u64>;
+
+    /// A message of a queue that holds this unique key.
+    fn holder(&self, queue: QueueId, key: u64) -> Lookup<Option<Lsn>>;
 
     /// When the first ready message in delivery order came into its queue; never missing.
     fn oldest_ready(&self, queue: QueueId) -> Option<u64>;

@@ -267,13 +267,18 @@ struct Draft {
 impl Draft {
     /// Adds a record and says which LSN it will have.
     fn push(&mut self, record: Record, body: Body) -> Lsn {
-        let lsn = Lsn(self.next.0 + self.records.len() as u64);
+        let lsn = self.next_lsn();
         self.records.push((record, body));
         lsn
     }
 
     fn fact(&mut self, record: Record) -> Lsn {
         self.push(record, Body::default())
+    }
+
+    /// LSN of the record that is added next.
+    fn next_lsn(&self) -> Lsn {
+        Lsn(self.next.0 + self.records.len() as u64)
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use qbroker_storage::{Body, Lsn};
 use rustc_hash::FxBuildHasher;
 
 use super::ids::QueueId;
-use super::index::Index;
+use super::index::{Index, Lookup, unique_hash};
 use super::policy::{self, Policy};
 use super::producer::{BatchOutcome, StreamId};
 use super::record::{BatchRefused, BatchStored, Published, Record};
@@ -31,6 +31,8 @@ pub struct NewMessage {
     pub ttl_ms: Option<u64>,
     /// Failures until dead-lettered, -1: no limit; `None`: as its queue says.
     pub max_attempts: Option<i32>,
+    /// Keyed hash of its unique key; only where it has one.
+    pub unique_hash: Option<u64>,
     pub body: Body,
 }
 
@@ -74,6 +76,8 @@ pub struct OnStream {
 pub struct Receipt {
     pub birth: Lsn,
     pub duplicate: bool,
+    /// The message of this birth holds the unique key; it may have another id.
+    pub by_key: bool,
 }
 
 /// Why nothing of a batch is stored.
@@ -84,8 +88,14 @@ pub struct RefusedAt {
     pub refused: Refused,
 }
 
-/// Message ids seen earlier in the same batch.
-type Seen = HashSet<(QueueId, u128), FxBuildHasher>;
+/// What was seen earlier in the same batch.
+#[derive(Default)]
+struct Seen {
+    /// Message ids.
+    ids: HashSet<(QueueId, u128), FxBuildHasher>,
+    /// Who holds which unique key.
+    unique_keys: HashMap<(QueueId, u64), Lsn, FxBuildHasher>,
+}
 
 impl<I: Index> Core<I> {
     /// Stores a batch; one receipt for each message, in order.
@@ -175,8 +185,9 @@ impl<I: Index> Core<I> {
             let policy = self.catalog.get(queue).map(|queue| &queue.definition.policy);
             let receipt = self
                 .check_message(policy, index, message)
+                .map_err(Stop::from)
                 .and_then(|()| self.draft_message(draft, &mut seen, (queue, policy), message, now))
-                .map_err(|refused| (Some(index), refused.into()))?;
+                .map_err(|stop| (Some(index), stop))?;
             receipts.push(receipt);
         }
         Ok(receipts)
@@ -247,14 +258,19 @@ impl<I: Index> Core<I> {
         (queue, policy): (QueueId, Option<&Policy>),
         message: &NewMessage,
         now: Now,
-    ) -> Result<Receipt, Refused> {
+    ) -> Result<Receipt, Stop> {
         if let Some(hash) = message.id_hash {
             if let Some(birth) = self.dedup.find(queue, hash, now.wall_ms) {
-                return Ok(Receipt { birth, duplicate: true });
+                return Ok(Receipt { birth, duplicate: true, by_key: false });
             }
-            if !seen.insert((queue, hash)) {
-                return Err(Refused::DuplicateInBatch { id: message.message_id.clone() });
+            if !seen.ids.insert((queue, hash)) {
+                return Err(Refused::DuplicateInBatch { id: message.message_id.clone() }.into());
             }
+        }
+        if let Some(hash) = message.unique_hash
+            && let Some(birth) = self.key_holder(draft, seen, queue, hash)?
+        {
+            return Ok(Receipt { birth, duplicate: true, by_key: true });
         }
         let due = message.due.map(|due| due.from(now)).filter(|due| !due.is_over(now));
         let ttl_ms = message.ttl_ms.or_else(|| policy?.message_ttl_ms).filter(|ms| *ms != 0);
@@ -271,10 +287,31 @@ impl<I: Index> Core<I> {
             expire_ms: ttl_end.map_or(0, |end| end.wall_ms),
             expire_boot_ms: ttl_end.and_then(|end| end.boot_ms),
             max_attempts: message.max_attempts,
+            unique_hash: message.unique_hash,
             ..Published::default()
         };
         let birth = draft.push(Record::Published(published), message.body.clone());
-        Ok(Receipt { birth, duplicate: false })
+        Ok(Receipt { birth, duplicate: false, by_key: false })
+    }
+
+    /// The unfinished message that holds a unique key; where there is none, the one that comes next
+    /// holds it.
+    fn key_holder(
+        &self,
+        draft: &Draft,
+        seen: &mut Seen,
+        queue: QueueId,
+        hash: u64,
+    ) -> Lookup<Option<Lsn>> {
+        let key = unique_hash(hash);
+        if let Some(&birth) = seen.unique_keys.get(&(queue, key)) {
+            return Ok(Some(birth));
+        }
+        let holder = self.index.holder(queue, key)?;
+        if holder.is_none() {
+            seen.unique_keys.insert((queue, key), draft.next_lsn());
+        }
+        Ok(holder)
     }
 }
 

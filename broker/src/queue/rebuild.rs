@@ -14,7 +14,7 @@ use qbroker_storage::{Lsn, LsnRange};
 
 use super::ids::QueueId;
 use super::index::memory::MemoryIndex;
-use super::index::{Index, Message, Missing, Page, State};
+use super::index::{Index, Keys, Message, Missing, Page, State};
 use super::record::Record;
 use super::{Core, Gaps, Limits};
 
@@ -92,6 +92,7 @@ impl Rebuild {
                 told => Message {
                     size: told.map_or(0, |told| told.size),
                     priority: told.map_or(0, |told| told.priority),
+                    keys: told.map_or(Keys::NONE, |told| told.keys),
                     ..unknown(page.queue(), wall_ms)
                 },
             };
@@ -117,5 +118,6 @@ fn unknown(queue: QueueId, since_ms: u64) -> Message {
         dead_letter: Lsn(0),
         ttl_end: None,
         max_attempts: 0,
+        keys: Keys::NONE,
     }
 }

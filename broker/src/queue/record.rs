@@ -10,6 +10,7 @@ use prost::{Message, Oneof};
 use qbroker_storage::Retention;
 
 use super::ids::QueueId;
+use super::index::{Keys, unique_hash};
 use super::time::Due;
 pub use operation::*;
 
@@ -287,6 +288,11 @@ impl Published {
     pub fn ttl_end(&self) -> Option<Due> {
         let (wall_ms, boot_ms) = (self.expire_ms, self.expire_boot_ms);
         (wall_ms != 0).then_some(Due { wall_ms, boot_ms })
+    }
+
+    /// What the index keeps of the message's keys.
+    pub fn keys(&self) -> Keys {
+        Keys { unique: self.unique_hash.map_or(0, unique_hash) }
     }
 
     /// The hash of the message id, where the client chose one.

@@ -6,7 +6,7 @@ use qbroker_storage::{Body, Lsn};
 
 use super::body::small_body;
 use super::ids::QueueId;
-use super::index::{Message, State};
+use super::index::{Keys, Message, State};
 use super::record::StoredDue;
 use super::snapshot::SnapshotError;
 
@@ -41,6 +41,26 @@ pub(super) struct StoredState {
     ttl_end: Option<StoredDue>,
     #[prost(sint32, tag = "31")]
     max_attempts: i32,
+    #[prost(message, optional, tag = "51")]
+    keys: Option<StoredKeys>,
+}
+
+/// A message's [`Keys`]; absent where it has none.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct StoredKeys {
+    #[prost(fixed64, tag = "1")]
+    unique: u64,
+}
+
+impl StoredKeys {
+    fn new(keys: Keys) -> Option<Self> {
+        let Keys { unique } = keys;
+        (keys != Keys::NONE).then_some(Self { unique })
+    }
+
+    fn restore(self) -> Keys {
+        Keys { unique: self.unique }
+    }
 }
 
 impl StoredState {
@@ -66,6 +86,7 @@ impl StoredState {
             dead_letter: message.dead_letter.0,
             ttl_end: message.ttl_end.map(Into::into),
             max_attempts: message.max_attempts,
+            keys: StoredKeys::new(message.keys),
         }
     }
 
@@ -90,6 +111,7 @@ impl StoredState {
             dead_letter: Lsn(self.dead_letter),
             ttl_end: self.ttl_end.map(Into::into),
             max_attempts: self.max_attempts,
+            keys: self.keys.map_or(Keys::NONE, StoredKeys::restore),
         };
         Ok((Lsn(self.birth), message))
     }
@@ -138,10 +160,12 @@ mod tests {
             dead_letter: Lsn(41),
             ttl_end: None,
             max_attempts: -1,
+            keys: Keys::NONE,
         };
         let due = Due { wall_ms: 5, boot_ms: Some(6) };
         let (state, ttl_end) = (State::Scheduled(due), Some(Due::at(7)));
-        let scheduled = Message { state, place: Lsn(0), ttl_end, ..ready };
+        let scheduled =
+            Message { state, place: Lsn(0), ttl_end, keys: Keys { unique: 9 }, ..ready };
         let messages = [(Lsn(12), ready), (Lsn(13), scheduled)];
         assert_eq!(page_messages(&page_body(&messages)).unwrap(), messages);
     }

@@ -80,6 +80,7 @@ scripts! {
     producer_forgotten
     message_id
     message_id_limit
+    unique_key
     disk_full
     freeze
 }

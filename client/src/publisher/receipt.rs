@@ -12,12 +12,13 @@ use crate::group::{Group, Member};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// The id you chose, or the one the broker made. Empty only where a message without an id is
-    /// a duplicate, which does not happen.
+    /// The id you chose, or the one the broker made. Empty where a message without an id is a
+    /// duplicate by its unique key: what the first one is called is not told.
     pub message_id: String,
     /// Its place in the broker's log. `None` for a duplicate on a stream: the first one has it.
     pub sequence: Option<u64>,
-    /// A message of this id was stored before, inside the dedup window; this one was not.
+    /// A message of this id was stored before, inside the dedup window, or an unfinished one has its
+    /// unique key; this one was not stored.
     pub duplicate: bool,
 }
 

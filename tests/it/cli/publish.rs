@@ -30,7 +30,7 @@ async fn what_the_flags_say_is_with_the_message() {
                 &["message", "publish", "work", "body", "--id", "m-1", "--type", "send"][..],
                 &["--correlation-id", "c-1", "--content-type", "text/plain"],
                 &["-H", "tenant=a=b", "--header", "empty=", "--priority", "4"],
-                &["--max-attempts", "unlimited"],
+                &["--max-attempts", "unlimited", "--unique-key", "u-1"],
             ]
             .concat(),
         )
@@ -45,6 +45,7 @@ async fn what_the_flags_say_is_with_the_message() {
         ("correlation_id", json!("c-1")),
         ("priority", json!(4)),
         ("max_attempts", json!("unlimited")),
+        ("unique_key", json!("u-1")),
         ("content_type", json!("text/plain")),
         ("headers", json!({"tenant": "a=b", "empty": ""})),
         ("payload", json!("body")),
@@ -74,6 +75,20 @@ async fn a_message_that_waits_for_its_time_is_scheduled_and_not_taken() {
     let past = ["message", "publish", "work", "past", "--at", "2020-01-01T00:00:00Z"];
     stage.shell.out(&past).await;
     assert_eq!(stage.held("work").await, [1, 0, 2], "a time that is over is now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_unique_key_there_is_one_at_a_time() {
+    let stage = Stage::new().await;
+    let publish = ["message", "publish", "work", "body", "--unique-key", "reindex 42"];
+    for (duplicate, held) in [(false, [1, 0, 0]), (true, [1, 0, 0])] {
+        assert_eq!(stage.shell.json(&publish).await["duplicate"], duplicate);
+        assert_eq!(stage.held("work").await, held);
+    }
+    let shown = stage.peek("work").await.remove(0);
+    assert_eq!(shown["unique_key"], "reindex 42");
+    stage.shell.out(&["queue", "purge", "work", "--yes"]).await;
+    assert_eq!(stage.shell.json(&publish).await["duplicate"], false);
 }
 
 #[tokio::test(flavor = "multi_thread")]

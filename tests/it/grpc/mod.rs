@@ -19,6 +19,7 @@ mod streams;
 mod subscribe;
 mod totals;
 mod ttl;
+mod unique_key;
 mod unread;
 
 use std::fmt::Debug;

@@ -30,6 +30,7 @@ pub(super) fn item(message: &Message) -> Item {
     put("content_type", json!(message.content_type));
     put("headers", json!(message.headers.iter().collect::<BTreeMap<_, _>>()));
     put("priority", Some(message.priority).filter(|it| *it != 0).map_or(Value::Null, Value::from));
+    put("unique_key", json!(message.unique_key));
     put("publish_time", time(message.publish_time));
     put("deliver_time", time(message.deliver_time));
     put("expire_time", time(message.expire_time));
@@ -112,6 +113,8 @@ struct Envelope {
     #[serde(default, with = "humantime_duration")]
     ttl: Option<Duration>,
     max_attempts: Option<Value>,
+    #[serde(default)]
+    unique_key: String,
     #[serde(default, with = "humantime_duration")]
     delay: Option<Duration>,
 }
@@ -140,7 +143,8 @@ pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
         .message_type(envelope.message_type)
         .correlation_id(envelope.correlation_id)
         .content_type(envelope.content_type)
-        .priority(envelope.priority);
+        .priority(envelope.priority)
+        .unique_key(envelope.unique_key);
     for (key, value) in envelope.headers {
         message = message.header(key, value);
     }

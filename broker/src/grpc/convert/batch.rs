@@ -22,6 +22,9 @@ pub(in crate::grpc) struct BatchLimits {
     pub(in crate::grpc) bytes_max: usize,
 }
 
+/// Bytes of each of a message's keys.
+const KEY_BYTES_MAX: usize = 256;
+
 /// What a small message has before its payload, about.
 const PREFIX_BYTES: usize = 16;
 
@@ -37,6 +40,12 @@ impl IdHasher {
         let mut hasher = SipHasher24::new_with_key(&self.key);
         hasher.write(id.as_bytes());
         hasher.finish128().as_u128()
+    }
+
+    /// Half of [`Self::hash`]; none for an empty key.
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash")]
+    fn key_hash(self, key: &str) -> Option<u64> {
+        (!key.is_empty()).then(|| self.hash(key) as u64)
     }
 }
 
@@ -97,11 +106,13 @@ fn new_message(
     bounds::text("content_type", &message.content_type, 128)?;
     bounds::text("message_type", &message.message_type, 256)?;
     bounds::text("correlation_id", &message.correlation_id, 256)?;
+    bounds::text("unique_key", &message.unique_key, KEY_BYTES_MAX)?;
     let due = message.schedule.map(new_due).transpose()?;
     let priority = bounds::priority(message.priority)?;
     let ttl_ms = duration_ms("ttl", message.ttl, 0, TTL_MS_MAX)?;
     let attempts = message.max_attempts.map_or(Ok(()), check_attempts);
     attempts.map_err(|why| Fault::invalid("max_attempts", why))?;
+    let unique_hash = hasher.key_hash(&message.unique_key);
     let stored = StoredMessage {
         message_id: message.message_id.clone(),
         content_type: message.content_type,
@@ -109,6 +120,7 @@ fn new_message(
         message_type: message.message_type,
         correlation_id: message.correlation_id,
         payload: message.payload,
+        unique_key: message.unique_key,
     };
     let has_id = !message.message_id.is_empty();
     Ok(NewMessage {
@@ -120,13 +132,13 @@ fn new_message(
         priority,
         ttl_ms,
         max_attempts: message.max_attempts,
+        unique_hash,
         body: stored.into_body(prefixes),
     })
 }
 
 fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
     bounds::later(!message.ordering_key.is_empty(), "ordering_key", "ordering_key")?;
-    bounds::later(!message.unique_key.is_empty(), "unique_key", "unique_key")?;
     bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")
 }
 

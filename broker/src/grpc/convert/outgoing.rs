@@ -11,6 +11,8 @@ pub(in crate::grpc) fn message_id(client_id: &str, birth: Lsn) -> String {
 }
 
 pub(in crate::grpc) fn receipt(client_id: &str, receipt: Receipt) -> PublishReceipt {
+    // Who holds a unique key may have any id, and always has this one.
+    let client_id = if receipt.by_key { "" } else { client_id };
     PublishReceipt {
         message_id: message_id(client_id, receipt.birth),
         sequence: sequence(receipt.birth),

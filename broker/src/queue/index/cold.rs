@@ -6,13 +6,11 @@ use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
+use super::held::{Held, Number, Role};
 use super::homes::Homes;
-use super::page::{Page, Stand};
+use super::page::{Page, Stand, short_hash};
 use super::{Counts, StateSet};
 use crate::queue::ids::QueueId;
-
-/// Number of a page, while it is here.
-type Number = u32;
 
 /// Pages by their first message.
 type Order = BTreeSet<(u64, Lsn, Number)>;
@@ -35,6 +33,8 @@ pub(super) struct Cold {
     ttl_boot: BTreeSet<(u64, Number)>,
     ttl_wall: BTreeSet<(u64, Number)>,
     expiries: BTreeSet<(u64, Number)>,
+    /// Pages by the keys of their messages.
+    held: Held,
 }
 
 impl Cold {
@@ -50,6 +50,9 @@ impl Cold {
         orders.insert((order, birth, number));
         *self.counts.entry(page.queue()).or_default() += page.counts();
         self.add_times(&page, number, retention_ms);
+        for &hash in &page.held_keys {
+            self.held.insert(page.queue(), Role::Holds, hash, number);
+        }
         self.pages[number as usize] = Some(Arc::new(page));
     }
 
@@ -68,6 +71,9 @@ impl Cold {
         }
         self.uncount(&page);
         self.remove_times(&page, number, retention_ms);
+        for &hash in &page.held_keys {
+            self.held.remove(page.queue(), Role::Holds, hash, number);
+        }
         Some(page)
     }
 
@@ -140,6 +146,12 @@ impl Cold {
         let pages = orders.range((Bound::Unbounded, end)).map(|&(.., number)| self.page(number));
         let mut reaching = pages.filter(|page| after.is_none_or(|after| after < page.last()));
         reaching.next().map(|page| Lsn(page.lsn))
+    }
+
+    /// A page with a message that may hold this unique key.
+    pub(super) fn holding(&self, queue: QueueId, key: u64) -> Option<Lsn> {
+        let number = self.held.pages(queue, Role::Holds, short_hash(key)).next();
+        number.map(|number| Lsn(self.page(number).lsn))
     }
 
     pub(super) fn counts(&self, queue: QueueId) -> Counts {

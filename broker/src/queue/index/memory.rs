@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
+use super::keys::{Keyed, Keys};
 use super::pages::Pages;
 use super::ready::ReadyOrder;
 use super::times::Times;
@@ -27,6 +28,8 @@ pub struct MemoryIndex {
     ttls: Times,
     /// Messages that nobody holds, in queues with a retention, by its end.
     expiries: BTreeSet<(u64, Lsn)>,
+    /// Messages that have keys.
+    keyed: Keyed,
 }
 
 /// Invariant: every message of the queue is in exactly one of the first four.
@@ -97,6 +100,9 @@ impl MemoryIndex {
         }
         message.due().into_iter().for_each(|due| self.dues.insert(due, birth));
         message.waits_until().into_iter().for_each(|end| self.ttls.insert(end, birth));
+        if message.keys != Keys::NONE {
+            self.keyed.add(birth, message);
+        }
     }
 
     fn take(&mut self, birth: Lsn, message: &Message) {
@@ -110,6 +116,9 @@ impl MemoryIndex {
         }
         message.due().into_iter().for_each(|due| self.dues.remove(due, birth));
         message.waits_until().into_iter().for_each(|end| self.ttls.remove(end, birth));
+        if message.keys != Keys::NONE {
+            self.keyed.take(birth, message);
+        }
     }
 
     /// How many messages there are.
@@ -205,6 +214,10 @@ impl Index for MemoryIndex {
 
     fn next_expiry(&self) -> Option<u64> {
         self.expiries.first().map(|&(expiry, _)| expiry)
+    }
+
+    fn holder(&self, queue: QueueId, key: u64) -> Lookup<Option<Lsn>> {
+        Ok(self.keyed.holder(queue, key))
     }
 
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {

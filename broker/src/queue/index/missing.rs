@@ -30,6 +30,7 @@ enum Part {
     Due,
     Expired,
     TtlOver,
+    Holder(QueueId),
 }
 
 fn page(part: Part) -> Missing {
@@ -40,6 +41,7 @@ fn page(part: Part) -> Missing {
         Part::Due => 3,
         Part::Expired => 4,
         Part::TtlOver => 5,
+        Part::Holder(queue) => u64::from(queue.0) << 3 | 6,
     }))
 }
 
@@ -112,6 +114,11 @@ impl Index for MissingIndex {
 
     fn next_expiry(&self) -> Option<u64> {
         self.inside.next_expiry()
+    }
+
+    fn holder(&self, queue: QueueId, key: u64) -> Lookup<Option<Lsn>> {
+        self.look_up(Part::Holder(queue))?;
+        self.inside.holder(queue, key)
     }
 
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {

@@ -57,6 +57,9 @@ pub struct Page {
     pub ttl_wall_ms: Option<u64>,
     #[prost(uint64, optional, tag = "32")]
     ttl_any_wall_ms: Option<u64>,
+    /// Hashes of the unique keys that its messages hold, each once.
+    #[prost(fixed32, repeated, tag = "51")]
+    pub(super) held_keys: Vec<u32>,
 }
 
 /// A message's place in the order of its state.
@@ -89,6 +92,7 @@ impl Page {
             ttl_boot_ms: ttls().filter_map(|end| end.boot_ms).min(),
             ttl_wall_ms: ttls().filter(|end| end.boot_ms.is_none()).map(|end| end.wall_ms).min(),
             ttl_any_wall_ms: ttls().map(|end| end.wall_ms).min(),
+            held_keys: distinct(messages, |message| message.held_key().map(short_hash)),
         }
     }
 
@@ -181,6 +185,20 @@ impl Page {
             message.forget_boot_clock();
         }
     }
+}
+
+/// What a page remembers of a unique key: enough to know mostly that it does not hold it.
+#[expect(clippy::cast_possible_truncation, reason = "a part of a hash")]
+pub(super) fn short_hash(key: u64) -> u32 {
+    key as u32
+}
+
+fn distinct(messages: &[(Lsn, Message)], key: impl Fn(&Message) -> Option<u32>) -> Vec<u32> {
+    let mut keys: Vec<u32> = messages.iter().filter_map(|(_, message)| key(message)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.shrink_to_fit();
+    keys
 }
 
 fn encode_births(messages: &[(Lsn, Message)]) -> Bytes {

@@ -150,6 +150,13 @@ impl Index for PagedIndex {
         earlier(self.hot.next_expiry(), self.cold.next_expiry())
     }
 
+    fn holder(&self, queue: QueueId, key: u64) -> Lookup<Option<Lsn>> {
+        match self.hot.holder(queue, key)? {
+            None => unless(self.cold.holding(queue, key)).map(|()| None),
+            found => Ok(found),
+        }
+    }
+
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
         let hot = self.hot.first_ready(queue).map(|birth| self.stand(birth));
         match self.cold.first(queue, StateSet::READY) {

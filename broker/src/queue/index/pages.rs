@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
     use crate::queue::ids::QueueId;
-    use crate::queue::index::State;
+    use crate::queue::index::{Keys, State};
 
     fn message(size: u32) -> Message {
         Message {
@@ -206,6 +206,7 @@ mod tests {
             dead_letter: Lsn(0),
             ttl_end: None,
             max_attempts: 0,
+            keys: Keys::NONE,
         }
     }
 

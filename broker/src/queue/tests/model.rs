@@ -65,6 +65,7 @@ pub(super) struct Message {
     pub(super) priority: u32,
     pub(super) ttl_end: Option<Due>,
     pub(super) max_attempts: i32,
+    pub(super) unique: Option<u64>,
     size: u64,
 }
 
@@ -230,6 +231,9 @@ impl Model {
                 let (failures, crashes, priority, ttl_end) = (0, 0, it.priority, it.ttl_end());
                 assert!(ttl_end.is_none_or(|end| !end.is_over(now)), "{lsn} is born too late");
                 let max_attempts = it.max_attempts.unwrap_or_default();
+                let unique = it.unique_hash;
+                let holders = unique.map(|key| self.key_holders(queue, key)).unwrap_or_default();
+                assert!(holders.is_empty(), "{lsn} is not the only one of its key: {holders:?}");
                 let message = Message {
                     queue,
                     what,
@@ -239,6 +243,7 @@ impl Model {
                     priority,
                     ttl_end,
                     max_attempts,
+                    unique,
                     size,
                 };
                 assert!(self.messages.insert(lsn.0, message).is_none());
@@ -326,18 +331,6 @@ impl Model {
 
     fn message(&mut self, birth: u64) -> &mut Message {
         self.messages.get_mut(&birth).unwrap_or_else(|| panic!("{birth} is gone, or never was"))
-    }
-
-    /// The ready messages of a queue, the most urgent first, and those of one priority in order.
-    fn ready(&self, queue: u32) -> Vec<u64> {
-        let ready = self.messages.iter().filter(|(_, message)| message.queue == queue);
-        let ready = ready.filter(|(_, message)| message.what == What::Ready);
-        let stand = |(&birth, message): (&u64, &Message)| {
-            (std::cmp::Reverse(message.priority), message.place, birth)
-        };
-        let mut ready: Vec<_> = ready.map(stand).collect();
-        ready.sort_unstable();
-        ready.into_iter().map(|(.., birth)| birth).collect()
     }
 
     fn check_updated(&mut self, lsn: Lsn, it: &Updated, asked: &mut Asked, now: Now) {
@@ -576,3 +569,5 @@ fn after(due: Option<Due>, delay_ms: u64, now: Now) -> What {
     assert_eq!(due, (0 < delay_ms).then(|| now.after(delay_ms)));
     due.map_or(What::Ready, What::Scheduled)
 }
+
+mod keys;

@@ -1,6 +1,7 @@
 //! Random commands: whatever comes, the core does what the model allows, and nothing is lost.
 
 mod operations;
+mod publish;
 mod queues;
 mod takers;
 mod wanted;
@@ -25,7 +26,7 @@ use crate::queue::index::{State, StateSet};
 use crate::queue::policy::Policy;
 use crate::queue::{
     CreateQueue, Effect, Extend, Limits, Lost, MessageName, NamedBy, NewDue, NewMessage,
-    OpenConsumer, Outcome, Publish, Settle, Settlement, UpdateMessages, Window,
+    OpenConsumer, Outcome, Settle, Settlement, UpdateMessages, Window,
 };
 
 const QUEUES: [&str; 5] = ["plain", "strict", "strict.dead", "drop", "slow"];
@@ -68,6 +69,7 @@ struct Rest {
     priority: u8,
     ttl_ms: Option<u64>,
     max_attempts: Option<i32>,
+    unique: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,11 +95,11 @@ fn command() -> impl Strategy<Value = Command> {
     let priority = prop_oneof![2 => Just(0), 1 => 0..10_u8];
     let ttl = prop_oneof![3 => Just(None), 1 => (1..30_000_u64).prop_map(Some)];
     let attempts = prop_oneof![3 => Just(None), 1 => Just(Some(-1)), 1 => (1..4).prop_map(Some)];
-    let rest = (priority, ttl, attempts).prop_map(|(priority, ttl_ms, max_attempts)| Rest {
-        priority,
-        ttl_ms,
-        max_attempts,
-    });
+    let unique = prop_oneof![3 => Just(None), 1 => (1..4_u64).prop_map(Some)];
+    let rest =
+        (priority, ttl, attempts, unique).prop_map(|(priority, ttl_ms, max_attempts, unique)| {
+            Rest { priority, ttl_ms, max_attempts, unique }
+        });
     let leases = || prop::collection::vec(any::<u8>(), 1..4);
     prop_oneof![
         6 => (any::<u8>(), 1..5_u8, 2..60_u16, due, id, rest).prop_map(
@@ -237,6 +239,7 @@ impl<I: StageIndex> Play<I> {
                     priority: rest.priority,
                     ttl_ms: rest.ttl_ms,
                     max_attempts: rest.max_attempts,
+                    unique_hash: rest.unique,
                     body: Body::new(Bytes::from(vec![0; size]), Bytes::new()),
                     ..NewMessage::default()
                 };
@@ -360,30 +363,6 @@ impl<I: StageIndex> Play<I> {
             assert_eq!(message.state, state, "message {birth}");
             let token = self.stage.core.lease(birth).map(|lease| lease.token(birth));
             assert_eq!(token, model.lease().map(|lease| lease.token), "lease of {birth}");
-        }
-    }
-
-    fn publish(&mut self, queue: u8, count: u8, message: NewMessage, id: Option<u8>) {
-        let queue = QUEUES[usize::from(queue) % QUEUES.len()];
-        let count = if id.is_some() { 1 } else { count };
-        let message = NewMessage {
-            queue: queue.into(),
-            message_id: id.map_or_else(String::new, |id| id.to_string()),
-            id_hash: id.map(u128::from),
-            ..message
-        };
-        let publish = Publish { messages: vec![message; usize::from(count)] };
-        let paused = self.model.queue_named(queue).is_some_and(|queue| queue.publishing_paused);
-        let heard = self.stage.turn(|core, now, out| core.publish(&publish, now, out));
-        self.heard(&heard, Asked { publish: true, ..Asked::default() });
-        assert_eq!(heard.answer.is_err(), self.disk_full || paused, "{:?}", heard.answer);
-        let (Ok(receipts), Some(id)) = (heard.answer, id) else { return };
-        let wall_ms = self.stage.now.wall_ms;
-        let key = (self.model.queue_named(queue).expect("it was made").id, id);
-        let known = self.model.ids.get(&key).filter(|(_, end)| wall_ms < *end).map(|known| known.0);
-        assert_eq!(receipts[0].duplicate.then_some(receipts[0].birth.0), known);
-        if known.is_none() {
-            self.model.ids.insert(key, (receipts[0].birth.0, wall_ms + 300_000));
         }
     }
 

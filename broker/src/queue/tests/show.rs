@@ -59,7 +59,8 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
                 Some(-1) => ", attempts without end".to_owned(),
                 Some(max) => format!(", attempts {max}"),
             };
-            format!("q{} gets {}{due}{priority}{ttl}{attempts}", it.queue, payload(body))
+            let unique = if it.unique_hash.is_some() { ", unique" } else { "" };
+            format!("q{} gets {}{due}{priority}{ttl}{attempts}{unique}", it.queue, payload(body))
         }
         Record::SessionOpened(it) => format!("session {} grace {}", it.name, time(it.grace_ms)),
         Record::SessionChanged(it) => format!(
