@@ -91,6 +91,13 @@ impl OutgoingMessage {
         self
     }
 
+    /// Those of one queue that share a key (256 bytes at most) are delivered one at a time, in the order
+    /// of their publishing: the next one once the one before it is done, retries included.
+    pub fn ordering_key(mut self, key: impl Into<String>) -> Self {
+        self.0.ordering_key = key.into();
+        self
+    }
+
     /// A job that must not wait twice: while an unfinished message of the queue has this key (256 bytes
     /// at most), another one is not stored; its receipt says `duplicate`.
     pub fn unique_key(mut self, key: impl Into<String>) -> Self {
@@ -121,6 +128,7 @@ impl OutgoingMessage {
             + message.content_type.len()
             + message.message_type.len()
             + message.correlation_id.len()
+            + message.ordering_key.len()
             + message.unique_key.len()
             + MESSAGE_OVERHEAD_BYTES
     }
@@ -162,6 +170,8 @@ pub struct Message {
     pub expire_time: Option<SystemTime>,
     /// Failures until it is dead-lettered, where the queue's limit does not hold.
     pub max_attempts: Option<Limit>,
+    /// Those that share it come one at a time, in order; may be empty.
+    pub ordering_key: String,
     /// What it is the only one of in its queue; may be empty.
     pub unique_key: String,
     /// How it became a dead letter, where it is one.
@@ -184,6 +194,7 @@ impl From<v1::Message> for Message {
             deliver_time: message.deliver_time.and_then(time::system_time),
             expire_time: message.expire_time.and_then(time::system_time),
             max_attempts: message.max_attempts.map(Limit::from_wire),
+            ordering_key: message.ordering_key,
             unique_key: message.unique_key,
             dead_letter: message.dead_letter.map(DeadLetterInfo::from),
         }
@@ -348,6 +359,7 @@ mod tests {
             .content_type(long.clone())
             .message_type(long.clone())
             .correlation_id(long.clone())
+            .ordering_key(long.clone())
             .unique_key(long.clone())
             .priority(u8::MAX)
             .ttl(Duration::MAX)

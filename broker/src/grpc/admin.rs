@@ -383,7 +383,8 @@ impl Admin {
             states = states.with(filter::state_set("states", *state)?);
         }
         if request.states.is_empty() {
-            states = StateSet::READY.with(StateSet::SCHEDULED).with(StateSet::PARKED);
+            states = StateSet::READY.with(StateSet::SCHEDULED);
+            states = states.with(StateSet::PARKED).with(StateSet::BEHIND);
         }
         let purged = self.engine().purge(&request.name, states, Lost::Purged).await;
         let purged = i64::try_from(flat(purged)?).unwrap_or(i64::MAX);
@@ -418,7 +419,7 @@ impl Admin {
                 core.queue(&request.name).map(|queue| {
                     let figures = figures(core, queue);
                     let held = figures.counts;
-                    let empty = held.ready + held.scheduled + held.leased == 0;
+                    let empty = held.ready + held.scheduled + held.leased + held.behind == 0;
                     (empty, policy::to_stats(queue, figures))
                 })
             };

@@ -212,6 +212,7 @@ fn message_info(listed: &Listed, mut message: Message, shown: usize) -> MessageI
         State::Scheduled(_) => MessageState::Scheduled,
         State::Leased => MessageState::Leased,
         State::Parked => MessageState::Parked,
+        State::Behind => MessageState::Behind,
     };
     if let State::Scheduled(due) = held.state {
         message.deliver_time = Some(to_timestamp(due.wall_ms));

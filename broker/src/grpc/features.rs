@@ -13,6 +13,7 @@ pub(super) const FEATURES: &[&str] = &[
     "message_max_attempts",
     "move_messages",
     "operations",
+    "ordering_key",
     "pause",
     "priority",
     "queue_rank",

@@ -51,6 +51,8 @@ pub struct QueueFigures {
     pub leased: u64,
     /// Messages given up in place.
     pub parked: u64,
+    /// Messages that wait for others of their ordering key.
+    pub behind: u64,
     /// Messages of this queue in its dead-letter queue.
     pub dead_letters: u64,
     /// Bytes of what it holds.

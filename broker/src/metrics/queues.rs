@@ -35,6 +35,7 @@ fn add(a: QueueFigures, b: QueueFigures) -> QueueFigures {
         scheduled: a.scheduled + b.scheduled,
         leased: a.leased + b.leased,
         parked: a.parked + b.parked,
+        behind: a.behind + b.behind,
         dead_letters: a.dead_letters + b.dead_letters,
         bytes: a.bytes + b.bytes,
         consumers: a.consumers + b.consumers,

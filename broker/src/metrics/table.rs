@@ -74,6 +74,7 @@ fn queue_states(snapshot: &Snapshot) -> Vec<Sample> {
             ("scheduled", queue.scheduled),
             ("leased", queue.leased),
             ("parked", queue.parked),
+            ("behind", queue.behind),
         ];
         states.map(|(state, count)| Sample {
             labels: vec![queue.name.clone(), state.to_owned()],
@@ -127,7 +128,7 @@ pub static METRICS: &[Metric] = &[
 
     gauge("qbroker_queues", &[], "Queues that exist.",
         |s| one(s.queue_count as u64)),
-    gauge("qbroker_queue_messages", &["queue", "state"], "Messages held, by state: ready, scheduled, leased, parked.",
+    gauge("qbroker_queue_messages", &["queue", "state"], "Messages held, by state: ready, scheduled, leased, parked, behind (another of their ordering key).",
         queue_states),
     gauge("qbroker_queue_dead_letters", &["queue"], "Messages of the queue that wait in its dead-letter queue, where they count as held, too.",
         |s| by_queue(s, |queue| queue.dead_letters)),

@@ -47,6 +47,7 @@ impl<I: Index> Core<I> {
             Record::Moved(moved) => self.apply_moved(lsn, moved),
             Record::OperationStarted(started) => self.apply_operation_started(lsn, started),
             Record::OperationStepped(stepped) => self.apply_operation_stepped(stepped),
+            Record::Advanced(advanced) => self.apply_advanced(advanced),
             Record::PagedOut(paged) => self.index.page_out(lsn, &paged.births),
         }
     }
@@ -76,7 +77,7 @@ impl<I: Index> Core<I> {
     fn apply_published(&mut self, lsn: Lsn, published: &Published) {
         let queue = QueueId(published.queue);
         let due = published.due.map(|due: StoredDue| due.into());
-        let message = Message {
+        let mut message = Message {
             queue,
             state: due.map_or(State::Ready, State::Scheduled),
             place: if due.is_some() { Lsn(0) } else { lsn },
@@ -91,6 +92,9 @@ impl<I: Index> Core<I> {
             max_attempts: published.max_attempts.unwrap_or_default(),
             keys: published.keys(),
         };
+        if message.keys.ordering != 0 && due.is_none() {
+            message = self.join_line(message);
+        }
         self.index.insert(lsn, message);
         let of =
             self.catalog.get_mut(queue).expect("a message is published to a queue that is there");
@@ -124,7 +128,7 @@ impl<I: Index> Core<I> {
                 message.crashes += 1;
                 self.catalog.totals(message.queue).expired_leases += 1;
             }
-            self.index.change(Lsn(birth), Message { state: State::Parked, ..message });
+            self.change(Lsn(birth), Message { state: State::Parked, ..message });
         }
     }
 
@@ -142,7 +146,7 @@ impl<I: Index> Core<I> {
         self.catalog.totals(message.queue).retried += u64::from(!nacked.parked);
         match nacked.due {
             _ if nacked.parked => {
-                self.index.change(birth, Message { state: State::Parked, ..message });
+                self.change(birth, Message { state: State::Parked, ..message });
             }
             Some(due) => self.schedule(birth, message, due),
             None => self.make_ready(birth, message),
@@ -156,17 +160,22 @@ impl<I: Index> Core<I> {
     }
 
     pub(super) fn make_ready(&mut self, birth: Lsn, message: Message) {
-        self.index.change(birth, Message { state: State::Ready, ..message });
+        let ready = match message.keys.ordering {
+            0 => Message { state: State::Ready, ..message },
+            _ => self.join_line(message),
+        };
+        self.change(birth, ready);
         self.consumers.touch(message.queue);
     }
 
     pub(super) fn schedule(&mut self, birth: Lsn, message: Message, due: StoredDue) {
-        self.index.change(birth, Message { state: State::Scheduled(due.into()), ..message });
+        self.change(birth, Message { state: State::Scheduled(due.into()), ..message });
     }
 
     /// Takes a message out for good, with every record it needed.
     pub(super) fn finish(&mut self, birth: Lsn) -> Message {
         let message = self.index.remove(birth);
+        self.look_after_line(&message);
         self.retire(birth);
         self.retire(message.last_failure);
         self.retire(message.dead_letter);

@@ -23,6 +23,8 @@ pub struct StoredMessage {
     pub correlation_id: String,
     #[prost(bytes = "bytes", tag = "15")]
     pub payload: Bytes,
+    #[prost(string, tag = "51")]
+    pub ordering_key: String,
     #[prost(string, tag = "52")]
     pub unique_key: String,
 }

@@ -87,6 +87,8 @@ impl<I: Index> Core<I> {
             message.last_failure = Lsn(0);
         }
         self.catalog.totals(QueueId(letter.to_queue)).published += 1;
+        let before = message;
+        message.keys.leads = false;
         let moved = Message {
             queue: QueueId(letter.to_queue),
             place: lsn,
@@ -98,6 +100,7 @@ impl<I: Index> Core<I> {
             ..message
         };
         self.make_ready(birth, moved);
+        self.look_after_line(&before);
     }
 
     /// The queues whose messages a draft dead-letters, and how many of each.

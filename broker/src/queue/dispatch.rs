@@ -72,6 +72,7 @@ impl<I: Index> Core<I> {
         if !self.frozen && self.is_any_ttl_over(now) {
             self.end_ttls(now, out)?;
         }
+        self.advance_lines(out)?;
         loop {
             for name in self.consumers.line_up_freed() {
                 if let Some(queue) = self.catalog.named(&name) {

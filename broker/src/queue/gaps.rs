@@ -168,7 +168,7 @@ impl<I: Index> Core<I> {
     /// A message that has been ready has a place, wherever the end of its delay was told.
     fn need_place(&mut self, birth: u64, lsn: Lsn) {
         if let Some(message) = self.known(Lsn(birth)).filter(|message| message.place == Lsn(0)) {
-            self.index.change(Lsn(birth), Message { place: lsn, ..message });
+            self.change(Lsn(birth), Message { place: lsn, ..message });
         }
     }
 }
@@ -187,6 +187,7 @@ impl Record {
             Self::Deleted(deleted) => Some(&mut deleted.births),
             Self::Moved(moved) => Some(&mut moved.births),
             Self::Updated(updated) => Some(&mut updated.births),
+            Self::Advanced(advanced) => Some(&mut advanced.births),
             _ => None,
         }
     }

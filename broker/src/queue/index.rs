@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
-pub use keys::{Keys, unique_hash};
+pub use keys::{Keys, ordering_hash, unique_hash};
 pub use page::Page;
 
 use super::ids::QueueId;
@@ -41,6 +41,8 @@ pub enum State {
     /// Failed for good in a dead-letter queue, or cannot be read; stays until somebody acts or its
     /// retention ends.
     Parked,
+    /// Waits for others of its ordering key.
+    Behind,
 }
 
 /// A set of [`State`]s, as bits.
@@ -56,8 +58,10 @@ impl StateSet {
     pub const LEASED: Self = Self(4);
     /// [`State::Parked`].
     pub const PARKED: Self = Self(8);
+    /// [`State::Behind`].
+    pub const BEHIND: Self = Self(16);
     /// Every state.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self(31);
 
     /// The states of both.
     pub fn with(self, other: Self) -> Self {
@@ -77,6 +81,7 @@ impl From<State> for StateSet {
             State::Scheduled(_) => Self::SCHEDULED,
             State::Leased => Self::LEASED,
             State::Parked => Self::PARKED,
+            State::Behind => Self::BEHIND,
         }
     }
 }
@@ -128,14 +133,14 @@ impl Message {
             State::Ready => ready_order(self.rank(), self.place),
             State::Scheduled(due) => due.wall_ms,
             State::Leased => 0,
-            State::Parked => self.place.0,
+            State::Parked | State::Behind => self.place.0,
         }
     }
 
     fn due(&self) -> Option<Due> {
         match self.state {
             State::Scheduled(due) => Some(due),
-            State::Ready | State::Leased | State::Parked => None,
+            State::Ready | State::Leased | State::Parked | State::Behind => None,
         }
     }
 
@@ -193,6 +198,7 @@ pub struct Counts {
     pub scheduled: u64,
     pub leased: u64,
     pub parked: u64,
+    pub behind: u64,
     /// Stored bytes of all of them.
     pub bytes: u64,
 }
@@ -203,6 +209,7 @@ impl std::ops::AddAssign for Counts {
         self.scheduled += other.scheduled;
         self.leased += other.leased;
         self.parked += other.parked;
+        self.behind += other.behind;
         self.bytes += other.bytes;
     }
 }
@@ -213,6 +220,7 @@ impl std::ops::SubAssign for Counts {
         self.scheduled -= other.scheduled;
         self.leased -= other.leased;
         self.parked -= other.parked;
+        self.behind -= other.behind;
         self.bytes -= other.bytes;
     }
 }
@@ -225,11 +233,12 @@ impl Counts {
             + of(StateSet::SCHEDULED, self.scheduled)
             + of(StateSet::LEASED, self.leased)
             + of(StateSet::PARKED, self.parked)
+            + of(StateSet::BEHIND, self.behind)
     }
 
     /// How many messages there are, in whatever state.
     pub fn messages(&self) -> u64 {
-        self.ready + self.scheduled + self.leased + self.parked
+        self.ready + self.scheduled + self.leased + self.parked + self.behind
     }
 }
 
@@ -243,7 +252,7 @@ pub struct Cursor {
 
 impl Cursor {
     fn new(section: StateSet, key: u64, birth: Lsn) -> Self {
-        Self { section: u8::try_from(section.0).expect("four bits"), key, birth }
+        Self { section: u8::try_from(section.0).expect("five bits"), key, birth }
     }
 }
 
@@ -285,6 +294,15 @@ pub trait Index: Send {
 
     /// A message of a queue that holds this unique key.
     fn holder(&self, queue: QueueId, key: u64) -> Lookup<Option<Lsn>>;
+
+    /// Whether a line has a first one; never missing.
+    fn has_leader(&self, queue: QueueId, line: u32) -> bool;
+
+    /// Whether somebody waits in a line; never missing.
+    fn has_behind(&self, queue: QueueId, line: u32) -> bool;
+
+    /// Who of those that wait in a line is next.
+    fn first_behind(&self, queue: QueueId, line: u32) -> Lookup<Option<Lsn>>;
 
     /// When the first ready message in delivery order came into its queue; never missing.
     fn oldest_ready(&self, queue: QueueId) -> Option<u64>;

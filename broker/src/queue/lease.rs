@@ -315,7 +315,7 @@ impl<I: Index> Core<I> {
                 session.leases.insert(birth);
             }
             self.consumers.took(consumer, message.size);
-            self.index.change(birth, Message { state: State::Leased, ..message });
+            self.change(birth, Message { state: State::Leased, ..message });
             self.catalog.totals(message.queue).delivered += 1;
         }
     }

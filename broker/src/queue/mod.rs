@@ -36,6 +36,7 @@ mod consumer;
 mod disconnect;
 mod dispatch;
 mod flow;
+mod ordering;
 mod pull;
 mod shares;
 mod subscribe;
@@ -304,6 +305,7 @@ pub struct Core<I> {
     consumers: consumer::Consumers,
     flow: flow::Flow,
     operations: operation::Operations,
+    leaderless: ordering::Leaderless,
     /// No publish is taken while the disk is at its reserve.
     disk_full: bool,
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
@@ -332,6 +334,7 @@ impl<I: Index> Core<I> {
             consumers: consumer::Consumers::default(),
             flow: flow::Flow::default(),
             operations: operation::Operations::default(),
+            leaderless: ordering::Leaderless::default(),
             disk_full: false,
             frozen: false,
             retired: Vec::new(),

@@ -110,7 +110,9 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_moved(&mut self, lsn: Lsn, moved: &Moved) {
         for &birth in &moved.births {
             let birth = Lsn(birth);
-            let mut message = self.present(birth);
+            let before = self.present(birth);
+            let mut message = before;
+            message.keys.leads = false;
             self.catalog.totals(message.queue).moved += 1;
             self.catalog.totals(QueueId(moved.to_queue)).published += 1;
             // What is behind it may have waited for it to go.
@@ -127,9 +129,12 @@ impl<I: Index> Core<I> {
                 message.place = lsn;
             }
             match message.state {
-                State::Scheduled(_) => self.index.change(birth, message),
-                State::Ready | State::Leased | State::Parked => self.make_ready(birth, message),
+                State::Scheduled(_) => self.change(birth, message),
+                State::Ready | State::Leased | State::Parked | State::Behind => {
+                    self.make_ready(birth, message);
+                }
             }
+            self.look_after_line(&before);
         }
     }
 

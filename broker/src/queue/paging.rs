@@ -79,6 +79,7 @@ impl<I: Index> Core<I> {
             Record::Deleted(deleted) => all(&deleted.births),
             Record::Updated(updated) => all(&updated.births),
             Record::Moved(moved) => all(&moved.births),
+            Record::Advanced(advanced) => all(&advanced.births),
             Record::PagedOut(paged) => all(&paged.births),
             Record::Started(_)
             | Record::QueuePut(_)

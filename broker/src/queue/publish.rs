@@ -33,6 +33,8 @@ pub struct NewMessage {
     pub max_attempts: Option<i32>,
     /// Keyed hash of its unique key; only where it has one.
     pub unique_hash: Option<u64>,
+    /// Keyed hash of its ordering key; only where it has one.
+    pub ordering_hash: Option<u64>,
     pub body: Body,
 }
 
@@ -288,6 +290,7 @@ impl<I: Index> Core<I> {
             expire_boot_ms: ttl_end.and_then(|end| end.boot_ms),
             max_attempts: message.max_attempts,
             unique_hash: message.unique_hash,
+            ordering_hash: message.ordering_hash,
             ..Published::default()
         };
         let birth = draft.push(Record::Published(published), message.body.clone());

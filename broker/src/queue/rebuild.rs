@@ -63,6 +63,7 @@ impl Rebuild {
             | Record::LeasesEnded(_)
             | Record::Moved(_)
             | Record::Updated(_)
+            | Record::Advanced(_)
             | Record::Parked(_) => {
                 let births = record.births_mut().expect("they name messages");
                 births.retain(|&birth| is_ours(birth));

@@ -10,7 +10,7 @@ use prost::{Message, Oneof};
 use qbroker_storage::Retention;
 
 use super::ids::QueueId;
-use super::index::{Keys, unique_hash};
+use super::index::{Keys, ordering_hash, unique_hash};
 use super::time::Due;
 pub use operation::*;
 
@@ -81,13 +81,15 @@ pub enum Record {
     OperationStarted(OperationStarted),
     #[prost(message, tag = "49")]
     OperationStepped(OperationStepped),
+    #[prost(message, tag = "51")]
+    Advanced(Advanced),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 47, 48, 49, 56"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 47, 48, 49, 51, 56"
     )]
     record: Option<Record>,
 }
@@ -292,7 +294,12 @@ impl Published {
 
     /// What the index keeps of the message's keys.
     pub fn keys(&self) -> Keys {
-        Keys { unique: self.unique_hash.map_or(0, unique_hash) }
+        let (unique, ordering) = (self.unique_hash, self.ordering_hash);
+        Keys {
+            unique: unique.map_or(0, unique_hash),
+            ordering: ordering.map_or(0, ordering_hash),
+            leads: false,
+        }
     }
 
     /// The hash of the message id, where the client chose one.
@@ -575,6 +582,13 @@ pub struct Updated {
     /// place.
     #[prost(bool, tag = "4")]
     pub at_once: bool,
+}
+
+/// Messages are the first of their ordering keys now: those before them are done.
+#[derive(Clone, PartialEq, Message)]
+pub struct Advanced {
+    #[prost(uint64, repeated, tag = "1")]
+    pub births: Vec<u64>,
 }
 
 /// What the index knew of messages that wait long is in this record's body from here on, no longer in

@@ -35,7 +35,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32")]
+    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34")]
     item: Option<Item>,
 }
 
@@ -66,6 +66,8 @@ enum Item {
     Kept(KeptItem),
     #[prost(message, tag = "32")]
     Operation(Box<OperationItem>),
+    #[prost(message, tag = "34")]
+    Leaderless(LeaderlessItem),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -209,6 +211,13 @@ struct OperationItem {
     started: OperationStarted,
     #[prost(message, required, tag = "2")]
     progress: OperationStepped,
+/// A line of an ordering key that is about to get a new leader.
+#[derive(Clone, PartialEq, prost::Message)]
+struct LeaderlessItem {
+    #[prost(uint32, tag = "1")]
+    queue: u32,
+    #[prost(fixed32, tag = "2")]
+    line: u32,
 }
 
 /// Words of [`KeptItem`] per item: none grows large.
@@ -335,6 +344,8 @@ impl<I: Index> Core<I> {
         for (_, operation) in self.operations.iter() {
             let Operation { started, progress } = operation.clone();
             pieces.add(Item::Operation(Box::new(OperationItem { started, progress })));
+        for &(queue, line) in &self.leaderless {
+            pieces.add(Item::Leaderless(LeaderlessItem { queue: queue.0, line }));
         }
         self.snapshot_memories(&mut pieces);
         Snapshot { pieces, messages: self.index.frozen() }
@@ -436,6 +447,9 @@ impl<I: Index> Core<I> {
                 self.operations.insert(id, Operation { started, progress });
             }
             Item::Lease(item) => self.restore_lease(&item),
+            Item::Leaderless(item) => {
+                self.leaderless.insert((QueueId(item.queue), item.line));
+            }
             Item::Settled(item) => {
                 let keys = item.births.into_iter().zip(item.grants).zip(item.kinds);
                 for ((birth, grant), kind) in keys {

@@ -16,7 +16,7 @@ pub(super) struct StoredState {
     pub(super) birth: u64,
     #[prost(uint32, tag = "2")]
     queue: u32,
-    /// 0 ready, 1 scheduled, 2 leased, 3 parked.
+    /// 0 ready, 1 scheduled, 2 leased, 3 parked, 4 behind.
     #[prost(uint32, tag = "3")]
     state: u32,
     #[prost(message, optional, tag = "4")]
@@ -50,16 +50,20 @@ pub(super) struct StoredState {
 struct StoredKeys {
     #[prost(fixed64, tag = "1")]
     unique: u64,
+    #[prost(fixed32, tag = "2")]
+    ordering: u32,
+    #[prost(bool, tag = "3")]
+    leads: bool,
 }
 
 impl StoredKeys {
     fn new(keys: Keys) -> Option<Self> {
-        let Keys { unique } = keys;
-        (keys != Keys::NONE).then_some(Self { unique })
+        let Keys { unique, ordering, leads } = keys;
+        (keys != Keys::NONE).then_some(Self { unique, ordering, leads })
     }
 
     fn restore(self) -> Keys {
-        Keys { unique: self.unique }
+        Keys { unique: self.unique, ordering: self.ordering, leads: self.leads }
     }
 }
 
@@ -70,6 +74,7 @@ impl StoredState {
             State::Scheduled(due) => (1, Some(due.into())),
             State::Leased => (2, None),
             State::Parked => (3, None),
+            State::Behind => (4, None),
         };
         Self {
             birth: birth.0,
@@ -96,6 +101,7 @@ impl StoredState {
             (1, Some(due)) => State::Scheduled(due.into()),
             (2, _) => State::Leased,
             (3, _) => State::Parked,
+            (4, _) => State::Behind,
             _ => return Err(SnapshotError::UnknownItem),
         };
         let message = Message {
@@ -163,9 +169,9 @@ mod tests {
             keys: Keys::NONE,
         };
         let due = Due { wall_ms: 5, boot_ms: Some(6) };
+        let keys = Keys { unique: 9, ordering: 8, leads: true };
         let (state, ttl_end) = (State::Scheduled(due), Some(Due::at(7)));
-        let scheduled =
-            Message { state, place: Lsn(0), ttl_end, keys: Keys { unique: 9 }, ..ready };
+        let scheduled = Message { state, place: Lsn(0), ttl_end, keys, ..ready };
         let messages = [(Lsn(12), ready), (Lsn(13), scheduled)];
         assert_eq!(page_messages(&page_body(&messages)).unwrap(), messages);
     }

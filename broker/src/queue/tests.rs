@@ -81,6 +81,8 @@ scripts! {
     message_id
     message_id_limit
     unique_key
+    ordering_key
+    ordering_key_line
     disk_full
     freeze
 }

@@ -76,13 +76,20 @@ impl<I: Index> Core<I> {
             let before = self.present(birth);
             let message = Message { priority: priority.unwrap_or(before.priority), ..before };
             match updated.due {
-                Some(due) => self.schedule(birth, message, due),
+                Some(due) => self.schedule(birth, out_of_line(message), due),
                 None if updated.at_once => {
                     let place = if message.place == Lsn(0) { lsn } else { message.place };
                     self.make_ready(birth, Message { place, ..message });
                 }
-                None => self.index.change(birth, message),
+                None => self.change(birth, message),
             }
         }
     }
+}
+
+/// Whoever gives a waiting message another time lets those behind it pass; a retry that has its time
+/// already keeps them waiting, whenever it comes.
+fn out_of_line(mut message: Message) -> Message {
+    message.keys.leads &= matches!(message.state, State::Scheduled(_));
+    message
 }

@@ -91,6 +91,7 @@ fn queue_figures(core: &Core, queue: &Queue, wall_ms: u64) -> QueueFigures {
         scheduled: figures.counts.scheduled,
         leased: figures.counts.leased,
         parked: figures.counts.parked,
+        behind: figures.counts.behind,
         dead_letters: figures.dead,
         bytes: figures.counts.bytes,
         consumers: figures.consumers as u64,

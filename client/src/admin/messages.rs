@@ -99,6 +99,8 @@ pub enum MessageState {
     Leased,
     /// Given up in place; not delivered any more.
     Parked,
+    /// Waiting for another one of its ordering key.
+    Behind,
     /// A state that this client does not know, of a newer broker.
     Unknown,
 }
@@ -110,6 +112,7 @@ impl MessageState {
             Self::Scheduled => v1::MessageState::Scheduled,
             Self::Leased => v1::MessageState::Leased,
             Self::Parked => v1::MessageState::Parked,
+            Self::Behind => v1::MessageState::Behind,
             Self::Unknown => v1::MessageState::Unspecified,
         }
     }
@@ -120,6 +123,7 @@ impl MessageState {
             v1::MessageState::Scheduled => Self::Scheduled,
             v1::MessageState::Leased => Self::Leased,
             v1::MessageState::Parked => Self::Parked,
+            v1::MessageState::Behind => Self::Behind,
             v1::MessageState::Unspecified => Self::Unknown,
         }
     }

@@ -290,6 +290,8 @@ pub struct QueueStats {
     pub dead: u64,
     /// Messages given up in place.
     pub parked: u64,
+    /// Waiting for others of their ordering key.
+    pub behind: u64,
     /// Payload, headers and keys of what it holds.
     pub bytes: u64,
     /// When the first of the ready messages came into the queue.
@@ -326,6 +328,7 @@ impl From<v1::QueueStats> for QueueStats {
             leased: count(stats.leased),
             dead: count(stats.dead),
             parked: count(stats.parked),
+            behind: count(stats.behind),
             bytes: count(stats.bytes),
             oldest_ready_time: stats.oldest_ready_time.and_then(time::system_time),
             consumers: count(stats.consumers.into()),

@@ -31,6 +31,7 @@ async fn what_the_flags_say_is_with_the_message() {
                 &["--correlation-id", "c-1", "--content-type", "text/plain"],
                 &["-H", "tenant=a=b", "--header", "empty=", "--priority", "4"],
                 &["--max-attempts", "unlimited", "--unique-key", "u-1"],
+                &["--ordering-key", "o-1"],
             ]
             .concat(),
         )
@@ -45,6 +46,7 @@ async fn what_the_flags_say_is_with_the_message() {
         ("correlation_id", json!("c-1")),
         ("priority", json!(4)),
         ("max_attempts", json!("unlimited")),
+        ("ordering_key", json!("o-1")),
         ("unique_key", json!("u-1")),
         ("content_type", json!("text/plain")),
         ("headers", json!({"tenant": "a=b", "empty": ""})),
@@ -89,6 +91,22 @@ async fn of_a_unique_key_there_is_one_at_a_time() {
     assert_eq!(shown["unique_key"], "reindex 42");
     stage.shell.out(&["queue", "purge", "work", "--yes"]).await;
     assert_eq!(stage.shell.json(&publish).await["duplicate"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_of_an_ordering_key_come_one_at_a_time() {
+    let stage = Stage::new().await;
+    for payload in ["first", "second"] {
+        let publish = ["message", "publish", "work", payload, "--ordering-key", "account 7"];
+        stage.shell.out(&publish).await;
+    }
+    let queue = stage.show("work").await;
+    assert_eq!((&queue["ready"], &queue["behind"]), (&json!(1), &json!(1)));
+    let peeked = stage.peek("work").await;
+    assert_eq!(each(&peeked, "state"), ["ready", "behind"]);
+    assert_eq!(each(&peeked, "ordering_key"), ["account 7", "account 7"]);
+    let taken = stage.shell.out(&["message", "consume", "work", "--count", "2"]).await;
+    assert_eq!(each(&json_lines(&taken), "payload"), ["first", "second"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

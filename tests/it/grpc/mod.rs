@@ -13,6 +13,7 @@ mod leases;
 mod malformed;
 mod named;
 mod operations;
+mod ordering_key;
 mod priority;
 mod publish;
 mod streams;

@@ -30,6 +30,7 @@ pub(super) fn item(message: &Message) -> Item {
     put("content_type", json!(message.content_type));
     put("headers", json!(message.headers.iter().collect::<BTreeMap<_, _>>()));
     put("priority", Some(message.priority).filter(|it| *it != 0).map_or(Value::Null, Value::from));
+    put("ordering_key", json!(message.ordering_key));
     put("unique_key", json!(message.unique_key));
     put("publish_time", time(message.publish_time));
     put("deliver_time", time(message.deliver_time));
@@ -114,6 +115,8 @@ struct Envelope {
     ttl: Option<Duration>,
     max_attempts: Option<Value>,
     #[serde(default)]
+    ordering_key: String,
+    #[serde(default)]
     unique_key: String,
     #[serde(default, with = "humantime_duration")]
     delay: Option<Duration>,
@@ -144,6 +147,7 @@ pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
         .correlation_id(envelope.correlation_id)
         .content_type(envelope.content_type)
         .priority(envelope.priority)
+        .ordering_key(envelope.ordering_key)
         .unique_key(envelope.unique_key);
     for (key, value) in envelope.headers {
         message = message.header(key, value);

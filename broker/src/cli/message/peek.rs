@@ -98,6 +98,7 @@ fn state(state: MessageState) -> &'static str {
         MessageState::Scheduled => "scheduled",
         MessageState::Leased => "leased",
         MessageState::Parked => "parked",
+        MessageState::Behind => "behind",
         _ => "unknown",
     }
 }

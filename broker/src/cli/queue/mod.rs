@@ -109,6 +109,8 @@ pub(in crate::cli) enum State {
     Leased,
     /// Given up in place.
     Parked,
+    /// Waiting for another one of its ordering key.
+    Behind,
 }
 
 impl From<State> for MessageState {
@@ -118,6 +120,7 @@ impl From<State> for MessageState {
             State::Scheduled => Self::Scheduled,
             State::Leased => Self::Leased,
             State::Parked => Self::Parked,
+            State::Behind => Self::Behind,
         }
     }
 }
@@ -213,7 +216,7 @@ async fn delete(args: &DeleteArgs, client: &Client, globals: &Globals) -> Outcom
 async fn holdings(client: &Client, name: &str) -> Result<String, Failure> {
     match client.get_queue(name).await {
         Ok(Queue { stats, .. }) => {
-            let held = stats.ready + stats.scheduled + stats.leased + stats.parked;
+            let held = stats.ready + stats.scheduled + stats.leased + stats.parked + stats.behind;
             Ok(format!(" with {held} messages"))
         }
         Err(error) if error.reason() == Some(&Reason::QueueNotFound) => Ok(String::new()),
@@ -224,7 +227,7 @@ async fn holdings(client: &Client, name: &str) -> Result<String, Failure> {
 async fn purge(args: &PurgeArgs, client: &Client, globals: &Globals) -> Outcome {
     let stats = client.get_queue(&args.name).await?.stats;
     let states = match args.state.as_slice() {
-        [] => &[State::Ready, State::Scheduled, State::Parked][..],
+        [] => &[State::Ready, State::Scheduled, State::Parked, State::Behind][..],
         named => named,
     };
     let held = |state: &State| match state {
@@ -232,6 +235,7 @@ async fn purge(args: &PurgeArgs, client: &Client, globals: &Globals) -> Outcome 
         State::Scheduled => stats.scheduled,
         State::Leased => stats.leased,
         State::Parked => stats.parked,
+        State::Behind => stats.behind,
     };
     let count: u64 = states.iter().map(held).sum();
     globals.confirm(&format!("delete {count} messages of the queue {}", args.name))?;

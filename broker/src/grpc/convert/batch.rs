@@ -106,12 +106,14 @@ fn new_message(
     bounds::text("content_type", &message.content_type, 128)?;
     bounds::text("message_type", &message.message_type, 256)?;
     bounds::text("correlation_id", &message.correlation_id, 256)?;
+    bounds::text("ordering_key", &message.ordering_key, KEY_BYTES_MAX)?;
     bounds::text("unique_key", &message.unique_key, KEY_BYTES_MAX)?;
     let due = message.schedule.map(new_due).transpose()?;
     let priority = bounds::priority(message.priority)?;
     let ttl_ms = duration_ms("ttl", message.ttl, 0, TTL_MS_MAX)?;
     let attempts = message.max_attempts.map_or(Ok(()), check_attempts);
     attempts.map_err(|why| Fault::invalid("max_attempts", why))?;
+    let ordering_hash = hasher.key_hash(&message.ordering_key);
     let unique_hash = hasher.key_hash(&message.unique_key);
     let stored = StoredMessage {
         message_id: message.message_id.clone(),
@@ -120,6 +122,7 @@ fn new_message(
         message_type: message.message_type,
         correlation_id: message.correlation_id,
         payload: message.payload,
+        ordering_key: message.ordering_key,
         unique_key: message.unique_key,
     };
     let has_id = !message.message_id.is_empty();
@@ -133,12 +136,12 @@ fn new_message(
         ttl_ms,
         max_attempts: message.max_attempts,
         unique_hash,
+        ordering_hash,
         body: stored.into_body(prefixes),
     })
 }
 
 fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
-    bounds::later(!message.ordering_key.is_empty(), "ordering_key", "ordering_key")?;
     bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")
 }
 

@@ -31,8 +31,8 @@ pub(in crate::grpc) struct Stored {
 
 /// The field of `Message` for each of `StoredMessage`; all of them are strings, bytes or entries of
 /// a map, whose content is the same in both.
-const FIELDS: [(u32, u32); 7] =
-    [(MESSAGE_ID, 1), (2, 4), (3, 5), (4, 6), (5, 7), (PAYLOAD_TAG, 3), (52, 10)];
+const FIELDS: [(u32, u32); 8] =
+    [(MESSAGE_ID, 1), (2, 4), (3, 5), (4, 6), (5, 7), (PAYLOAD_TAG, 3), (51, 9), (52, 10)];
 /// The number of the id's field in `StoredMessage`.
 const MESSAGE_ID: u32 = 1;
 
@@ -314,6 +314,7 @@ mod tests {
             message_type: "mail".to_owned(),
             correlation_id: "c".to_owned(),
             payload: Bytes::from_static(b"payload"),
+            ordering_key: "order 7".to_owned(),
             unique_key: "once".to_owned(),
         };
         let due = Some(StoredDue { wall_ms: 2_000, ..StoredDue::default() });
@@ -331,6 +332,7 @@ mod tests {
                 message_type: "mail".to_owned(),
                 correlation_id: "c".to_owned(),
                 priority: 3,
+                ordering_key: "order 7".to_owned(),
                 unique_key: "once".to_owned(),
                 sequence: 7,
                 publish_time: Some(to_timestamp(1_000)),

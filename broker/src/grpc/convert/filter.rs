@@ -84,6 +84,7 @@ fn to_state(states: StateSet) -> v1::MessageState {
         StateSet::SCHEDULED => v1::MessageState::Scheduled,
         StateSet::LEASED => v1::MessageState::Leased,
         StateSet::PARKED => v1::MessageState::Parked,
+        StateSet::BEHIND => v1::MessageState::Behind,
         _ => v1::MessageState::Unspecified,
     }
 }
@@ -163,6 +164,7 @@ pub(in crate::grpc) fn state_set(field: &'static str, state: i32) -> Result<Stat
         Ok(v1::MessageState::Scheduled) => StateSet::SCHEDULED,
         Ok(v1::MessageState::Leased) => StateSet::LEASED,
         Ok(v1::MessageState::Parked) => StateSet::PARKED,
+        Ok(v1::MessageState::Behind) => StateSet::BEHIND,
         Ok(v1::MessageState::Unspecified) | Err(_) => {
             return Err(Fault::invalid(field, format!("{state} is no state")));
         }

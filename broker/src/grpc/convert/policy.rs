@@ -238,6 +238,7 @@ pub(in crate::grpc) fn to_stats(queue: &Queue, figures: Figures) -> QueueStats {
         dead_lettered_total: number(totals.dead_lettered),
         expired_leases_total: number(totals.expired_leases),
         parked: number(counts.parked),
+        behind: number(counts.behind),
         expired_total: number(totals.expired),
         deleted_total: number(totals.deleted),
         moved_total: number(totals.moved),

@@ -50,8 +50,8 @@ impl Cold {
         orders.insert((order, birth, number));
         *self.counts.entry(page.queue()).or_default() += page.counts();
         self.add_times(&page, number, retention_ms);
-        for &hash in &page.held_keys {
-            self.held.insert(page.queue(), Role::Holds, hash, number);
+        for (role, hash) in page.roles() {
+            self.held.insert(page.queue(), role, hash, number);
         }
         self.pages[number as usize] = Some(Arc::new(page));
     }
@@ -71,8 +71,8 @@ impl Cold {
         }
         self.uncount(&page);
         self.remove_times(&page, number, retention_ms);
-        for &hash in &page.held_keys {
-            self.held.remove(page.queue(), Role::Holds, hash, number);
+        for (role, hash) in page.roles() {
+            self.held.remove(page.queue(), role, hash, number);
         }
         Some(page)
     }
@@ -154,6 +154,17 @@ impl Cold {
         number.map(|number| Lsn(self.page(number).lsn))
     }
 
+    /// Whether a page has the first of a line.
+    pub(super) fn has_leader(&self, queue: QueueId, line: u32) -> bool {
+        self.held.pages(queue, Role::Leads, line).next().is_some()
+    }
+
+    /// The first page with a message that waits in a line.
+    pub(super) fn first_behind(&self, queue: QueueId, line: u32) -> Option<&Page> {
+        let pages = self.held.pages(queue, Role::Waits, line).map(|number| self.page(number));
+        pages.min_by_key(|page| page.first())
+    }
+
     pub(super) fn counts(&self, queue: QueueId) -> Counts {
         self.counts.get(&queue).copied().unwrap_or_default()
     }
@@ -180,7 +191,7 @@ impl Cold {
         before_ms: Option<u64>,
         after_ms: Option<u64>,
     ) {
-        for state in [StateSet::READY, StateSet::SCHEDULED, StateSet::PARKED] {
+        for state in [StateSet::READY, StateSet::SCHEDULED, StateSet::PARKED, StateSet::BEHIND] {
             for &(.., number) in self.orders.get(&(queue, state.0)).into_iter().flatten() {
                 let page = page(&self.pages, number);
                 expiry(page, before_ms).map(|expiry| self.expiries.remove(&(expiry, number)));

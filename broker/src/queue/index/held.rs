@@ -12,6 +12,10 @@ pub(super) type Number = u32;
 pub(super) enum Role {
     /// They hold it as their unique key.
     Holds,
+    /// They are the first of its line.
+    Leads,
+    /// They wait in its line.
+    Waits,
 }
 
 /// Entries of a leaf. Larger ones move more for each that comes; smaller ones cost more memory.

@@ -12,11 +12,15 @@ use crate::queue::ids::QueueId;
 pub struct Keys {
     /// While it is unfinished, its queue takes no other message of this key.
     pub unique: u64,
+    /// Those of one ordering key stand in a line. Two keys of one hash share theirs.
+    pub ordering: u32,
+    /// It is the first of its line: nobody else of the line is delivered before it is done.
+    pub leads: bool,
 }
 
 impl Keys {
     /// Of a message without any.
-    pub const NONE: Self = Self { unique: 0 };
+    pub const NONE: Self = Self { unique: 0, ordering: 0, leads: false };
 }
 
 /// The hash of a key for [`Keys::unique`].
@@ -24,7 +28,35 @@ pub fn unique_hash(hash: u64) -> u64 {
     hash.max(1)
 }
 
+/// The hash of a key for [`Keys::ordering`].
+#[expect(clippy::cast_possible_truncation, reason = "a part of a hash")]
+pub fn ordering_hash(hash: u64) -> u32 {
+    (hash as u32).max(1)
+}
+
 impl Message {
+    /// As it stands in its line, doing what it does: what is ready or leased is the first, what comes
+    /// back from a lease later stays it, and what is given up leaves.
+    pub(in crate::queue) fn in_line(self) -> Self {
+        let has_line = self.keys.ordering != 0;
+        let leads = match self.state {
+            State::Ready | State::Leased => has_line,
+            State::Scheduled(_) => has_line && self.keys.leads,
+            State::Parked | State::Behind => false,
+        };
+        Self { keys: Keys { leads, ..self.keys }, ..self }
+    }
+
+    /// The line that it is the first of.
+    pub(super) fn led_line(&self) -> Option<u32> {
+        self.keys.leads.then_some(self.keys.ordering)
+    }
+
+    /// The line that it waits in.
+    pub(super) fn line_before(&self) -> Option<u32> {
+        (self.state == State::Behind).then_some(self.keys.ordering)
+    }
+
     /// The unique key that it holds. What was given up keeps nobody from trying anew.
     pub(super) fn held_key(&self) -> Option<u64> {
         let holds = self.keys.unique != 0 && self.state != State::Parked;
@@ -37,22 +69,45 @@ impl Message {
 pub(super) struct Keyed {
     /// Mostly one of each: a dead letter may meet another one.
     holders: BTreeSet<(QueueId, u64, Lsn)>,
+    /// The first of each line. Only behind a gap of the log there may be more than one.
+    leaders: BTreeSet<(QueueId, u32, Lsn)>,
+    /// Those that wait in a line, by their places in it.
+    behind: BTreeSet<(QueueId, u32, Lsn, Lsn)>,
 }
 
 impl Keyed {
     pub(super) fn add(&mut self, birth: Lsn, message: &Message) {
         let queue = message.queue;
         self.holders.extend(message.held_key().map(|key| (queue, key, birth)));
+        self.leaders.extend(message.led_line().map(|line| (queue, line, birth)));
+        let place = message.place;
+        self.behind.extend(message.line_before().map(|line| (queue, line, place, birth)));
     }
 
     pub(super) fn take(&mut self, birth: Lsn, message: &Message) {
         let queue = message.queue;
         message.held_key().map(|key| self.holders.remove(&(queue, key, birth)));
+        message.led_line().map(|line| self.leaders.remove(&(queue, line, birth)));
+        let place = message.place;
+        message.line_before().map(|line| self.behind.remove(&(queue, line, place, birth)));
     }
 
     /// The first message that holds a unique key.
     pub(super) fn holder(&self, queue: QueueId, key: u64) -> Option<Lsn> {
         let holders = self.holders.range((queue, key, Lsn(0))..=(queue, key, Lsn(u64::MAX)));
         holders.map(|&(.., birth)| birth).next()
+    }
+
+    /// Whether a line has a first one here.
+    pub(super) fn has_leader(&self, queue: QueueId, line: u32) -> bool {
+        let leaders = (queue, line, Lsn(0))..=(queue, line, Lsn(u64::MAX));
+        self.leaders.range(leaders).next().is_some()
+    }
+
+    /// Who of those here is next in a line.
+    pub(super) fn first_behind(&self, queue: QueueId, line: u32) -> Option<Lsn> {
+        let (first, last) = (Lsn(0), Lsn(u64::MAX));
+        let behind = self.behind.range((queue, line, first, first)..=(queue, line, last, last));
+        behind.map(|&(.., birth)| birth).next()
     }
 }

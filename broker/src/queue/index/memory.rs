@@ -32,13 +32,14 @@ pub struct MemoryIndex {
     keyed: Keyed,
 }
 
-/// Invariant: every message of the queue is in exactly one of the first four.
+/// Invariant: every message of the queue is in exactly one of the first five.
 #[derive(Debug, Default)]
 struct Orders {
     ready: ReadyOrder,
     scheduled: BTreeSet<(u64, Lsn)>,
     leased: BTreeSet<Lsn>,
     parked: BTreeSet<(Lsn, Lsn)>,
+    behind: BTreeSet<(Lsn, Lsn)>,
     retention_ms: Option<u64>,
     bytes: u64,
 }
@@ -55,6 +56,7 @@ impl Orders {
             State::Scheduled(due) => drop(self.scheduled.insert((due.wall_ms, birth))),
             State::Leased => drop(self.leased.insert(birth)),
             State::Parked => drop(self.parked.insert((message.place, birth))),
+            State::Behind => drop(self.behind.insert((message.place, birth))),
         }
         self.bytes += u64::from(message.size);
     }
@@ -65,6 +67,7 @@ impl Orders {
             State::Scheduled(due) => self.scheduled.remove(&(due.wall_ms, birth)),
             State::Leased => self.leased.remove(&birth),
             State::Parked => self.parked.remove(&(message.place, birth)),
+            State::Behind => self.behind.remove(&(message.place, birth)),
         };
         debug_assert!(was_there, "message {birth} is not where its state says");
         self.bytes -= u64::from(message.size);
@@ -79,7 +82,8 @@ impl Orders {
     fn births_not_leased(&self) -> impl Iterator<Item = Lsn> {
         let ready = self.ready.iter().map(|(_, _, birth)| birth);
         let scheduled = self.scheduled.iter().map(|&(_, birth)| birth);
-        ready.chain(scheduled).chain(self.parked.iter().map(|&(_, birth)| birth))
+        let others = self.parked.iter().chain(&self.behind).map(|&(_, birth)| birth);
+        ready.chain(scheduled).chain(others)
     }
 
     fn is_empty(&self) -> bool {
@@ -87,6 +91,7 @@ impl Orders {
             && self.scheduled.is_empty()
             && self.leased.is_empty()
             && self.parked.is_empty()
+            && self.behind.is_empty()
             && self.retention_ms.is_none()
     }
 }
@@ -152,6 +157,8 @@ impl MemoryIndex {
             orders.scheduled.iter().rev().take(count).map(|&(_, birth)| birth).collect()
         } else if let Some(count) = surplus(orders.parked.len()) {
             orders.parked.iter().rev().take(count).map(|&(_, birth)| birth).collect()
+        } else if let Some(count) = surplus(orders.behind.len()) {
+            orders.behind.iter().rev().take(count).map(|&(_, birth)| birth).collect()
         } else {
             orders.ready.wanted_last(surplus(orders.ready.len())?, least)
         };
@@ -220,6 +227,18 @@ impl Index for MemoryIndex {
         Ok(self.keyed.holder(queue, key))
     }
 
+    fn has_leader(&self, queue: QueueId, line: u32) -> bool {
+        self.keyed.has_leader(queue, line)
+    }
+
+    fn has_behind(&self, queue: QueueId, line: u32) -> bool {
+        self.keyed.first_behind(queue, line).is_some()
+    }
+
+    fn first_behind(&self, queue: QueueId, line: u32) -> Lookup<Option<Lsn>> {
+        Ok(self.keyed.first_behind(queue, line))
+    }
+
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
         self.first_ready(queue).map(|birth| self.present(birth).since_ms)
     }
@@ -271,6 +290,11 @@ impl Index for MemoryIndex {
             let parked = orders.parked.range((from, Bound::Unbounded));
             add(StateSet::PARKED, &mut parked.map(|&(place, birth)| (place.0, birth)));
         }
+        if rest(StateSet::BEHIND) {
+            let from = from(StateSet::BEHIND).map(|(place, birth)| (Lsn(place), birth));
+            let behind = orders.behind.range((from, Bound::Unbounded));
+            add(StateSet::BEHIND, &mut behind.map(|&(place, birth)| (place.0, birth)));
+        }
         Ok(())
     }
 
@@ -280,6 +304,7 @@ impl Index for MemoryIndex {
             scheduled: orders.scheduled.len() as u64,
             leased: orders.leased.len() as u64,
             parked: orders.parked.len() as u64,
+            behind: orders.behind.len() as u64,
             bytes: orders.bytes,
         })
     }

@@ -31,6 +31,7 @@ enum Part {
     Expired,
     TtlOver,
     Holder(QueueId),
+    Behind(QueueId),
 }
 
 fn page(part: Part) -> Missing {
@@ -42,6 +43,7 @@ fn page(part: Part) -> Missing {
         Part::Expired => 4,
         Part::TtlOver => 5,
         Part::Holder(queue) => u64::from(queue.0) << 3 | 6,
+        Part::Behind(queue) => u64::from(queue.0) << 3 | 7,
     }))
 }
 
@@ -119,6 +121,19 @@ impl Index for MissingIndex {
     fn holder(&self, queue: QueueId, key: u64) -> Lookup<Option<Lsn>> {
         self.look_up(Part::Holder(queue))?;
         self.inside.holder(queue, key)
+    }
+
+    fn has_leader(&self, queue: QueueId, line: u32) -> bool {
+        self.inside.has_leader(queue, line)
+    }
+
+    fn has_behind(&self, queue: QueueId, line: u32) -> bool {
+        self.inside.has_behind(queue, line)
+    }
+
+    fn first_behind(&self, queue: QueueId, line: u32) -> Lookup<Option<Lsn>> {
+        self.look_up(Part::Behind(queue))?;
+        self.inside.first_behind(queue, line)
     }
 
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {

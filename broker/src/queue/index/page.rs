@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::encoding::{decode_varint, encode_varint};
 use qbroker_storage::Lsn;
 
+use super::held::Role;
 use super::{Counts, Message, State, StateSet, split_ready_order};
 use crate::queue::ids::QueueId;
 use crate::queue::time::Due;
@@ -60,6 +61,11 @@ pub struct Page {
     /// Hashes of the unique keys that its messages hold, each once.
     #[prost(fixed32, repeated, tag = "51")]
     pub(super) held_keys: Vec<u32>,
+    /// Lines of which a message is the first, and lines in which one waits, each once.
+    #[prost(fixed32, repeated, tag = "52")]
+    pub(super) led_lines: Vec<u32>,
+    #[prost(fixed32, repeated, tag = "53")]
+    pub(super) lines_behind: Vec<u32>,
 }
 
 /// A message's place in the order of its state.
@@ -93,6 +99,8 @@ impl Page {
             ttl_wall_ms: ttls().filter(|end| end.boot_ms.is_none()).map(|end| end.wall_ms).min(),
             ttl_any_wall_ms: ttls().map(|end| end.wall_ms).min(),
             held_keys: distinct(messages, |message| message.held_key().map(short_hash)),
+            led_lines: distinct(messages, Message::led_line),
+            lines_behind: distinct(messages, Message::line_before),
         }
     }
 
@@ -121,6 +129,13 @@ impl Page {
         (self.last_order, Lsn(self.last_birth))
     }
 
+    /// The keys of its messages, with what they do under them.
+    pub(super) fn roles(&self) -> impl Iterator<Item = (Role, u32)> {
+        let holds = self.held_keys.iter().map(|&key| (Role::Holds, key));
+        let leads = self.led_lines.iter().map(|&line| (Role::Leads, line));
+        holds.chain(leads).chain(self.lines_behind.iter().map(|&line| (Role::Waits, line)))
+    }
+
     /// As how many messages it counts.
     pub fn counts(&self) -> Counts {
         let of = |state: StateSet| if self.state() == state { self.count } else { 0 };
@@ -129,6 +144,7 @@ impl Page {
             scheduled: of(StateSet::SCHEDULED),
             leased: 0,
             parked: of(StateSet::PARKED),
+            behind: of(StateSet::BEHIND),
             bytes: self.bytes,
         }
     }
@@ -164,14 +180,20 @@ impl Page {
         if self.state() == StateSet::SCHEDULED {
             let due_ms = known.due().map(|due| due.wall_ms).filter(|due| within.contains(due));
             let due = Due::at(due_ms.unwrap_or(self.last_order));
-            return Message { state: State::Scheduled(due), ..known };
+            return Message { state: State::Scheduled(due), ..known }.in_line();
         }
-        let parked = self.state() == StateSet::PARKED;
-        let state = if parked { State::Parked } else { State::Ready };
-        let known = Message { state, ..known };
+        let state = match self.state() {
+            StateSet::PARKED => State::Parked,
+            // Whose line is not known waits for nobody.
+            StateSet::BEHIND if known.keys.ordering != 0 => State::Behind,
+            _ => State::Ready,
+        };
+        let is_ranked = self.state() == StateSet::READY;
+        let known = Message { state, ..known }.in_line();
         match within.contains(&known.order()) {
             true => known,
-            false if parked => Message { place: Lsn(self.last_order), ..known },
+            _ if self.state() == StateSet::BEHIND && within.contains(&known.place.0) => known,
+            false if !is_ranked => Message { place: Lsn(self.last_order), ..known },
             false => {
                 let (rank, place) = split_ready_order(self.last_order);
                 Message { place, priority: u8::MAX - rank, ..known }

@@ -70,9 +70,9 @@ impl PagedIndex {
     }
 }
 
-/// One of the four sections of a listing, in their order.
-const SECTIONS: [StateSet; 4] =
-    [StateSet::READY, StateSet::SCHEDULED, StateSet::LEASED, StateSet::PARKED];
+/// The sections of a listing, in their order.
+const SECTIONS: [StateSet; 5] =
+    [StateSet::READY, StateSet::SCHEDULED, StateSet::LEASED, StateSet::PARKED, StateSet::BEHIND];
 
 /// An error where there is something that must be in memory first.
 fn unless(missing: Option<Lsn>) -> Lookup<()> {
@@ -154,6 +154,24 @@ impl Index for PagedIndex {
         match self.hot.holder(queue, key)? {
             None => unless(self.cold.holding(queue, key)).map(|()| None),
             found => Ok(found),
+        }
+    }
+
+    fn has_leader(&self, queue: QueueId, line: u32) -> bool {
+        self.hot.has_leader(queue, line) || self.cold.has_leader(queue, line)
+    }
+
+    fn has_behind(&self, queue: QueueId, line: u32) -> bool {
+        self.hot.has_behind(queue, line) || self.cold.first_behind(queue, line).is_some()
+    }
+
+    fn first_behind(&self, queue: QueueId, line: u32) -> Lookup<Option<Lsn>> {
+        let hot = self.hot.first_behind(queue, line)?;
+        match self.cold.first_behind(queue, line) {
+            Some(page) if hot.is_none_or(|birth| page.first() < self.stand(birth)) => {
+                Err(Missing(Lsn(page.lsn)))
+            }
+            _ => Ok(hot),
         }
     }
 

@@ -28,6 +28,7 @@ fn check_counts<I: Index>(core: &Core<I>) {
             State::Scheduled(_) => of_queue.scheduled += 1,
             State::Leased => of_queue.leased += 1,
             State::Parked => of_queue.parked += 1,
+            State::Behind => of_queue.behind += 1,
         }
         of_queue.bytes += u64::from(message.size);
         let is_leased = message.state == State::Leased;

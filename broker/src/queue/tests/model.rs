@@ -29,6 +29,7 @@ pub(super) enum What {
     Scheduled(Due),
     Leased(Lease),
     Parked,
+    Behind,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +67,8 @@ pub(super) struct Message {
     pub(super) ttl_end: Option<Due>,
     pub(super) max_attempts: i32,
     pub(super) unique: Option<u64>,
+    pub(super) ordering: Option<u64>,
+    pub(super) leads: bool,
     size: u64,
 }
 
@@ -73,7 +76,7 @@ impl Message {
     pub(super) fn lease(&self) -> Option<&Lease> {
         match &self.what {
             What::Leased(lease) => Some(lease),
-            What::Ready | What::Scheduled(_) | What::Parked => None,
+            What::Ready | What::Scheduled(_) | What::Parked | What::Behind => None,
         }
     }
 }
@@ -244,9 +247,12 @@ impl Model {
                     ttl_end,
                     max_attempts,
                     unique,
+                    ordering: it.ordering_hash,
+                    leads: false,
                     size,
                 };
                 assert!(self.messages.insert(lsn.0, message).is_none());
+                self.join_line(lsn.0);
             }
             Record::SessionOpened(it) => {
                 let (name, grace_ms) = (it.name.clone(), it.grace_ms);
@@ -289,6 +295,7 @@ impl Model {
                     assert!(asked.tick && due.is_over(now), "{birth} is early");
                     message.what = What::Ready;
                     message.place = if message.place == 0 { lsn.0 } else { message.place };
+                    self.join_line(*birth);
                 }
             }
             Record::Parked(it) => {
@@ -300,8 +307,10 @@ impl Model {
                         self.check_crash(*birth, asked, now, true);
                     }
                     self.message(*birth).what = What::Parked;
+                    self.message(*birth).leads = false;
                 }
             }
+            Record::Advanced(it) => it.births.iter().for_each(|birth| self.check_advanced(*birth)),
             Record::PagedOut(it) => {
                 for birth in &it.births {
                     let what = &self.message(*birth).what;
@@ -342,10 +351,12 @@ impl Model {
             message.priority = it.priority.unwrap_or(message.priority);
             let Some(due) = due else { continue };
             assert!(message.lease().is_none(), "{birth} is held");
+            message.leads &= due.is_over(now) || matches!(message.what, What::Scheduled(_));
             message.what = if due.is_over(now) { What::Ready } else { What::Scheduled(due) };
             if due.is_over(now) && message.place == 0 {
                 message.place = lsn.0;
             }
+            self.join_line(birth);
         }
     }
 
@@ -369,6 +380,8 @@ impl Model {
             if anew {
                 (message.failures, message.crashes) = (0, 0);
             }
+            message.leads = false;
+            self.join_line(*birth);
         }
     }
 
@@ -424,6 +437,7 @@ impl Model {
         let Some(Outcome::Release { delay_ms }) = asked.settle.remove(&it.birth) else { panic!() };
         self.settle(it.birth, "release", now);
         self.message(it.birth).what = after(it.due.map(Into::into), delay_ms, now);
+        self.join_line(it.birth);
     }
 
     fn check_nacked(&mut self, it: &Nacked, asked: &mut Asked, now: Now) {
@@ -447,6 +461,7 @@ impl Model {
         };
         assert_eq!(what == What::Parked, it.parked);
         assert!(!it.parked || queue.is_dead_letter_queue, "only a dead letter is parked");
+        self.message(it.birth).leads &= what != What::Parked;
         self.message(it.birth).what = what;
     }
 
@@ -481,8 +496,10 @@ impl Model {
             failures,
             crashes,
             ttl_end: None,
+            leads: false,
             ..message.clone()
         };
+        self.join_line(it.birth);
     }
 
     /// Whether a message may not fail more often: by its own limit, or by the queue's.
@@ -522,7 +539,7 @@ impl Model {
                         session.broken.insert(lease.consumer, now.boot_ms + session.grace_ms);
                     }
                 }
-                What::Ready | What::Scheduled(_) | What::Parked => {}
+                What::Ready | What::Scheduled(_) | What::Parked | What::Behind => {}
             }
         }
     }
@@ -537,7 +554,7 @@ impl Model {
                 What::Leased(lease) => {
                     assert!(lease.deadline.is_none_or(|ms| now.boot_ms < ms), "{birth} is over");
                 }
-                What::Ready | What::Parked => {}
+                What::Ready | What::Parked | What::Behind => {}
             }
         }
         for (id, session) in &mut self.sessions {
@@ -560,6 +577,7 @@ impl Message {
             What::Scheduled(_) => StateSet::SCHEDULED,
             What::Leased(_) => StateSet::LEASED,
             What::Parked => StateSet::PARKED,
+            What::Behind => StateSet::BEHIND,
         }
     }
 }

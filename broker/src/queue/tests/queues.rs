@@ -128,11 +128,13 @@ pub(super) fn show<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         Ok(queue) => queue,
         Err(refused) => return script.said.push(format!("= {}", show::refused(&refused))),
     };
-    let Counts { ready, scheduled, leased, parked, bytes } = core.index().counts(queue.id());
+    let counts = core.index().counts(queue.id());
+    let Counts { ready, scheduled, leased, parked, behind, bytes } = counts;
+    let behind = if behind == 0 { String::new() } else { format!(", behind {behind}") };
     let it = queue.totals;
     let lines = [
         format!(
-            "ready {ready}, scheduled {scheduled}, leased {leased}, parked {parked}: {bytes} B"
+            "ready {ready}, scheduled {scheduled}, leased {leased}, parked {parked}{behind}: {bytes} B"
         ),
         format!(
             "published {}, delivered {}, acked {}, retried {}, dead {}, leases expired {}{}",
@@ -168,6 +170,7 @@ pub(super) fn list<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
                 State::Scheduled(due) => format!("due {}", show::moment(due.wall_ms)),
                 State::Leased => "leased".to_owned(),
                 State::Parked => "parked".to_owned(),
+                State::Behind => "behind".to_owned(),
             };
             let (birth, place) = (at.birth, message.place);
             script
@@ -224,6 +227,7 @@ pub(super) fn state(name: &str) -> StateSet {
         "scheduled" => StateSet::SCHEDULED,
         "leased" => StateSet::LEASED,
         "parked" => StateSet::PARKED,
+        "behind" => StateSet::BEHIND,
         name => panic!("{name} is no state"),
     }
 }

@@ -70,6 +70,7 @@ struct Rest {
     ttl_ms: Option<u64>,
     max_attempts: Option<i32>,
     unique: Option<u64>,
+    ordering: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,10 +97,15 @@ fn command() -> impl Strategy<Value = Command> {
     let ttl = prop_oneof![3 => Just(None), 1 => (1..30_000_u64).prop_map(Some)];
     let attempts = prop_oneof![3 => Just(None), 1 => Just(Some(-1)), 1 => (1..4).prop_map(Some)];
     let unique = prop_oneof![3 => Just(None), 1 => (1..4_u64).prop_map(Some)];
-    let rest =
-        (priority, ttl, attempts, unique).prop_map(|(priority, ttl_ms, max_attempts, unique)| {
-            Rest { priority, ttl_ms, max_attempts, unique }
-        });
+    let ordering = prop_oneof![1 => Just(None), 1 => (1..4_u64).prop_map(Some)];
+    let rest = (priority, ttl, attempts, unique, ordering);
+    let rest = rest.prop_map(|(priority, ttl_ms, max_attempts, unique, ordering)| Rest {
+        priority,
+        ttl_ms,
+        max_attempts,
+        unique,
+        ordering,
+    });
     let leases = || prop::collection::vec(any::<u8>(), 1..4);
     prop_oneof![
         6 => (any::<u8>(), 1..5_u8, 2..60_u16, due, id, rest).prop_map(
@@ -137,7 +143,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (leases(), prop::option::of(0..3_u8)).prop_map(|(leases, session)| {
             Command::Extend { leases, session }
         }),
-        1 => (any::<u8>(), 1..16_u8).prop_map(|(queue, states)| Command::Purge { queue, states }),
+        1 => (any::<u8>(), 1..32_u8).prop_map(|(queue, states)| Command::Purge { queue, states }),
         1 => any::<u8>().prop_map(Command::Delete),
         1 => leases().prop_map(Command::Remove),
         2 => (leases(), prop::option::of(0..10_u8), new_due).prop_map(|(messages, priority, due)| {
@@ -240,6 +246,7 @@ impl<I: StageIndex> Play<I> {
                     ttl_ms: rest.ttl_ms,
                     max_attempts: rest.max_attempts,
                     unique_hash: rest.unique,
+                    ordering_hash: rest.ordering,
                     body: Body::new(Bytes::from(vec![0; size]), Bytes::new()),
                     ..NewMessage::default()
                 };
@@ -343,6 +350,7 @@ impl<I: StageIndex> Play<I> {
 
     /// The core and the model hold the same messages, in the same states.
     fn compare(&self) {
+        self.model.check_lines();
         let messages = self.stage.messages();
         let births: Vec<_> = messages.keys().map(|birth| birth.0).collect();
         assert_eq!(births, self.model.messages.keys().copied().collect::<Vec<_>>());
@@ -353,12 +361,14 @@ impl<I: StageIndex> Play<I> {
             let counts = (message.failures, message.crashes);
             let actual = (message.queue.0, message.place.0, u32::from(message.priority), counts);
             assert_eq!(actual, expected, "message {birth}");
+            assert_eq!(message.keys.leads, model.leads, "message {birth}");
             assert_eq!(message.ttl_end, model.ttl_end, "message {birth}");
             let state = match &model.what {
                 What::Ready => State::Ready,
                 What::Scheduled(due) => State::Scheduled(*due),
                 What::Leased(_) => State::Leased,
                 What::Parked => State::Parked,
+                What::Behind => State::Behind,
             };
             assert_eq!(message.state, state, "message {birth}");
             let token = self.stage.core.lease(birth).map(|lease| lease.token(birth));

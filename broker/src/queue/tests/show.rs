@@ -29,6 +29,7 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
         }
         Record::OperationStarted(it) => operations::started(it),
         Record::OperationStepped(it) => format!("operation {}", operations::progress(it)),
+        Record::Advanced(it) => format!("advanced {}", numbers(&it.births)),
         Record::PagedOut(it) => format!("paged out {}", numbers(&it.births)),
         Record::Started(it) => format!("started epoch {} {}", it.epoch, it.boot_id),
         Record::QueuePut(it) => definition(it),
@@ -59,8 +60,13 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
                 Some(-1) => ", attempts without end".to_owned(),
                 Some(max) => format!(", attempts {max}"),
             };
+            let key = if it.ordering_hash.is_some() { ", in a line" } else { "" };
             let unique = if it.unique_hash.is_some() { ", unique" } else { "" };
-            format!("q{} gets {}{due}{priority}{ttl}{attempts}{unique}", it.queue, payload(body))
+            format!(
+                "q{} gets {}{due}{priority}{ttl}{attempts}{key}{unique}",
+                it.queue,
+                payload(body)
+            )
         }
         Record::SessionOpened(it) => format!("session {} grace {}", it.name, time(it.grace_ms)),
         Record::SessionChanged(it) => format!(
