@@ -98,6 +98,13 @@ impl OutgoingMessage {
         self
     }
 
+    /// Whose it is: messages of different keys (256 bytes at most; tenants, say) share the queue fairly,
+    /// however many of one key there are.
+    pub fn fairness_key(mut self, key: impl Into<String>) -> Self {
+        self.0.fairness_key = key.into();
+        self
+    }
+
     /// A job that must not wait twice: while an unfinished message of the queue has this key (256 bytes
     /// at most), another one is not stored; its receipt says `duplicate`.
     pub fn unique_key(mut self, key: impl Into<String>) -> Self {
@@ -130,6 +137,7 @@ impl OutgoingMessage {
             + message.correlation_id.len()
             + message.ordering_key.len()
             + message.unique_key.len()
+            + message.fairness_key.len()
             + MESSAGE_OVERHEAD_BYTES
     }
 }
@@ -172,6 +180,8 @@ pub struct Message {
     pub max_attempts: Option<Limit>,
     /// Those that share it come one at a time, in order; may be empty.
     pub ordering_key: String,
+    /// Whose it is, among those that share the queue; may be empty.
+    pub fairness_key: String,
     /// What it is the only one of in its queue; may be empty.
     pub unique_key: String,
     /// How it became a dead letter, where it is one.
@@ -196,6 +206,7 @@ impl From<v1::Message> for Message {
             max_attempts: message.max_attempts.map(Limit::from_wire),
             ordering_key: message.ordering_key,
             unique_key: message.unique_key,
+            fairness_key: message.fairness_key,
             dead_letter: message.dead_letter.map(DeadLetterInfo::from),
         }
     }
@@ -361,6 +372,7 @@ mod tests {
             .correlation_id(long.clone())
             .ordering_key(long.clone())
             .unique_key(long.clone())
+            .fairness_key(long.clone())
             .priority(u8::MAX)
             .ttl(Duration::MAX)
             .max_attempts(Limit::Unlimited)

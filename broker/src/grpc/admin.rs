@@ -260,7 +260,8 @@ impl Admin {
         let queue = request.queue.unwrap_or_default();
         let name = queue.name.clone();
         let limits = self.engine().look(|core| core.limits().clone()).1;
-        let NewQueue { description, labels, policy } = policy::new_queue(queue, &limits)?;
+        let NewQueue { description, labels, policy } =
+            policy::new_queue(queue, &limits, self.context.hasher)?;
         let (request_id, allow_existing) = (String::new(), request.allow_existing);
         let create = queue::CreateQueue {
             name: name.clone(),
@@ -279,7 +280,7 @@ impl Admin {
         let (name, etag) = (queue.name.clone(), queue.etag.clone());
         let mask = request.update_mask.unwrap_or_default().paths;
         let limits = self.engine().look(|core| core.limits().clone()).1;
-        let new = policy::new_queue(queue, &limits)?;
+        let new = policy::new_queue(queue, &limits, self.context.hasher)?;
         loop {
             let settable =
                 |core: &Core| core.queue(&name).ok().map(|q| (policy::settable(q), q.etag()));

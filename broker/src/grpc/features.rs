@@ -5,6 +5,7 @@ pub(super) const FEATURES: &[&str] = &[
     // Each on its own line: they come from many hands.
     "delete_messages",
     "delete_messages_by_id",
+    "fairness_key",
     "get_message",
     "list_consumers",
     "max_delivery_rate",

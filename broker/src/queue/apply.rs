@@ -15,7 +15,7 @@ impl<I: Index> Core<I> {
         self.next = Lsn(lsn.0 + 1);
         match record {
             Record::Started(started) => self.apply_started(started),
-            Record::QueuePut(definition) => self.put_queue(definition.clone()),
+            Record::QueuePut(definition) => self.put_queue(QueueDefinition::clone(definition)),
             Record::QueueDeleted(deleted) => self.apply_queue_deleted(QueueId(deleted.queue)),
             Record::Purged(purged) => self.apply_purged(purged),
             Record::ProducerOpened(opened) => self.producers.open(lsn, opened),
@@ -90,7 +90,7 @@ impl<I: Index> Core<I> {
             dead_letter: Lsn(0),
             ttl_end: published.ttl_end(),
             max_attempts: published.max_attempts.unwrap_or_default(),
-            keys: published.keys(),
+            keys: published.into(),
         };
         if message.keys.ordering != 0 && due.is_none() {
             message = self.join_line(message);

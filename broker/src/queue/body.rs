@@ -27,6 +27,8 @@ pub struct StoredMessage {
     pub ordering_key: String,
     #[prost(string, tag = "52")]
     pub unique_key: String,
+    #[prost(string, tag = "53")]
+    pub fairness_key: String,
 }
 
 /// The number of the payload's field, which stands last so that it need not be copied.

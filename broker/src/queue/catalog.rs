@@ -287,6 +287,7 @@ impl<I: Index> Core<I> {
         self.apply_purged(&Purged { queue: queue.0, states: StateSet::ALL.0 });
         self.index.set_retention(queue, None);
         self.flow.forget(queue);
+        self.fairness.forget(queue);
         self.catalog.remove(queue);
     }
 
@@ -430,7 +431,7 @@ impl<I: Index> Core<I> {
 impl Draft {
     pub(super) fn put_queue(&mut self, definition: QueueDefinition) {
         self.queues.insert(definition.name.clone(), definition.queue_id());
-        self.fact(Record::QueuePut(definition));
+        self.fact(Record::QueuePut(Box::new(definition)));
     }
 
     fn queue_named(&self, name: &str) -> Option<QueueId> {

@@ -6,7 +6,7 @@ use qbroker_storage::Lsn;
 
 use super::consumer::{Taker, WaitingPull};
 use super::ids::{ConsumerId, LeaseToken, QueueId, SessionId};
-use super::index::{Index, Lookup, Message};
+use super::index::{Index, Lane, Lookup, Message};
 use super::record::{Granted, Record};
 use super::time::Now;
 use super::{Core, Effect, Output};
@@ -32,17 +32,40 @@ pub struct Delivery {
 /// How much somebody may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
-    messages: u64,
+    pub(super) messages: u64,
     bytes: u64,
     /// The first message fits, however large it is.
     one_of_any_size: bool,
 }
 
 impl Room {
+    /// Whether so many bytes fit; of the first message all do.
+    pub(super) fn fits(self, bytes: u64, is_first: bool) -> bool {
+        bytes <= self.bytes || (self.one_of_any_size && is_first)
+    }
+
     /// Room without a bound of bytes.
     pub(super) fn of_messages(messages: u64) -> Self {
         Self { messages, bytes: u64::MAX, one_of_any_size: true }
     }
+}
+
+/// Messages for somebody.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    pub(super) messages: Vec<(Lsn, Message)>,
+    /// There is none because all that is ready waits for leases of its keys to end.
+    pub(super) is_held_back: bool,
+}
+
+/// What became of somebody's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Over,
+    /// Another queue comes first.
+    Passed,
+    /// Nobody gets anything of the queue before a lease ends.
+    HeldBack,
 }
 
 /// What a grant says of its leases.
@@ -93,6 +116,7 @@ impl<I: Index> Core<I> {
     fn dispatch_queue(&mut self, queue: QueueId, now: Now, out: &mut Output) -> Lookup<bool> {
         let of = self.catalog.get(queue).filter(|queue| !queue.definition.paused);
         let Some(of) = of else { return Ok(true) };
+        self.fairness.look_again(queue);
         let (name, is_limited) = (of.name.clone(), of.definition.policy.limits_deliveries());
         let mut passed = 0;
         loop {
@@ -118,9 +142,16 @@ impl<I: Index> Core<I> {
                 }
                 Taker::Pull(pull) => self.serve_pull(pull, queue, quota, now, out)?,
             };
-            if served {
-                passed = 0;
-                continue;
+            match served {
+                Turn::Over => {
+                    passed = 0;
+                    continue;
+                }
+                Turn::HeldBack => {
+                    self.fairness.wait_for_leases(queue);
+                    return Ok(true);
+                }
+                Turn::Passed => {}
             }
             self.consumers.let_pass(&name);
             passed += 1;
@@ -139,9 +170,9 @@ impl<I: Index> Core<I> {
         share: u64,
         now: Now,
         out: &mut Output,
-    ) -> Lookup<bool> {
+    ) -> Lookup<Turn> {
         let consumer = self.consumers.get(id).expect("who stands in line is connected");
-        let Some(own) = self.share_of(consumer, name, now) else { return Ok(false) };
+        let Some(own) = self.share_of(consumer, name, now) else { return Ok(Turn::Passed) };
         let room = Room {
             messages: share.min(own.messages),
             bytes: consumer.bytes_room(),
@@ -156,12 +187,15 @@ impl<I: Index> Core<I> {
             extension_ms_max: consumer.extension_ms_max,
         };
         let chosen = self.choose(queue, room, now)?;
-        let deliveries = self.grant(queue, terms, chosen, now, out);
+        if chosen.is_held_back {
+            return Ok(Turn::HeldBack);
+        }
+        let deliveries = self.grant(queue, terms, chosen.messages, now, out);
         self.consumers.served(id, name, deliveries.len(), own.reached);
         if !deliveries.is_empty() {
             out.effects.push(Effect::Deliver { consumer: id, deliveries });
         }
-        Ok(true)
+        Ok(Turn::Over)
     }
 
     fn serve_pull(
@@ -171,17 +205,22 @@ impl<I: Index> Core<I> {
         quota: u64,
         now: Now,
         out: &mut Output,
-    ) -> Lookup<bool> {
+    ) -> Lookup<Turn> {
         let waiting = self.consumers.pull(pull).expect("who stands in line waits");
         let name = &self.catalog.get(queue).expect("a queue with a message is there").name;
-        let Some(most) = self.share_of_pull(&waiting.pull, name, now) else { return Ok(false) };
+        let Some(most) = self.share_of_pull(&waiting.pull, name, now) else {
+            return Ok(Turn::Passed);
+        };
         let room = self.leases_room(most.min(quota));
         let chosen = self.choose(queue, Room::of_messages(room), now)?;
+        if chosen.is_held_back {
+            return Ok(Turn::HeldBack);
+        }
         self.sessions.disconnect(waiting.session, now.boot_ms);
         let waiting = self.consumers.answered(pull);
-        let deliveries = self.grant_to_pull(&waiting, queue, chosen, now, out);
+        let deliveries = self.grant_to_pull(&waiting, queue, chosen.messages, now, out);
         out.effects.push(Effect::AnswerPull { pull, deliveries });
-        Ok(true)
+        Ok(Turn::Over)
     }
 
     pub(super) fn grant_to_pull(
@@ -216,6 +255,7 @@ impl<I: Index> Core<I> {
             return Vec::new();
         }
         self.count_deliveries(queue, chosen.len(), now);
+        self.count_turns(queue, &chosen);
         let of = self.catalog.get(queue).expect("a queue with a message is there");
         let (name, policy) = (of.name.clone(), &of.definition.policy);
         let duration_ms = terms.lease_duration_ms.unwrap_or_else(|| policy.lease_ms());
@@ -254,26 +294,23 @@ impl<I: Index> Core<I> {
 
     /// The first ready messages of a queue, as far as there is room, and up to one that must not be
     /// delivered any more.
-    pub(super) fn choose(
-        &self,
-        queue: QueueId,
-        room: Room,
-        now: Now,
-    ) -> Lookup<Vec<(Lsn, Message)>> {
+    pub(super) fn choose(&self, queue: QueueId, room: Room, now: Now) -> Lookup<Chosen> {
+        if self.index.has_lanes(queue) {
+            return self.choose_fairly(queue, room, now);
+        }
         let max = usize::try_from(self.leases_room(room.messages)).unwrap_or(usize::MAX);
         let mut births = Vec::with_capacity(max.min(256));
-        self.index.ready(queue, max, &mut births)?;
+        self.index.ready(queue, Lane::default(), max, &mut births)?;
         let mut chosen = Vec::with_capacity(births.len());
         let mut bytes = 0;
         for birth in births {
             let message = self.index.message(birth)?.expect("a ready message is there");
             bytes += u64::from(message.size);
-            let fits = bytes <= room.bytes || (room.one_of_any_size && chosen.is_empty());
-            if !fits || message.is_outlived(now) {
+            if !room.fits(bytes, chosen.is_empty()) || message.is_outlived(now) {
                 break;
             }
             chosen.push((birth, message));
         }
-        Ok(chosen)
+        Ok(Chosen { messages: chosen, is_held_back: false })
     }
 }

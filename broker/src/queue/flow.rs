@@ -111,7 +111,7 @@ impl Flow {
 impl<I: Index> Core<I> {
     /// Whether a queue delivers at this moment.
     pub(super) fn is_open(&self, queue: &Queue, now: Now) -> bool {
-        0 < self.quota(queue, now)
+        0 < self.quota(queue, now) && !self.fairness.is_full(queue.id())
     }
 
     /// How many messages a queue may deliver at this moment.

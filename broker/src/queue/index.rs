@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
-pub use keys::{Keys, ordering_hash, unique_hash};
+pub use keys::{Keys, Lane, fairness_hash, unique_hash};
 pub use page::Page;
 
 use super::ids::QueueId;
@@ -160,7 +160,7 @@ impl Message {
     }
 
     /// Sorts the most urgent first.
-    fn rank(&self) -> u8 {
+    pub(super) fn rank(&self) -> u8 {
         u8::MAX - self.priority
     }
 
@@ -270,8 +270,14 @@ pub trait Index: Send {
     /// The message born at `birth`, unless it is finished.
     fn message(&self, birth: Lsn) -> Lookup<Option<Message>>;
 
-    /// Adds up to `max` ready messages of a queue to `births`, in delivery order.
-    fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()>;
+    /// Adds up to `max` ready messages of a lane of a queue to `births`, in delivery order.
+    fn ready(&self, queue: QueueId, lane: Lane, max: usize, births: &mut Vec<Lsn>) -> Lookup<()>;
+
+    /// Whether ready messages of a queue have fairness keys; never missing.
+    fn has_lanes(&self, queue: QueueId) -> bool;
+
+    /// Visits the lanes of a queue that have ready messages, each with its first rank; never missing.
+    fn fronts(&self, queue: QueueId, visit: &mut dyn FnMut(Lane, u8));
 
     /// Adds up to `max` scheduled messages whose time has come, the earliest first.
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()>;

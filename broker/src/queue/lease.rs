@@ -7,7 +7,7 @@ use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
 use super::dead_letter::Letter;
-use super::ids::{ConsumerId, LeaseToken, SessionId};
+use super::ids::{ConsumerId, LeaseToken, QueueId, SessionId};
 use super::index::{Index, Lookup, Message, State};
 use super::record::{
     BIRTHS_MAX, DeadLetterReason, Extended as ExtendedRecord, Granted, LeasesEnded, Record,
@@ -35,6 +35,9 @@ pub struct Lease {
     pub deadline: Option<u64>,
     /// Bytes it takes of its consumer's window.
     pub size: u32,
+    /// Its message's queue, and the hash of the message's fairness key; zero: it has none.
+    pub queue: QueueId,
+    pub fairness: u32,
 }
 
 impl Lease {
@@ -309,7 +312,12 @@ impl<I: Index> Core<I> {
                 extension_ms_max: granted.extension_ms_max,
                 deadline: None,
                 size: message.size,
+                queue: message.queue,
+                fairness: message.keys.fairness,
             };
+            if lease.fairness != 0 {
+                self.fairness.lease_begins(lease.queue, lease.fairness);
+            }
             self.leases.insert(birth, lease);
             if let Some(session) = self.sessions.get_mut(session) {
                 session.leases.insert(birth);
@@ -348,6 +356,9 @@ impl<I: Index> Core<I> {
             if self.flow.lease_ends(queue) {
                 self.consumers.touch(queue);
             }
+        }
+        if lease.fairness != 0 && self.fairness.lease_ends(lease.queue, lease.fairness) {
+            self.consumers.touch(lease.queue);
         }
         if was_full {
             self.consumers.touch_all();

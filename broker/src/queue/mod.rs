@@ -35,6 +35,7 @@ mod connect;
 mod consumer;
 mod disconnect;
 mod dispatch;
+mod fairness;
 mod flow;
 mod ordering;
 mod pull;
@@ -306,6 +307,7 @@ pub struct Core<I> {
     flow: flow::Flow,
     operations: operation::Operations,
     leaderless: ordering::Leaderless,
+    fairness: fairness::Fairness,
     /// No publish is taken while the disk is at its reserve.
     disk_full: bool,
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
@@ -335,6 +337,7 @@ impl<I: Index> Core<I> {
             flow: flow::Flow::default(),
             operations: operation::Operations::default(),
             leaderless: ordering::Leaderless::default(),
+            fairness: fairness::Fairness::default(),
             disk_full: false,
             frozen: false,
             retired: Vec::new(),

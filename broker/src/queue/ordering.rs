@@ -12,8 +12,15 @@ use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
 use super::index::{Index, Lookup, Message, State};
-use super::record::{Advanced, Record};
+use super::record::Record;
 use super::{Core, Output};
+
+/// Messages are the first of their ordering keys now: those before them are done.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Advanced {
+    #[prost(uint64, repeated, tag = "1")]
+    pub births: Vec<u64>,
+}
 
 /// Lines that one record advances: their messages may be in as many pages.
 const LINES_AT_ONCE: usize = 64;

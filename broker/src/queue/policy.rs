@@ -41,6 +41,24 @@ pub struct Policy {
     /// Deliveries a second, over all consumers; unset: no limit.
     #[prost(double, optional, tag = "38")]
     pub max_delivery_rate: Option<f64>,
+    /// Leases of one fairness key at a time; unset: no limit.
+    #[prost(uint32, optional, tag = "51")]
+    pub max_leased_per_fairness_key: Option<u32>,
+    /// Shares of fairness keys, by hash; 1 where a key is not named.
+    #[prost(message, repeated, tag = "52")]
+    pub fairness_weights: Vec<FairnessWeight>,
+}
+
+/// The share of a fairness key.
+#[derive(Clone, PartialEq, Message)]
+pub struct FairnessWeight {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// As messages of the key have it.
+    #[prost(fixed32, tag = "2")]
+    pub hash: u32,
+    #[prost(uint32, tag = "3")]
+    pub weight: u32,
 }
 
 /// Backoff after a failure: `initial * multiplier^(failures - 1)`, at most `max`, less up to
@@ -82,6 +100,11 @@ pub const DEDUP_WINDOW_MS: u64 = 5 * 60 * SECOND_MS;
 
 /// The most urgent a message can be: each priority that is in use costs a line of the index.
 pub const PRIORITY_MAX: u8 = 9;
+
+/// Fairness keys whose shares one policy names.
+pub const FAIRNESS_WEIGHTS_MAX: usize = 1_000;
+/// The largest share: more would be the others' standstill.
+pub const FAIRNESS_WEIGHT_MAX: u32 = 1_000;
 
 /// Nobody counts further; who wants no limit says so.
 pub const ATTEMPTS_MAX: i32 = 1_000_000;
@@ -141,6 +164,12 @@ impl Policy {
         self.max_leased.is_some() || self.max_delivery_rate.is_some()
     }
 
+    /// The share of the fairness key with this hash.
+    pub(super) fn fairness_weight(&self, hash: u32) -> u32 {
+        let named = self.fairness_weights.binary_search_by_key(&hash, |it| it.hash);
+        named.map_or(1, |at| self.fairness_weights[at].weight)
+    }
+
     /// How long a message id is remembered.
     pub fn dedup_ms(&self) -> u64 {
         self.dedup_window_ms.unwrap_or(DEDUP_WINDOW_MS)
@@ -197,6 +226,9 @@ impl Policy {
         limit("max_attempts", self.max_attempts)?;
         limit("max_crashes", self.max_crashes)?;
         within("max_leased", self.max_leased.map(u64::from), 1, u64::from(LEASED_MAX))?;
+        let per_key = self.max_leased_per_fairness_key.map(u64::from);
+        within("max_leased_per_fairness_key", per_key, 1, u64::from(LEASED_MAX))?;
+        self.check_fairness_weights()?;
         let (slowest, fastest) = (DELIVERY_RATE_MIN, DELIVERY_RATE_MAX);
         between("max_delivery_rate", self.max_delivery_rate, slowest, fastest)?;
         between("retry.multiplier", retry.multiplier, 1.0, 100.0)?;
@@ -207,6 +239,23 @@ impl Policy {
             return Err(Refused::Policy { field: "retry.max_backoff", why });
         }
         Ok(())
+    }
+}
+
+impl Policy {
+    fn check_fairness_weights(&self) -> Result<(), Refused> {
+        let field = "fairness_weights";
+        let weights = &self.fairness_weights;
+        if FAIRNESS_WEIGHTS_MAX < weights.len() {
+            let why = format!("{} keys; at most {FAIRNESS_WEIGHTS_MAX}", weights.len());
+            return Err(Refused::Policy { field, why });
+        }
+        let bad = |it: &&FairnessWeight| !(1..=FAIRNESS_WEIGHT_MAX).contains(&it.weight);
+        weights.iter().find(bad).map_or(Ok(()), |it| {
+            let why =
+                format!("{} of \"{}\" is not within 1 to {FAIRNESS_WEIGHT_MAX}", it.weight, it.key);
+            Err(Refused::Policy { field, why })
+        })
     }
 }
 

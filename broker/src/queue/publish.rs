@@ -35,6 +35,8 @@ pub struct NewMessage {
     pub unique_hash: Option<u64>,
     /// Keyed hash of its ordering key; only where it has one.
     pub ordering_hash: Option<u64>,
+    /// Keyed hash of its fairness key; only where it has one.
+    pub fairness_hash: Option<u64>,
     pub body: Body,
 }
 
@@ -291,7 +293,7 @@ impl<I: Index> Core<I> {
             max_attempts: message.max_attempts,
             unique_hash: message.unique_hash,
             ordering_hash: message.ordering_hash,
-            ..Published::default()
+            fairness_hash: message.fairness_hash,
         };
         let birth = draft.push(Record::Published(published), message.body.clone());
         Ok(Receipt { birth, duplicate: false, by_key: false })

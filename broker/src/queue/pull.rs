@@ -122,7 +122,7 @@ impl<I: Index> Core<I> {
             let Some(queue) = named else { continue };
             let most = room.min(selector.window.map_or(u64::MAX, u64::from));
             let most = most.min(self.quota(queue, now));
-            let of_queue = self.choose(queue.id(), Room::of_messages(most), now)?;
+            let of_queue = self.choose(queue.id(), Room::of_messages(most), now)?.messages;
             room -= of_queue.len() as u64;
             if !of_queue.is_empty() {
                 chosen.push((queue.id(), of_queue));

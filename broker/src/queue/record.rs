@@ -10,7 +10,7 @@ use prost::{Message, Oneof};
 use qbroker_storage::Retention;
 
 use super::ids::QueueId;
-use super::index::{Keys, ordering_hash, unique_hash};
+pub use super::ordering::Advanced;
 use super::time::Due;
 pub use operation::*;
 
@@ -24,7 +24,7 @@ pub enum Record {
     #[prost(message, tag = "1")]
     Started(Started),
     #[prost(message, tag = "2")]
-    QueuePut(QueueDefinition),
+    QueuePut(Box<QueueDefinition>),
     #[prost(message, tag = "3")]
     QueueDeleted(QueueDeleted),
     #[prost(message, tag = "4")]
@@ -290,16 +290,6 @@ impl Published {
     pub fn ttl_end(&self) -> Option<Due> {
         let (wall_ms, boot_ms) = (self.expire_ms, self.expire_boot_ms);
         (wall_ms != 0).then_some(Due { wall_ms, boot_ms })
-    }
-
-    /// What the index keeps of the message's keys.
-    pub fn keys(&self) -> Keys {
-        let (unique, ordering) = (self.unique_hash, self.ordering_hash);
-        Keys {
-            unique: unique.map_or(0, unique_hash),
-            ordering: ordering.map_or(0, ordering_hash),
-            leads: false,
-        }
     }
 
     /// The hash of the message id, where the client chose one.
@@ -584,13 +574,6 @@ pub struct Updated {
     pub at_once: bool,
 }
 
-/// Messages are the first of their ordering keys now: those before them are done.
-#[derive(Clone, PartialEq, Message)]
-pub struct Advanced {
-    #[prost(uint64, repeated, tag = "1")]
-    pub births: Vec<u64>,
-}
-
 /// What the index knew of messages that wait long is in this record's body from here on, no longer in
 /// memory. Changes nothing for anybody else.
 #[derive(Clone, PartialEq, Message)]
@@ -600,21 +583,4 @@ pub struct PagedOut {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_reads_as_it_was_written() {
-        let record =
-            Record::Granted(Granted { births: vec![5, 6], timed: true, ..Granted::default() });
-        let mut head = Vec::new();
-        record.encode_head(&mut head);
-        assert_eq!(Record::decode_head(&head).unwrap(), record);
-    }
-
-    #[test]
-    fn a_record_of_a_newer_kind_is_refused_rather_than_skipped() {
-        // Field 99, empty message.
-        assert!(matches!(Record::decode_head(&[0x9a, 0x06, 0x00]), Err(UnknownRecord::Kind)));
-    }
-}
+mod tests;

@@ -141,6 +141,11 @@ struct LeaseItem {
     size: u32,
     #[prost(bool, tag = "56")]
     unstarted: bool,
+    /// Told where there is a fairness key.
+    #[prost(uint32, tag = "51")]
+    queue: u32,
+    #[prost(fixed32, tag = "52")]
+    fairness: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -211,6 +216,8 @@ struct OperationItem {
     started: OperationStarted,
     #[prost(message, required, tag = "2")]
     progress: OperationStepped,
+}
+
 /// A line of an ordering key that is about to get a new leader.
 #[derive(Clone, PartialEq, prost::Message)]
 struct LeaderlessItem {
@@ -344,6 +351,7 @@ impl<I: Index> Core<I> {
         for (_, operation) in self.operations.iter() {
             let Operation { started, progress } = operation.clone();
             pieces.add(Item::Operation(Box::new(OperationItem { started, progress })));
+        }
         for &(queue, line) in &self.leaderless {
             pieces.add(Item::Leaderless(LeaderlessItem { queue: queue.0, line }));
         }
@@ -522,7 +530,12 @@ impl<I: Index> Core<I> {
             deadline: None,
             size: item.size,
             unstarted: item.unstarted,
+            queue: QueueId(item.queue),
+            fairness: item.fairness,
         };
+        if lease.fairness != 0 {
+            self.fairness.lease_begins(lease.queue, lease.fairness);
+        }
         self.leases.insert(birth, lease);
     }
 }
@@ -554,6 +567,8 @@ fn lease_item(birth: Lsn, lease: &Lease) -> LeaseItem {
         extension_ms_max: lease.extension_ms_max,
         size: lease.size,
         unstarted: lease.unstarted,
+        queue: if lease.fairness == 0 { 0 } else { lease.queue.0 },
+        fairness: lease.fairness,
     }
 }
 

@@ -54,16 +54,19 @@ struct StoredKeys {
     ordering: u32,
     #[prost(bool, tag = "3")]
     leads: bool,
+    #[prost(fixed32, tag = "4")]
+    fairness: u32,
 }
 
 impl StoredKeys {
     fn new(keys: Keys) -> Option<Self> {
-        let Keys { unique, ordering, leads } = keys;
-        (keys != Keys::NONE).then_some(Self { unique, ordering, leads })
+        let Keys { unique, ordering, leads, fairness } = keys;
+        (keys != Keys::NONE).then_some(Self { unique, ordering, leads, fairness })
     }
 
     fn restore(self) -> Keys {
-        Keys { unique: self.unique, ordering: self.ordering, leads: self.leads }
+        let Self { unique, ordering, leads, fairness } = self;
+        Keys { unique, ordering, leads, fairness }
     }
 }
 
@@ -169,7 +172,7 @@ mod tests {
             keys: Keys::NONE,
         };
         let due = Due { wall_ms: 5, boot_ms: Some(6) };
-        let keys = Keys { unique: 9, ordering: 8, leads: true };
+        let keys = Keys { unique: 9, ordering: 8, leads: true, fairness: 7 };
         let (state, ttl_end) = (State::Scheduled(due), Some(Due::at(7)));
         let scheduled = Message { state, place: Lsn(0), ttl_end, keys, ..ready };
         let messages = [(Lsn(12), ready), (Lsn(13), scheduled)];

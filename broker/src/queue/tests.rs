@@ -81,6 +81,7 @@ scripts! {
     message_id
     message_id_limit
     unique_key
+    fairness_key
     ordering_key
     ordering_key_line
     disk_full

@@ -8,7 +8,7 @@ use qbroker_storage::Lsn;
 
 use super::dead_letter::Letter;
 use super::ids::QueueId;
-use super::index::{Index, Lookup};
+use super::index::{Index, Lane, Lookup};
 use super::record::{DeadLetterReason, Expired, Record};
 use super::tick::STEP_MAX;
 use super::time::Now;
@@ -26,8 +26,12 @@ impl<I: Index> Core<I> {
         if !self.is_any_ttl_over(now) {
             return Ok(false);
         }
+        if self.index.has_lanes(queue) {
+            // Which is next is not known before it is chosen.
+            return Ok(true);
+        }
         let mut births = Vec::new();
-        self.index.ready(queue, 1, &mut births)?;
+        self.index.ready(queue, Lane::default(), 1, &mut births)?;
         let Some(&first) = births.first() else { return Ok(false) };
         let first = self.index.message(first)?.expect("a ready message is there");
         Ok(first.is_outlived(now))

@@ -87,6 +87,10 @@ pub struct QueuePolicy {
     pub max_leased: Option<u32>,
     /// Deliveries a second, over all consumers. Default: no limit.
     pub max_delivery_rate: Option<f64>,
+    /// Leases of one fairness key at a time. Default: no limit.
+    pub max_leased_per_fairness_key: Option<u32>,
+    /// Shares of fairness keys, 1 to 1,000; at most 1,000 keys. A key that is not named has 1.
+    pub fairness_weights: HashMap<String, u32>,
 }
 
 /// How long a nacked message waits: `initial_backoff` times `multiplier` for each failure before,
@@ -145,6 +149,14 @@ impl QueuePolicy {
             message_ttl: self.message_ttl.map(time::duration),
             max_leased: self.max_leased.map(|max| max.try_into().unwrap_or(i32::MAX)),
             max_delivery_rate: self.max_delivery_rate,
+            max_leased_per_fairness_key: self
+                .max_leased_per_fairness_key
+                .map(|max| max.try_into().unwrap_or(i32::MAX)),
+            fairness_weights: self
+                .fairness_weights
+                .into_iter()
+                .map(|(key, weight)| (key, weight.try_into().unwrap_or(i32::MAX)))
+                .collect(),
             ..v1::QueuePolicy::default()
         }
     }
@@ -164,6 +176,14 @@ impl QueuePolicy {
             message_ttl: policy.message_ttl.and_then(time::from_wire),
             max_leased: policy.max_leased.and_then(|max| max.try_into().ok()),
             max_delivery_rate: policy.max_delivery_rate,
+            max_leased_per_fairness_key: policy
+                .max_leased_per_fairness_key
+                .and_then(|max| max.try_into().ok()),
+            fairness_weights: policy
+                .fairness_weights
+                .into_iter()
+                .filter_map(|(key, weight)| Some((key, weight.try_into().ok()?)))
+                .collect(),
         }
     }
 
@@ -186,6 +206,8 @@ impl QueuePolicy {
             ("message_ttl", self.message_ttl.is_some()),
             ("max_leased", self.max_leased.is_some()),
             ("max_delivery_rate", self.max_delivery_rate.is_some()),
+            ("max_leased_per_fairness_key", self.max_leased_per_fairness_key.is_some()),
+            ("fairness_weights", !self.fairness_weights.is_empty()),
         ];
         set.iter().filter(|(_, set)| *set).map(|(path, _)| format!("policy.{path}")).collect()
     }
@@ -365,6 +387,8 @@ mod tests {
             message_ttl: Some(Duration::from_secs(60)),
             max_leased: Some(8),
             max_delivery_rate: Some(0.5),
+            max_leased_per_fairness_key: Some(2),
+            fairness_weights: HashMap::from([("acme".to_owned(), 3)]),
         };
         assert_eq!(QueuePolicy::from_wire(policy.clone().into_wire()), policy);
     }

@@ -31,7 +31,7 @@ async fn what_the_flags_say_is_with_the_message() {
                 &["--correlation-id", "c-1", "--content-type", "text/plain"],
                 &["-H", "tenant=a=b", "--header", "empty=", "--priority", "4"],
                 &["--max-attempts", "unlimited", "--unique-key", "u-1"],
-                &["--ordering-key", "o-1"],
+                &["--ordering-key", "o-1", "--fairness-key", "f-1"],
             ]
             .concat(),
         )
@@ -46,6 +46,7 @@ async fn what_the_flags_say_is_with_the_message() {
         ("correlation_id", json!("c-1")),
         ("priority", json!(4)),
         ("max_attempts", json!("unlimited")),
+        ("fairness_key", json!("f-1")),
         ("ordering_key", json!("o-1")),
         ("unique_key", json!("u-1")),
         ("content_type", json!("text/plain")),

@@ -26,6 +26,18 @@ fn policy() -> Vec<(Vec<&'static str>, &'static str, Value, Value)> {
         (vec!["--dedup-window", "1m 30s"], "dedup_window", json!("1m 30s"), json!("5m")),
         (vec!["--max-payload-bytes", "1000"], "max_payload_bytes", json!(1000), json!(512 << 10)),
         (vec!["--max-leased", "8"], "max_leased", json!(8), Value::Null),
+        (
+            vec!["--max-leased-per-fairness-key", "3"],
+            "max_leased_per_fairness_key",
+            json!(3),
+            Value::Null,
+        ),
+        (
+            vec!["--fairness-weight", "acme=3", "--fairness-weight", "a=b=2"],
+            "fairness_weights",
+            json!({"acme": 3, "a=b": 2}),
+            Value::Null,
+        ),
         (vec!["--max-delivery-rate", "2.5"], "max_delivery_rate", json!(2.5), Value::Null),
         (vec!["--description", "for mails"], "description", json!("for mails"), json!("")),
         (

@@ -11,7 +11,7 @@ use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
-use super::{Broker, message, publish, refusal, seconds, selectors};
+use super::{Broker, refusal, seconds, selectors};
 
 /// What the files of the protocol mark as LATER, with its feature.
 #[derive(Debug, Default)]
@@ -108,7 +108,6 @@ impl Seen {
 async fn every_field_that_comes_later_is_refused() {
     let broker = Broker::start(&[]).await;
     let mut seen = Seen::default();
-    check_messages(&broker, &mut seen).await;
     check_selectors(&broker.wire, &mut seen).await;
     check_settlements(&broker, &mut seen).await;
     check_policies(&broker.wire, &mut seen).await;
@@ -120,17 +119,6 @@ async fn every_field_that_comes_later_is_refused() {
     let unmarked: Vec<_> = checked.difference(&told).collect();
     assert_eq!((unchecked, unmarked), (vec![], vec![]), "every marked field, and no other");
     assert_eq!(seen.features, expected, "under the name that its file gives");
-}
-
-async fn check_messages(broker: &Broker, seen: &mut Seen) {
-    type Set = fn(&mut OutgoingMessage);
-    let fields: [(&str, Set); 1] = [("fairness_key", |m| m.fairness_key = "k".to_owned())];
-    for (field, set) in fields {
-        let mut message = message("m");
-        set(&mut message);
-        let refused = broker.publish(publish("q", vec![message])).await.expect_err(field);
-        seen.check(&format!("OutgoingMessage.{field}"), &refused);
-    }
 }
 
 async fn check_selectors(wire: &Wire, seen: &mut Seen) {
@@ -163,14 +151,10 @@ async fn check_settlements(broker: &Broker, seen: &mut Seen) {
 
 async fn check_policies(wire: &Wire, seen: &mut Seen) {
     type Set = fn(&mut QueuePolicy);
-    let fields: [(&str, Set); 7] = [
+    let fields: [(&str, Set); 5] = [
         ("max_messages", |p| p.max_messages = Some(1)),
         ("max_bytes", |p| p.max_bytes = Some(1)),
         ("overflow", |p| p.overflow = OverflowPolicy::DropOldest.into()),
-        ("max_leased_per_fairness_key", |p| p.max_leased_per_fairness_key = Some(1)),
-        ("fairness_weights", |p| {
-            p.fairness_weights.insert("k".to_owned(), 1);
-        }),
         ("outcome_retention", |p| p.outcome_retention = Some(seconds(1))),
         ("retention_bytes", |p| p.retention_bytes = Some(1)),
     ];

@@ -6,6 +6,7 @@ mod attempts;
 mod begun;
 mod consumers;
 mod filter;
+mod fairness_key;
 mod flow;
 mod large;
 mod later;

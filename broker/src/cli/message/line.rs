@@ -31,6 +31,7 @@ pub(super) fn item(message: &Message) -> Item {
     put("headers", json!(message.headers.iter().collect::<BTreeMap<_, _>>()));
     put("priority", Some(message.priority).filter(|it| *it != 0).map_or(Value::Null, Value::from));
     put("ordering_key", json!(message.ordering_key));
+    put("fairness_key", json!(message.fairness_key));
     put("unique_key", json!(message.unique_key));
     put("publish_time", time(message.publish_time));
     put("deliver_time", time(message.deliver_time));
@@ -117,6 +118,8 @@ struct Envelope {
     #[serde(default)]
     ordering_key: String,
     #[serde(default)]
+    fairness_key: String,
+    #[serde(default)]
     unique_key: String,
     #[serde(default, with = "humantime_duration")]
     delay: Option<Duration>,
@@ -148,6 +151,7 @@ pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
         .content_type(envelope.content_type)
         .priority(envelope.priority)
         .ordering_key(envelope.ordering_key)
+        .fairness_key(envelope.fairness_key)
         .unique_key(envelope.unique_key);
     for (key, value) in envelope.headers {
         message = message.header(key, value);

@@ -30,7 +30,7 @@ pub(in crate::cli) struct PublishArgs {
     jsonl: Option<PathBuf>,
     /// Lines are objects as `message consume` prints them: payload (or payload_base64), message_id
     /// (but for the broker's own), message_type, correlation_id, content_type, headers, priority,
-    /// ttl, max_attempts, ordering_key, unique_key, delay, queue.
+    /// ttl, max_attempts, ordering_key, fairness_key, unique_key, delay, queue.
     #[arg(long, requires = "jsonl")]
     envelope: bool,
 
@@ -61,6 +61,9 @@ pub(in crate::cli) struct PublishArgs {
     /// Those of one key are delivered one at a time, in order.
     #[arg(long, value_name = "KEY")]
     ordering_key: Option<String>,
+    /// Whose it is: messages of different keys (tenants, say) share the queue fairly.
+    #[arg(long, value_name = "KEY")]
+    fairness_key: Option<String>,
     /// While an unfinished message of the queue has this key, another one is not stored.
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
@@ -136,6 +139,9 @@ impl PublishArgs {
         if let Some(key) = &self.ordering_key {
             message = message.ordering_key(key);
         }
+        if let Some(key) = &self.fairness_key {
+            message = message.fairness_key(key);
+        }
         if let Some(key) = &self.unique_key {
             message = message.unique_key(key);
         }
@@ -201,6 +207,7 @@ mod tests {
         let line = ["mails", "-", "-H", "tenant=a=b", "--type", "send", "--delay", "1m 5s"];
         let line = [&line[..], &["--priority", "7", "--ttl", "2h", "--max-attempts", "3"]].concat();
         let line = [&line[..], &["--ordering-key", "o", "--unique-key", "u"]].concat();
+        let line = [&line[..], &["--fairness-key", "f"]].concat();
         let args = parse(&line).unwrap();
         let expected = OutgoingMessage::new("x")
             .header("tenant", "a=b")
@@ -209,6 +216,7 @@ mod tests {
             .ttl(Duration::from_secs(7200))
             .max_attempts(Limit::AtMost(3))
             .ordering_key("o")
+            .fairness_key("f")
             .unique_key("u")
             .delay(Duration::from_secs(65));
         assert_eq!(args.dress(OutgoingMessage::new("x")), expected);

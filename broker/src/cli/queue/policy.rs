@@ -60,6 +60,13 @@ pub(super) struct PolicyArgs {
     /// Deliveries a second, over all consumers [default: no limit].
     #[arg(long, value_name = "RATE")]
     max_delivery_rate: Option<f64>,
+    /// Leases of one fairness key at a time [default: no limit].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_leased_per_fairness_key: Option<u32>,
+    /// The share of a fairness key, 1 to 1000; may be repeated. On update: replaces all
+    /// [default: 1 each].
+    #[arg(long = "fairness-weight", value_name = "KEY=WEIGHT", value_parser = weight)]
+    fairness_weights: Vec<(String, u32)>,
     /// What the queue is for.
     #[arg(long, value_name = "TEXT")]
     pub(super) description: Option<String>,
@@ -69,7 +76,7 @@ pub(super) struct PolicyArgs {
 }
 
 /// The settings by flag, and where they are in the protocol's queue.
-const PATHS: [(&str, &str); 18] = [
+const PATHS: [(&str, &str); 20] = [
     ("lease-duration", "policy.lease_duration"),
     ("max-attempts", "policy.max_attempts"),
     ("max-crashes", "policy.max_crashes"),
@@ -86,6 +93,8 @@ const PATHS: [(&str, &str); 18] = [
     ("message-ttl", "policy.message_ttl"),
     ("max-leased", "policy.max_leased"),
     ("max-delivery-rate", "policy.max_delivery_rate"),
+    ("max-leased-per-fairness-key", "policy.max_leased_per_fairness_key"),
+    ("fairness-weight", "policy.fairness_weights"),
     ("description", "description"),
     ("label", "labels"),
 ];
@@ -117,6 +126,8 @@ impl PolicyArgs {
             message_ttl: self.message_ttl,
             max_leased: self.max_leased,
             max_delivery_rate: self.max_delivery_rate,
+            max_leased_per_fairness_key: self.max_leased_per_fairness_key,
+            fairness_weights: self.fairness_weights.iter().cloned().collect(),
         }
     }
 }
@@ -128,6 +139,12 @@ pub(super) fn path(flag: &str) -> Result<String, String> {
         let names: Vec<&str> = PATHS.iter().map(|(name, _)| *name).collect();
         format!("must be one of {}", names.join(", "))
     })
+}
+
+fn weight(text: &str) -> Result<(String, u32), String> {
+    let (key, weight) = text.rsplit_once('=').ok_or("a share is KEY=WEIGHT")?;
+    let weight = weight.parse().map_err(|_| format!("{weight} is no whole number"))?;
+    Ok((key.to_owned(), weight))
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

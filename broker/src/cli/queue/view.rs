@@ -25,7 +25,7 @@ pub(super) const LIST: [Column; 9] = [
 ];
 
 /// What is shown of one queue.
-pub(super) const DETAILS: [Column; 41] = [
+pub(super) const DETAILS: [Column; 44] = [
     column("NAME", "name"),
     column("STATE", "state"),
     column("PUBLISHING PAUSED", "publishing_paused"),
@@ -67,6 +67,8 @@ pub(super) const DETAILS: [Column; 41] = [
     column("MESSAGE TTL", "message_ttl"),
     column("MAX LEASED", "max_leased"),
     column("MAX DELIVERY RATE", "max_delivery_rate"),
+    column("MAX LEASED PER FAIRNESS KEY", "max_leased_per_fairness_key"),
+    column("FAIRNESS WEIGHTS", "fairness_weights"),
     column("ETAG", "etag"),
 ];
 
@@ -123,6 +125,7 @@ fn policy(policy: &QueuePolicy) -> Value {
     let duration = |duration: Option<Duration>| {
         duration.map(|duration| humantime::format_duration(duration).to_string())
     };
+    let weights: BTreeMap<_, _> = policy.fairness_weights.iter().collect();
     json!({
         "lease_duration": duration(policy.lease_duration),
         "max_attempts": limit::show(policy.max_attempts),
@@ -140,6 +143,8 @@ fn policy(policy: &QueuePolicy) -> Value {
         "message_ttl": duration(policy.message_ttl),
         "max_leased": policy.max_leased,
         "max_delivery_rate": policy.max_delivery_rate,
+        "max_leased_per_fairness_key": policy.max_leased_per_fairness_key,
+        "fairness_weights": if weights.is_empty() { Value::Null } else { json!(weights) },
     })
 }
 

@@ -23,7 +23,7 @@ pub(in crate::grpc) struct BatchLimits {
 }
 
 /// Bytes of each of a message's keys.
-const KEY_BYTES_MAX: usize = 256;
+pub(super) const KEY_BYTES_MAX: usize = 256;
 
 /// What a small message has before its payload, about.
 const PREFIX_BYTES: usize = 16;
@@ -44,7 +44,7 @@ impl IdHasher {
 
     /// Half of [`Self::hash`]; none for an empty key.
     #[expect(clippy::cast_possible_truncation, reason = "half of a hash")]
-    fn key_hash(self, key: &str) -> Option<u64> {
+    pub(super) fn key_hash(self, key: &str) -> Option<u64> {
         (!key.is_empty()).then(|| self.hash(key) as u64)
     }
 }
@@ -100,13 +100,13 @@ fn new_message(
 ) -> Result<NewMessage, Fault> {
     let message = OutgoingMessage::decode(encoded)
         .map_err(|error| Fault::invalid("messages", format!("one cannot be read: {error}")))?;
-    check_later(&message)?;
     bounds::id("message_id", &message.message_id)?;
     bounds::headers(&message.headers)?;
     bounds::text("content_type", &message.content_type, 128)?;
     bounds::text("message_type", &message.message_type, 256)?;
     bounds::text("correlation_id", &message.correlation_id, 256)?;
     bounds::text("ordering_key", &message.ordering_key, KEY_BYTES_MAX)?;
+    bounds::text("fairness_key", &message.fairness_key, KEY_BYTES_MAX)?;
     bounds::text("unique_key", &message.unique_key, KEY_BYTES_MAX)?;
     let due = message.schedule.map(new_due).transpose()?;
     let priority = bounds::priority(message.priority)?;
@@ -114,6 +114,7 @@ fn new_message(
     let attempts = message.max_attempts.map_or(Ok(()), check_attempts);
     attempts.map_err(|why| Fault::invalid("max_attempts", why))?;
     let ordering_hash = hasher.key_hash(&message.ordering_key);
+    let fairness_hash = hasher.key_hash(&message.fairness_key);
     let unique_hash = hasher.key_hash(&message.unique_key);
     let stored = StoredMessage {
         message_id: message.message_id.clone(),
@@ -124,6 +125,7 @@ fn new_message(
         payload: message.payload,
         ordering_key: message.ordering_key,
         unique_key: message.unique_key,
+        fairness_key: message.fairness_key,
     };
     let has_id = !message.message_id.is_empty();
     Ok(NewMessage {
@@ -137,12 +139,9 @@ fn new_message(
         max_attempts: message.max_attempts,
         unique_hash,
         ordering_hash,
+        fairness_hash,
         body: stored.into_body(prefixes),
     })
-}
-
-fn check_later(message: &OutgoingMessage) -> Result<(), Fault> {
-    bounds::later(!message.fairness_key.is_empty(), "fairness_key", "fairness_key")
 }
 
 pub(super) fn new_due(schedule: Schedule) -> Result<NewDue, Fault> {

@@ -31,8 +31,17 @@ pub(in crate::grpc) struct Stored {
 
 /// The field of `Message` for each of `StoredMessage`; all of them are strings, bytes or entries of
 /// a map, whose content is the same in both.
-const FIELDS: [(u32, u32); 8] =
-    [(MESSAGE_ID, 1), (2, 4), (3, 5), (4, 6), (5, 7), (PAYLOAD_TAG, 3), (51, 9), (52, 10)];
+const FIELDS: [(u32, u32); 9] = [
+    (MESSAGE_ID, 1),
+    (2, 4),
+    (3, 5),
+    (4, 6),
+    (5, 7),
+    (PAYLOAD_TAG, 3),
+    (51, 9),
+    (52, 10),
+    (53, 11),
+];
 /// The number of the id's field in `StoredMessage`.
 const MESSAGE_ID: u32 = 1;
 
@@ -316,6 +325,7 @@ mod tests {
             payload: Bytes::from_static(b"payload"),
             ordering_key: "order 7".to_owned(),
             unique_key: "once".to_owned(),
+            fairness_key: "tenant".to_owned(),
         };
         let due = Some(StoredDue { wall_ms: 2_000, ..StoredDue::default() });
         let (wall_ms, expire_ms) = (1_000, 3_000);
@@ -334,6 +344,7 @@ mod tests {
                 priority: 3,
                 ordering_key: "order 7".to_owned(),
                 unique_key: "once".to_owned(),
+                fairness_key: "tenant".to_owned(),
                 sequence: 7,
                 publish_time: Some(to_timestamp(1_000)),
                 deliver_time: Some(to_timestamp(2_000)),

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use qbroker_proto::v1::{self, QueuePolicy, QueueState, QueueStats, RetryPolicy};
 
+use super::batch::{IdHasher, KEY_BYTES_MAX};
 use super::bounds::later;
 use super::time::{duration_ms, to_duration, to_timestamp};
 use crate::grpc::fault::Fault;
 use crate::queue::index::Counts;
-use crate::queue::policy::{self, Policy, Retry};
+use crate::queue::index::fairness_hash;
+use crate::queue::policy::{self, FairnessWeight, Policy, Retry};
 use crate::queue::{Limits, Queue};
 
 /// What of a queue a client may set.
@@ -19,12 +21,16 @@ pub(in crate::grpc) struct NewQueue {
     pub(in crate::grpc) policy: Policy,
 }
 
-pub(in crate::grpc) fn new_queue(queue: v1::Queue, limits: &Limits) -> Result<NewQueue, Fault> {
+pub(in crate::grpc) fn new_queue(
+    queue: v1::Queue,
+    limits: &Limits,
+    hasher: IdHasher,
+) -> Result<NewQueue, Fault> {
     super::bounds::text("description", &queue.description, 1024)?;
     Ok(NewQueue {
         description: queue.description,
         labels: labels(queue.labels)?,
-        policy: new_policy(queue.policy.unwrap_or_default(), limits)?,
+        policy: new_policy(queue.policy.unwrap_or_default(), limits, hasher)?,
     })
 }
 
@@ -44,7 +50,7 @@ fn labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, F
     Ok(labels.into_iter().collect())
 }
 
-fn new_policy(policy: QueuePolicy, limits: &Limits) -> Result<Policy, Fault> {
+fn new_policy(policy: QueuePolicy, limits: &Limits, hasher: IdHasher) -> Result<Policy, Fault> {
     check_later(&policy)?;
     let duration = |field, duration| duration_ms(field, duration, 0, u64::MAX);
     let max_payload_bytes = match policy.max_payload_bytes {
@@ -72,7 +78,28 @@ fn new_policy(policy: QueuePolicy, limits: &Limits) -> Result<Policy, Fault> {
         message_ttl_ms: duration("policy.message_ttl", policy.message_ttl)?,
         max_leased: policy.max_leased.map(|max| u32::try_from(max).unwrap_or_default()),
         max_delivery_rate: policy.max_delivery_rate,
+        max_leased_per_fairness_key: policy
+            .max_leased_per_fairness_key
+            .map(|max| u32::try_from(max).unwrap_or_default()),
+        fairness_weights: fairness_weights(policy.fairness_weights, hasher)?,
     })
+}
+
+/// Shares of keys, in the order of their hashes.
+fn fairness_weights(
+    weights: HashMap<String, i32>,
+    hasher: IdHasher,
+) -> Result<Vec<FairnessWeight>, Fault> {
+    let weight = |(key, weight): (String, i32)| {
+        super::bounds::text("policy.fairness_weights", &key, KEY_BYTES_MAX)?;
+        let weight = u32::try_from(weight).unwrap_or_default();
+        // Those without a key are told by their hash, zero.
+        let hash = hasher.key_hash(&key).map_or(0, fairness_hash);
+        Ok(FairnessWeight { key, hash, weight })
+    };
+    let mut weights: Vec<_> = weights.into_iter().map(weight).collect::<Result<_, Fault>>()?;
+    weights.sort_by(|a, b| (a.hash, &a.key).cmp(&(b.hash, &b.key)));
+    Ok(weights)
 }
 
 fn priority_levels(levels: Option<i32>) -> Result<Option<u32>, Fault> {
@@ -94,9 +121,6 @@ fn check_later(policy: &QueuePolicy) -> Result<(), Fault> {
     later(policy.max_messages.is_some(), "policy.max_messages", "max_length")?;
     later(policy.max_bytes.is_some(), "policy.max_bytes", "max_length")?;
     later(policy.overflow != 0, "policy.overflow", "max_length")?;
-    let per_key = policy.max_leased_per_fairness_key.is_some();
-    later(per_key, "policy.max_leased_per_fairness_key", "fairness_key")?;
-    later(!policy.fairness_weights.is_empty(), "policy.fairness_weights", "fairness_key")?;
     later(policy.outcome_retention.is_some(), "policy.outcome_retention", "trace")?;
     later(policy.retention_bytes.is_some(), "policy.retention_bytes", "retention_bytes")
 }
@@ -139,6 +163,12 @@ pub(in crate::grpc) fn merge(
             "policy.priority_levels" => policy.priority_levels = new.policy.priority_levels,
             "policy.max_leased" => policy.max_leased = new.policy.max_leased,
             "policy.max_delivery_rate" => policy.max_delivery_rate = new.policy.max_delivery_rate,
+            "policy.max_leased_per_fairness_key" => {
+                policy.max_leased_per_fairness_key = new.policy.max_leased_per_fairness_key;
+            }
+            "policy.fairness_weights" => {
+                policy.fairness_weights.clone_from(&new.policy.fairness_weights);
+            }
             other => {
                 let why = format!("\"{other}\" is not a field that can be changed");
                 return Err(Fault::invalid("update_mask", why));
@@ -216,6 +246,14 @@ fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
         message_ttl: Some(to_duration(policy.message_ttl_ms.unwrap_or_default())),
         max_leased: policy.max_leased.and_then(|max| i32::try_from(max).ok()),
         max_delivery_rate: policy.max_delivery_rate,
+        max_leased_per_fairness_key: policy
+            .max_leased_per_fairness_key
+            .and_then(|max| i32::try_from(max).ok()),
+        fairness_weights: policy
+            .fairness_weights
+            .iter()
+            .map(|it| (it.key.clone(), it.weight.cast_signed()))
+            .collect(),
         ..QueuePolicy::default()
     }
 }

@@ -8,8 +8,9 @@ use qbroker_storage::Lsn;
 
 use super::held::{Held, Number, Role};
 use super::homes::Homes;
+use super::keys::Lane;
 use super::page::{Page, Stand, short_hash};
-use super::{Counts, StateSet};
+use super::{Counts, StateSet, split_ready_order};
 use crate::queue::ids::QueueId;
 
 /// Pages by their first message.
@@ -26,7 +27,9 @@ pub(super) struct Cold {
     unused: Vec<Number>,
     by_lsn: BTreeMap<Lsn, Number>,
     homes: Homes,
-    orders: BTreeMap<(QueueId, u32), Order>,
+    orders: BTreeMap<(QueueId, u32, Lane), Order>,
+    /// How many pages are of messages that have fairness keys.
+    in_lanes: usize,
     counts: BTreeMap<QueueId, Counts>,
     due_boot: BTreeSet<(u64, Number)>,
     due_wall: BTreeSet<(u64, Number)>,
@@ -46,7 +49,8 @@ impl Cold {
         self.by_lsn.insert(Lsn(page.lsn), number);
         self.homes.insert(page.births(), number);
         let (order, birth) = page.first();
-        let orders = self.orders.entry((page.queue(), page.state().0)).or_default();
+        let orders = self.orders.entry(order_of(&page)).or_default();
+        self.in_lanes += usize::from(page.lane() != Lane::default());
         orders.insert((order, birth, number));
         *self.counts.entry(page.queue()).or_default() += page.counts();
         self.add_times(&page, number, retention_ms);
@@ -62,7 +66,8 @@ impl Cold {
         let page = self.pages[number as usize].take().expect("a number names a page");
         self.unused.push(number);
         self.homes.remove(page.births());
-        let key = (page.queue(), page.state().0);
+        let key = order_of(&page);
+        self.in_lanes -= usize::from(page.lane() != Lane::default());
         let orders = self.orders.get_mut(&key).expect("a page is in the order of its state");
         let (order, birth) = page.first();
         orders.remove(&(order, birth, number));
@@ -124,10 +129,40 @@ impl Cold {
         self.homes.get(birth).map(|number| Lsn(self.page(number).lsn))
     }
 
-    /// The first page of a queue and state.
-    pub(super) fn first(&self, queue: QueueId, state: StateSet) -> Option<&Page> {
-        let &(_, _, number) = self.orders.get(&(queue, state.0))?.first()?;
-        Some(self.page(number))
+    /// The orders of a queue's pages of a state, by lane.
+    fn lanes(&self, queue: QueueId, state: StateSet) -> impl Iterator<Item = (Lane, &Order)> {
+        let lanes = (queue, state.0, Lane(0))..=(queue, state.0, Lane(u8::MAX));
+        self.orders.range(lanes).map(|(&(.., lane), order)| (lane, order))
+    }
+
+    fn first_in(&self, order: &Order) -> Option<&Page> {
+        order.first().map(|&(.., number)| self.page(number))
+    }
+
+    /// The first page of a lane.
+    pub(super) fn first_ready(&self, queue: QueueId, lane: Lane) -> Option<&Page> {
+        self.first_in(self.orders.get(&(queue, StateSet::READY.0, lane))?)
+    }
+
+    /// The first page of ready messages of a queue.
+    pub(super) fn first_of_all(&self, queue: QueueId) -> Option<&Page> {
+        let lanes = self.lanes(queue, StateSet::READY);
+        lanes.filter_map(|(_, order)| self.first_in(order)).min_by_key(|page| page.first())
+    }
+
+    /// Whether ready messages of a queue have fairness keys.
+    pub(super) fn has_lanes(&self, queue: QueueId) -> bool {
+        0 < self.in_lanes
+            && self.lanes(queue, StateSet::READY).any(|(lane, _)| lane != Lane::default())
+    }
+
+    /// Visits the lanes of a queue's pages, each with the rank of its first message.
+    pub(super) fn fronts(&self, queue: QueueId, visit: &mut impl FnMut(Lane, u8)) {
+        for (lane, order) in self.lanes(queue, StateSet::READY) {
+            if let Some(&(order, ..)) = order.first() {
+                visit(lane, split_ready_order(order).0);
+            }
+        }
     }
 
     /// The first page of a queue and state that may hold something after `after` and before
@@ -139,11 +174,12 @@ impl Cold {
         after: Option<Stand>,
         before: Option<Stand>,
     ) -> Option<Lsn> {
-        let orders = self.orders.get(&(queue, state.0))?;
         let end = before.map_or(Bound::Unbounded, |(order, birth)| {
             Bound::Excluded((order, birth, Number::MIN))
         });
-        let pages = orders.range((Bound::Unbounded, end)).map(|&(.., number)| self.page(number));
+        let orders = self.lanes(queue, state);
+        let pages = orders.flat_map(|(_, order)| order.range((Bound::Unbounded, end)));
+        let pages = pages.map(|&(.., number)| self.page(number));
         let mut reaching = pages.filter(|page| after.is_none_or(|after| after < page.last()));
         reaching.next().map(|page| Lsn(page.lsn))
     }
@@ -191,12 +227,11 @@ impl Cold {
         before_ms: Option<u64>,
         after_ms: Option<u64>,
     ) {
-        for state in [StateSet::READY, StateSet::SCHEDULED, StateSet::PARKED, StateSet::BEHIND] {
-            for &(.., number) in self.orders.get(&(queue, state.0)).into_iter().flatten() {
-                let page = page(&self.pages, number);
-                expiry(page, before_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
-                self.expiries.extend(expiry(page, after_ms).map(|expiry| (expiry, number)));
-            }
+        let orders = (queue, 0, Lane(0))..=(queue, u32::MAX, Lane(u8::MAX));
+        for &(.., number) in self.orders.range(orders).flat_map(|(_, order)| order) {
+            let page = page(&self.pages, number);
+            expiry(page, before_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
+            self.expiries.extend(expiry(page, after_ms).map(|expiry| (expiry, number)));
         }
     }
 
@@ -227,6 +262,11 @@ impl Cold {
     fn page(&self, number: Number) -> &Page {
         page(&self.pages, number)
     }
+}
+
+/// Where a page has its place: only what is ready is in lanes.
+fn order_of(page: &Page) -> (QueueId, u32, Lane) {
+    (page.queue(), page.state().0, page.lane())
 }
 
 fn page(pages: &[Option<Arc<Page>>], number: Number) -> &Page {

@@ -6,6 +6,7 @@ use qbroker_storage::Lsn;
 
 use super::{Message, State};
 use crate::queue::ids::QueueId;
+use crate::queue::record::Published;
 
 /// Hashes of a message's keys; zero: it has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,11 +17,24 @@ pub struct Keys {
     pub ordering: u32,
     /// It is the first of its line: nobody else of the line is delivered before it is done.
     pub leads: bool,
+    /// Those of different fairness keys share their queue.
+    pub fairness: u32,
 }
 
 impl Keys {
     /// Of a message without any.
-    pub const NONE: Self = Self { unique: 0, ordering: 0, leads: false };
+    pub const NONE: Self = Self { unique: 0, ordering: 0, leads: false, fairness: 0 };
+}
+
+impl From<&Published> for Keys {
+    fn from(published: &Published) -> Self {
+        Self {
+            unique: published.unique_hash.map_or(0, unique_hash),
+            ordering: published.ordering_hash.map_or(0, ordering_hash),
+            leads: false,
+            fairness: published.fairness_hash.map_or(0, fairness_hash),
+        }
+    }
 }
 
 /// The hash of a key for [`Keys::unique`].
@@ -28,13 +42,34 @@ pub fn unique_hash(hash: u64) -> u64 {
     hash.max(1)
 }
 
+/// Messages of a queue that wait for each other only: those of some fairness keys, or of none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lane(pub u8);
+
+/// The lane of those without a fairness key.
+const NO_KEY: Lane = Lane(0);
+
+/// The hash of a key for [`Keys::fairness`].
+#[expect(clippy::cast_possible_truncation, reason = "a part of a hash")]
+pub fn fairness_hash(hash: u64) -> u32 {
+    (hash as u32).max(1)
+}
+
 /// The hash of a key for [`Keys::ordering`].
 #[expect(clippy::cast_possible_truncation, reason = "a part of a hash")]
-pub fn ordering_hash(hash: u64) -> u32 {
+fn ordering_hash(hash: u64) -> u32 {
     (hash as u32).max(1)
 }
 
 impl Message {
+    /// The lane in which it is ready.
+    pub(in crate::queue) fn lane(&self) -> Lane {
+        match self.keys.fairness {
+            0 => NO_KEY,
+            key => Lane(1 + u8::try_from(key % u32::from(u8::MAX)).expect("below 255")),
+        }
+    }
+
     /// As it stands in its line, doing what it does: what is ready or leased is the first, what comes
     /// back from a lease later stays it, and what is given up leaves.
     pub(in crate::queue) fn in_line(self) -> Self {
@@ -73,6 +108,8 @@ pub(super) struct Keyed {
     leaders: BTreeSet<(QueueId, u32, Lsn)>,
     /// Those that wait in a line, by their places in it.
     behind: BTreeSet<(QueueId, u32, Lsn, Lsn)>,
+    /// How many have a fairness key.
+    in_lanes: usize,
 }
 
 impl Keyed {
@@ -81,6 +118,7 @@ impl Keyed {
         self.holders.extend(message.held_key().map(|key| (queue, key, birth)));
         self.leaders.extend(message.led_line().map(|line| (queue, line, birth)));
         let place = message.place;
+        self.in_lanes += usize::from(message.keys.fairness != 0);
         self.behind.extend(message.line_before().map(|line| (queue, line, place, birth)));
     }
 
@@ -89,7 +127,13 @@ impl Keyed {
         message.held_key().map(|key| self.holders.remove(&(queue, key, birth)));
         message.led_line().map(|line| self.leaders.remove(&(queue, line, birth)));
         let place = message.place;
+        self.in_lanes -= usize::from(message.keys.fairness != 0);
         message.line_before().map(|line| self.behind.remove(&(queue, line, place, birth)));
+    }
+
+    /// Whether any message here has a fairness key.
+    pub(super) fn has_lanes(&self) -> bool {
+        0 < self.in_lanes
     }
 
     /// The first message that holds a unique key.

@@ -11,8 +11,8 @@ use super::pages::Pages;
 use super::ready::ReadyOrder;
 use super::times::Times;
 use super::{
-    Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, State, StateSet, ready_order,
-    split_ready_order,
+    Counts, Cursor, Frozen, Index, Lane, Lookup, Message, Missing, Page, State, StateSet,
+    ready_order, split_ready_order,
 };
 use crate::queue::ids::QueueId;
 use crate::queue::time::Now;
@@ -52,7 +52,10 @@ fn split_order(key: u64, birth: Lsn) -> (u8, Lsn, Lsn) {
 impl Orders {
     fn add(&mut self, birth: Lsn, message: &Message) {
         match message.state {
-            State::Ready => self.ready.insert(message.rank(), message.place, birth),
+            State::Ready => {
+                let place = (message.rank(), message.place, birth);
+                self.ready.insert(message.lane(), place);
+            }
             State::Scheduled(due) => drop(self.scheduled.insert((due.wall_ms, birth))),
             State::Leased => drop(self.leased.insert(birth)),
             State::Parked => drop(self.parked.insert((message.place, birth))),
@@ -63,7 +66,10 @@ impl Orders {
 
     fn take(&mut self, birth: Lsn, message: &Message) {
         let was_there = match message.state {
-            State::Ready => self.ready.remove(message.rank(), message.place, birth),
+            State::Ready => {
+                let place = (message.rank(), message.place, birth);
+                self.ready.remove(message.lane(), place)
+            }
             State::Scheduled(due) => self.scheduled.remove(&(due.wall_ms, birth)),
             State::Leased => self.leased.remove(&birth),
             State::Parked => self.parked.remove(&(message.place, birth)),
@@ -80,7 +86,7 @@ impl Orders {
     }
 
     fn births_not_leased(&self) -> impl Iterator<Item = Lsn> {
-        let ready = self.ready.iter().map(|(_, _, birth)| birth);
+        let ready = self.ready.births();
         let scheduled = self.scheduled.iter().map(|&(_, birth)| birth);
         let others = self.parked.iter().chain(&self.behind).map(|&(_, birth)| birth);
         ready.chain(scheduled).chain(others)
@@ -163,7 +169,7 @@ impl MemoryIndex {
             orders.ready.wanted_last(surplus(orders.ready.len())?, least)
         };
         births.reverse();
-        Some(births)
+        (!births.is_empty()).then_some(births)
     }
 
     pub(super) fn first_ready(&self, queue: QueueId) -> Option<Lsn> {
@@ -188,11 +194,24 @@ impl Index for MemoryIndex {
         Ok(self.messages.get(birth).copied())
     }
 
-    fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+    fn ready(&self, queue: QueueId, lane: Lane, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
         if let Some(orders) = self.queues.get(&queue) {
-            births.extend(orders.ready.iter().take(max).map(|(_, _, birth)| birth));
+            births.extend(orders.ready.of_lane(lane).take(max).map(|(_, _, birth)| birth));
         }
         Ok(())
+    }
+
+    fn has_lanes(&self, queue: QueueId) -> bool {
+        self.keyed.has_lanes()
+            && self.queues.get(&queue).is_some_and(|orders| {
+                orders.ready.fronts().any(|(lane, _)| lane != Lane::default())
+            })
+    }
+
+    fn fronts(&self, queue: QueueId, visit: &mut dyn FnMut(Lane, u8)) {
+        let orders = self.queues.get(&queue);
+        let fronts = orders.into_iter().flat_map(|orders| orders.ready.fronts());
+        fronts.for_each(|(lane, rank)| visit(lane, rank));
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {

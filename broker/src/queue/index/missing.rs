@@ -7,7 +7,7 @@ use std::sync::Arc;
 use qbroker_storage::Lsn;
 
 use super::memory::MemoryIndex;
-use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, StateSet};
+use super::{Counts, Cursor, Frozen, Index, Lane, Lookup, Message, Missing, Page, StateSet};
 use crate::queue::ids::QueueId;
 use crate::queue::time::Now;
 
@@ -86,9 +86,17 @@ impl Index for MissingIndex {
         self.inside.message(birth)
     }
 
-    fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+    fn ready(&self, queue: QueueId, lane: Lane, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
         self.look_up(Part::Ready(queue))?;
-        self.inside.ready(queue, max, births)
+        self.inside.ready(queue, lane, max, births)
+    }
+
+    fn has_lanes(&self, queue: QueueId) -> bool {
+        self.inside.has_lanes(queue)
+    }
+
+    fn fronts(&self, queue: QueueId, visit: &mut dyn FnMut(Lane, u8)) {
+        self.inside.fronts(queue, visit);
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {

@@ -5,6 +5,7 @@ use prost::encoding::{decode_varint, encode_varint};
 use qbroker_storage::Lsn;
 
 use super::held::Role;
+use super::keys::Lane;
 use super::{Counts, Message, State, StateSet, split_ready_order};
 use crate::queue::ids::QueueId;
 use crate::queue::time::Due;
@@ -66,6 +67,9 @@ pub struct Page {
     pub(super) led_lines: Vec<u32>,
     #[prost(fixed32, repeated, tag = "53")]
     pub(super) lines_behind: Vec<u32>,
+    /// The lane of ready messages.
+    #[prost(uint32, tag = "54")]
+    lane: u32,
 }
 
 /// A message's place in the order of its state.
@@ -101,6 +105,7 @@ impl Page {
             held_keys: distinct(messages, |message| message.held_key().map(short_hash)),
             led_lines: distinct(messages, Message::led_line),
             lines_behind: distinct(messages, Message::line_before),
+            lane: if first.state == State::Ready { first.lane().0.into() } else { 0 },
         }
     }
 
@@ -127,6 +132,11 @@ impl Page {
 
     pub(super) fn last(&self) -> Stand {
         (self.last_order, Lsn(self.last_birth))
+    }
+
+    /// The lane of its messages, where they are ready.
+    pub(super) fn lane(&self) -> Lane {
+        Lane(u8::try_from(self.lane).unwrap_or_default())
     }
 
     /// The keys of its messages, with what they do under them.

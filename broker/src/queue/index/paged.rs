@@ -5,6 +5,7 @@
 //! stay a few bytes for each. Whoever looks for one of them gets the whole page back first, so a
 //! message changes only while it is in memory, and a page has no state of its own to be kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qbroker_storage::Lsn;
@@ -13,7 +14,7 @@ use super::cold::{Cold, Earliest};
 use super::memory::MemoryIndex;
 use super::page::Stand;
 use super::pages::Pages;
-use super::{Counts, Cursor, Frozen, Index, Lookup, Message, Missing, Page, StateSet};
+use super::{Counts, Cursor, Frozen, Index, Lane, Lookup, Message, Missing, Page, StateSet};
 use crate::queue::ids::QueueId;
 use crate::queue::time::Now;
 
@@ -96,10 +97,10 @@ impl Index for PagedIndex {
         }
     }
 
-    fn ready(&self, queue: QueueId, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
+    fn ready(&self, queue: QueueId, lane: Lane, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
         let start = births.len();
-        self.hot.ready(queue, max, births)?;
-        let Some(page) = self.cold.first(queue, StateSet::READY) else { return Ok(()) };
+        self.hot.ready(queue, lane, max, births)?;
+        let Some(page) = self.cold.first_ready(queue, lane) else { return Ok(()) };
         let before = births[start..].partition_point(|&birth| self.stand(birth) < page.first());
         births.truncate(start + before);
         if before < max.min(READY_AT_ONCE) {
@@ -107,6 +108,21 @@ impl Index for PagedIndex {
             return Err(Missing(Lsn(page.lsn)));
         }
         Ok(())
+    }
+
+    fn has_lanes(&self, queue: QueueId) -> bool {
+        self.hot.has_lanes(queue) || self.cold.has_lanes(queue)
+    }
+
+    fn fronts(&self, queue: QueueId, visit: &mut dyn FnMut(Lane, u8)) {
+        let mut fronts = BTreeMap::<Lane, u8>::new();
+        let mut add = |lane, rank| {
+            let first = fronts.entry(lane).or_insert(rank);
+            *first = rank.min(*first);
+        };
+        self.hot.fronts(queue, &mut add);
+        self.cold.fronts(queue, &mut add);
+        fronts.into_iter().for_each(|(lane, rank)| visit(lane, rank));
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
@@ -177,7 +193,7 @@ impl Index for PagedIndex {
 
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
         let hot = self.hot.first_ready(queue).map(|birth| self.stand(birth));
-        match self.cold.first(queue, StateSet::READY) {
+        match self.cold.first_of_all(queue) {
             Some(page) if hot.is_none_or(|hot| page.first() < hot) => Some(page.first_since_ms),
             _ => self.hot.oldest_ready(queue),
         }

@@ -109,6 +109,7 @@ fn check_comes_back<I: Index>(core: &Core<I>, queue: &Queue) {
     }
     let is_full =
         queue.definition.policy.max_leased.is_some_and(|max| u64::from(max) <= counts.leased);
+    let is_full = is_full || core.fairness.is_full(queue.id());
     assert!(is_full || core.deadlines().boot_ms.is_some(), "{} never goes on", queue.name);
 }
 

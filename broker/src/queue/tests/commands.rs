@@ -90,7 +90,7 @@ fn receipt(receipt: &Receipt) -> String {
     format!("{what} {}", receipt.birth)
 }
 
-/// `queue a b:id=x c:after=5s d:at=1h e:size=100 f:to=other g:priority=5 h:ttl=1m i:attempts=1 j:unique=x k:key=x`
+/// `queue a b:id=x c:after=5s d:at=1h e:size=100 f:to=other g:priority=5 h:ttl=1m i:attempts=1 j:unique=x k:key=x l:tenant=x`
 fn messages(args: &mut Args<'_>) -> Publish {
     let queue = args.word();
     Publish { messages: args.rest().into_iter().map(|text| message(queue, text)).collect() }
@@ -111,6 +111,7 @@ fn message(queue: &str, text: &str) -> NewMessage {
             ("attempts", attempts) => message.max_attempts = Some(number(attempts)),
             ("ttl", ttl) => message.ttl_ms = Some(duration_ms(ttl)),
             ("key", key) => message.ordering_hash = Some(key_hash(key)),
+            ("tenant", key) => message.fairness_hash = Some(key_hash(key)),
             ("unique", key) => message.unique_hash = Some(key_hash(key)),
             ("priority", priority) => message.priority = number(priority),
             // The body adds the tag and the length.
@@ -129,7 +130,7 @@ fn message(queue: &str, text: &str) -> NewMessage {
     message
 }
 
-fn key_hash(key: &str) -> u64 {
+pub(super) fn key_hash(key: &str) -> u64 {
     u64::try_from(hash_of(key) % (1 << 64)).expect("half of it")
 }
 

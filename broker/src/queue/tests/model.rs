@@ -69,6 +69,7 @@ pub(super) struct Message {
     pub(super) unique: Option<u64>,
     pub(super) ordering: Option<u64>,
     pub(super) leads: bool,
+    pub(super) fairness: Option<u64>,
     size: u64,
 }
 
@@ -207,7 +208,7 @@ impl Model {
     pub(super) fn check(&mut self, lsn: Lsn, record: &Record, asked: &mut Asked, now: Now) {
         match record {
             Record::Started(it) => self.epoch = it.epoch,
-            Record::QueuePut(it) => drop(self.queues.insert(it.id, it.clone())),
+            Record::QueuePut(it) => drop(self.queues.insert(it.id, QueueDefinition::clone(it))),
             Record::QueueDeleted(it) => {
                 assert_eq!(asked.delete, Some(it.queue), "nobody deleted {}", it.queue);
                 self.messages.retain(|_, message| message.queue != it.queue);
@@ -249,6 +250,7 @@ impl Model {
                     unique,
                     ordering: it.ordering_hash,
                     leads: false,
+                    fairness: it.fairness_hash,
                     size,
                 };
                 assert!(self.messages.insert(lsn.0, message).is_none());
@@ -390,7 +392,7 @@ impl Model {
         let name = self.queues[&queue].name.clone();
         assert!(!self.queues[&queue].paused, "{name} is paused");
         self.check_flow(queue, it.births.len(), now);
-        assert_eq!(it.births, self.ready(queue)[..it.births.len()], "out of order");
+        self.check_order(queue, &it.births);
         let mut granted = it.births.iter().map(|birth| &self.messages[birth]);
         assert!(
             granted.all(|message| message.ttl_end.is_none_or(|end| !end.is_over(now))),

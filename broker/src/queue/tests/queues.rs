@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use qbroker_storage::Lsn;
 
 use super::args::{Args, number};
-use super::commands::hash_of;
+use super::commands::{hash_of, key_hash};
 use super::script::Script;
 use super::show;
 use super::stage::{StageIndex, WALL_MS};
-use crate::queue::index::{Counts, State, StateSet};
-use crate::queue::policy::{Policy, Retry};
+use crate::queue::index::{Counts, State, StateSet, fairness_hash};
+use crate::queue::policy::{FairnessWeight, Policy, Retry};
 use crate::queue::{
     CreateQueue, DeleteQueue, Expected, Lost, MessageName, NamedBy, NewDue, PauseQueue,
     UpdateMessages, UpdateQueue,
@@ -218,7 +218,21 @@ fn policy(args: &mut Args<'_>) -> Policy {
         message_ttl_ms: args.time("ttl"),
         max_leased: args.number("max-leased"),
         max_delivery_rate: args.number("rate"),
+        max_leased_per_fairness_key: args.number("per-tenant"),
+        fairness_weights: weights(args),
     }
+}
+
+/// `weight.tenant=3`
+fn weights(args: &mut Args<'_>) -> Vec<FairnessWeight> {
+    let weights = args.keys_with("weight.").into_iter().map(|(key, weight)| FairnessWeight {
+        key: key[7..].to_owned(),
+        hash: fairness_hash(key_hash(&key[7..])),
+        weight: number(weight),
+    });
+    let mut weights: Vec<_> = weights.collect();
+    weights.sort_by_key(|it| it.hash);
+    weights
 }
 
 pub(super) fn state(name: &str) -> StateSet {

@@ -71,6 +71,7 @@ struct Rest {
     max_attempts: Option<i32>,
     unique: Option<u64>,
     ordering: Option<u64>,
+    fairness: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,13 +99,15 @@ fn command() -> impl Strategy<Value = Command> {
     let attempts = prop_oneof![3 => Just(None), 1 => Just(Some(-1)), 1 => (1..4).prop_map(Some)];
     let unique = prop_oneof![3 => Just(None), 1 => (1..4_u64).prop_map(Some)];
     let ordering = prop_oneof![1 => Just(None), 1 => (1..4_u64).prop_map(Some)];
-    let rest = (priority, ttl, attempts, unique, ordering);
-    let rest = rest.prop_map(|(priority, ttl_ms, max_attempts, unique, ordering)| Rest {
+    let fairness = prop_oneof![2 => Just(None), 1 => (1..4_u64).prop_map(Some)];
+    let rest = (priority, ttl, attempts, unique, ordering, fairness);
+    let rest = rest.prop_map(|(priority, ttl_ms, max_attempts, unique, ordering, fairness)| Rest {
         priority,
         ttl_ms,
         max_attempts,
         unique,
         ordering,
+        fairness,
     });
     let leases = || prop::collection::vec(any::<u8>(), 1..4);
     prop_oneof![
@@ -212,6 +215,7 @@ impl<I: StageIndex> Play<I> {
         let strict = Policy {
             max_attempts: Some(2),
             max_crashes: Some(2),
+            max_leased_per_fairness_key: Some(1),
             retry: Some(retry),
             lease_duration_ms: Some(4_000),
             ..Policy::default()
@@ -247,6 +251,7 @@ impl<I: StageIndex> Play<I> {
                     max_attempts: rest.max_attempts,
                     unique_hash: rest.unique,
                     ordering_hash: rest.ordering,
+                    fairness_hash: rest.fairness,
                     body: Body::new(Bytes::from(vec![0; size]), Bytes::new()),
                     ..NewMessage::default()
                 };

@@ -60,10 +60,11 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
                 Some(-1) => ", attempts without end".to_owned(),
                 Some(max) => format!(", attempts {max}"),
             };
+            let tenant = if it.fairness_hash.is_some() { ", in a lane" } else { "" };
             let key = if it.ordering_hash.is_some() { ", in a line" } else { "" };
             let unique = if it.unique_hash.is_some() { ", unique" } else { "" };
             format!(
-                "q{} gets {}{due}{priority}{ttl}{attempts}{key}{unique}",
+                "q{} gets {}{due}{priority}{ttl}{attempts}{key}{tenant}{unique}",
                 it.queue,
                 payload(body)
             )

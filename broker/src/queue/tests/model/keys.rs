@@ -53,6 +53,34 @@ impl Model {
         }
     }
 
+    /// Messages are granted in the order of their queue, or of their lanes where they have fairness
+    /// keys: then, too, the most urgent first, but for keys that have all the leases they may.
+    pub(in crate::queue::tests) fn check_order(&self, queue: u32, births: &[u64]) {
+        let ready = self.ready(queue);
+        let key_of = |birth: &u64| self.messages[birth].fairness;
+        if ready.iter().all(|birth| key_of(birth).is_none()) {
+            return assert_eq!(births, &ready[..births.len()], "out of order");
+        }
+        let max = self.queues[&queue].policy.max_leased_per_fairness_key;
+        let last = births.iter().map(|birth| self.messages[birth].priority).min();
+        for key in [None, Some(1), Some(2), Some(3)] {
+            let of_key = |births: &[u64]| -> Vec<u64> {
+                births.iter().filter(|birth| key_of(birth) == key).copied().collect()
+            };
+            let (granted, ready) = (of_key(births), of_key(&ready));
+            assert_eq!(granted, ready[..granted.len()], "out of order in a lane");
+            let held = self
+                .messages
+                .values()
+                .filter(|it| (it.queue, it.fairness) == (queue, key) && it.lease().is_some());
+            let leased = held.count() + granted.len();
+            let most = max.filter(|_| key.is_some()).map_or(usize::MAX, |max| max as usize);
+            assert!(leased <= most, "{leased} of one key");
+            let next = ready.get(granted.len()).map(|birth| self.messages[birth].priority);
+            assert!(next <= last || leased == most, "{next:?} waits, {last:?} is granted");
+        }
+    }
+
     /// The ready messages of a queue, the most urgent first, and those of one priority in order.
     pub(in crate::queue::tests) fn ready(&self, queue: u32) -> Vec<u64> {
         let ready = self.messages.iter().filter(|(_, message)| message.queue == queue);

@@ -71,7 +71,8 @@ impl Model {
     /// Whether a queue may deliver nothing, by its policy.
     fn is_held_back(&self, queue: u32) -> bool {
         let policy = &self.queues[&queue].policy;
-        policy.max_leased.is_some() || policy.max_delivery_rate.is_some()
+        let by_key = policy.max_leased_per_fairness_key.is_some();
+        by_key || policy.max_leased.is_some() || policy.max_delivery_rate.is_some()
     }
 
     /// Bytes of the first message that a queue could give.
