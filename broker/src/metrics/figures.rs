@@ -114,6 +114,10 @@ pub struct LogFigures {
     pub damages_total: u64,
     /// Pages of the index that could not be read.
     pub pages_rebuilt_total: u64,
+    /// Message ids remembered, over all queues.
+    pub message_ids: u64,
+    /// Message ids forgotten before their window was over.
+    pub message_ids_forgotten_total: u64,
     /// Records read from memory.
     pub reads_cached_total: u64,
     /// Records read from disk.

@@ -16,6 +16,16 @@ type Key = (QueueId, u128);
 pub(super) struct Dedup {
     seen: HashMap<Key, Seen, FxBuildHasher>,
     by_time: BTreeSet<(u64, Key)>,
+    /// How many went before their window was over, in this start.
+    forgotten: u64,
+}
+
+/// How many message ids are remembered, over all queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageIds {
+    pub remembered: usize,
+    /// Those that were too many, since the start: their windows were shorter than their queues say.
+    pub forgotten: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +56,7 @@ impl Dedup {
         self.by_time.insert((expire_ms, key));
         while max < self.seen.len() {
             self.forget_first();
+            self.forgotten += 1;
         }
     }
 
@@ -62,10 +73,32 @@ impl Dedup {
         }
     }
 
+    pub(super) fn figures(&self) -> MessageIds {
+        MessageIds { remembered: self.seen.len(), forgotten: self.forgotten }
+    }
+
     /// Every id, the first to be forgotten first: queue, hash, birth, end of its window.
     pub(super) fn iter(&self) -> impl Iterator<Item = (QueueId, u128, Lsn, u64)> {
         self.by_time
             .iter()
             .map(|&(expire_ms, key)| (key.0, key.1, self.seen[&key].birth, expire_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_too_early_is_counted_and_what_is_over_is_not() {
+        let mut dedup = Dedup::default();
+        for id in 0..5_u8 {
+            dedup.remember(QueueId(1), id.into(), Lsn(1), 100 + u64::from(id), 3);
+        }
+        assert_eq!(dedup.figures(), MessageIds { remembered: 3, forgotten: 2 });
+        assert_eq!(dedup.find(QueueId(1), 1, 50), None, "the first to be over goes first");
+        assert_eq!(dedup.find(QueueId(1), 2, 50), Some(Lsn(1)));
+        dedup.prune(103);
+        assert_eq!(dedup.figures(), MessageIds { remembered: 1, forgotten: 2 });
     }
 }

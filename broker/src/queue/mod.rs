@@ -75,6 +75,7 @@ pub use candidates::{Candidate, Candidates, StepBounds};
 pub use catalog::{CreateQueue, DeleteQueue, Expected, Queue, Totals, UpdateQueue};
 pub use connect::{OpenConsumer, Opened};
 pub use consumer::{Consumer, Window};
+pub use dedup::MessageIds;
 pub use dispatch::Delivery;
 pub use gaps::Gaps;
 pub use lease::{Extend, Extended};
@@ -423,6 +424,11 @@ impl<I: Index> Core<I> {
     /// How many streams consume from a queue.
     pub fn consumers_of(&self, queue: &str) -> usize {
         self.consumers.count_of(queue)
+    }
+
+    /// How many message ids are remembered.
+    pub fn message_ids(&self) -> MessageIds {
+        self.dedup.figures()
     }
 
     /// How many leases are held.

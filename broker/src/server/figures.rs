@@ -43,6 +43,7 @@ impl Figures for EngineFigures {
 
     fn log(&self) -> LogFigures {
         let stats = self.engine.log().stats();
+        let ids = self.engine.look(Core::message_ids).1;
         LogFigures {
             sync_seconds: Histogram {
                 bounds: SYNC_BUCKETS_US.iter().map(|us| seconds(*us)).collect(),
@@ -66,6 +67,8 @@ impl Figures for EngineFigures {
             compacted_bytes_total: stats.compacted_bytes,
             damages_total: stats.damages,
             pages_rebuilt_total: self.engine.pages_rebuilt(),
+            message_ids: ids.remembered as u64,
+            message_ids_forgotten_total: ids.forgotten,
             segments: stats.segments,
             cold_segments: stats.cold_segments,
             disk_bytes: stats.disk_bytes,
