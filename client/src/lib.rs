@@ -67,7 +67,7 @@ pub use admin::{
     Attempt, ConnectedConsumer, ConsumerQuery, Limit, ListedMessage, MessageFilter, MessageQuery,
     MessageState, MessageUpdate, Operation, OperationKind, OperationOptions, OperationState, Page,
     Queue, QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats, QueueUpdate, RetryPolicy,
-    ServerInfo,
+    ServerInfo, StatsRound, StatsWatch, WatchedQueue,
 };
 pub use connection::Client;
 pub use consumer::{

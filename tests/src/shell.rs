@@ -89,6 +89,20 @@ impl Shell {
     /// # Panics
     /// When it does not end by itself.
     pub async fn run_on_terminal(&self, arguments: &[&str], answer: &str) -> Ran {
+        self.on_terminal(arguments, answer, false).await
+    }
+
+    /// [`Self::run_on_terminal`], where stdout is the terminal as well: what was shown is the `out`.
+    /// That must not be much, since it is read at the end.
+    ///
+    /// # Panics
+    /// When it does not end by itself.
+    pub async fn run_on_screen(&self, arguments: &[&str], answer: &str) -> Ran {
+        let ran = self.on_terminal(arguments, answer, true).await;
+        Ran { out: ran.err, err: String::new(), ..ran }
+    }
+
+    async fn on_terminal(&self, arguments: &[&str], answer: &str, is_screen: bool) -> Ran {
         let terminal =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("there are terminals");
         grantpt(&terminal).expect("it is ours");
@@ -96,6 +110,9 @@ impl Shell {
         let far_end = ioctl_tiocgptpeer(&terminal, OpenptFlags::RDWR | OpenptFlags::NOCTTY);
         let far_end = File::from(far_end.expect("it is unlocked"));
         let mut command = self.command(arguments);
+        if is_screen {
+            command.stdout(far_end.try_clone().expect("it is open"));
+        }
         command.stdin(far_end.try_clone().expect("it is open")).stderr(far_end);
         let child = command.spawn().expect("it starts");
         // Its copies of the far end go too, so that the near end sees the last one close.

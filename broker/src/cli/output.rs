@@ -71,7 +71,8 @@ impl Output {
         write_out(&self.render_item(columns, item))
     }
 
-    fn render_list(self, columns: &[Column], items: Vec<Item>) -> String {
+    /// What [`Self::list`] prints.
+    pub(super) fn render_list(self, columns: &[Column], items: Vec<Item>) -> String {
         match self.format() {
             Format::Table => self.table(columns, &items),
             Format::Plain => self.plain(columns, &items),

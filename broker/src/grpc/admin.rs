@@ -11,7 +11,7 @@ use super::convert::time::duration_ms;
 use super::convert::{bounds, filter};
 use super::fault::{Fault, flat};
 use super::features::FEATURES;
-use super::{Context, browse, consumers, listing, messages, operations};
+use super::{Context, browse, consumers, listing, messages, operations, stats};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
@@ -240,9 +240,10 @@ impl AdminService for Admin {
 
     async fn watch_stats(
         &self,
-        _: Request<WatchStatsRequest>,
+        request: Request<WatchStatsRequest>,
     ) -> Result<Response<Self::WatchStatsStream>, Status> {
-        later("watch")
+        let watched = stats::watch(self.context.clone(), request.into_inner()).await;
+        answer(watched.map(|watched| Box::pin(watched) as Self::WatchStatsStream))
     }
 }
 

@@ -24,4 +24,5 @@ pub(super) const FEATURES: &[&str] = &[
     "ttl",
     "unique_key",
     "update_messages",
+    "watch_stats",
 ];

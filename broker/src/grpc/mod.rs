@@ -19,7 +19,9 @@ mod publish_stream;
 mod records;
 #[cfg(test)]
 mod stage;
+mod stats;
 mod unanswered;
+
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -7,6 +7,7 @@ mod messages;
 mod operations;
 mod pause;
 mod queue;
+mod watch;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use filter::MessageFilter;
 pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
 pub use operations::{Operation, OperationKind, OperationOptions, OperationState};
 pub use queue::{Limit, Queue, QueuePolicy, QueueSpec, QueueState, QueueStats, RetryPolicy};
+pub use watch::{StatsRound, StatsWatch, WatchedQueue};
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq)]

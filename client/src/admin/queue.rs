@@ -288,7 +288,7 @@ pub enum QueueState {
 }
 
 impl QueueState {
-    fn from_wire(state: v1::QueueState) -> Self {
+    pub(super) fn from_wire(state: v1::QueueState) -> Self {
         match state {
             v1::QueueState::Paused => Self::Paused,
             v1::QueueState::Unspecified | v1::QueueState::Active | v1::QueueState::Deleting => {

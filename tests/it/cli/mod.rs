@@ -15,6 +15,7 @@ mod publish;
 mod pull;
 mod queue;
 mod stop;
+mod top;
 
 use std::fs::File;
 use std::io::Write as _;

@@ -23,6 +23,7 @@ mod totals;
 mod ttl;
 mod unique_key;
 mod unread;
+mod watch;
 
 use std::fmt::Debug;
 

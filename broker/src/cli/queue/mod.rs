@@ -13,6 +13,8 @@ use super::tally::Tally;
 
 mod pause;
 mod policy;
+mod screen;
+mod top;
 mod view;
 
 /// Queues asked for at a time; the most the broker gives.
@@ -30,6 +32,8 @@ pub(super) enum QueueCommand {
     Update(Box<UpdateArgs>),
     /// Delete queues.
     Delete(DeleteArgs),
+    /// Watch what queues hold and do.
+    Top(top::TopArgs),
     /// Delete the messages of a queue.
     Purge(PurgeArgs),
     /// Stop deliveries from queues, until they are resumed.
@@ -136,6 +140,7 @@ impl QueueCommand {
                 Self::Show(args) => show(&client.get_queue(&args.name).await?, globals),
                 Self::Update(args) => update(*args, &client, globals).await,
                 Self::Delete(args) => delete(&args, &client, globals).await,
+                Self::Top(args) => args.run(&client, globals).await,
                 Self::Purge(args) => purge(&args, &client, globals).await,
                 Self::Pause(args) => args.run(&client).await,
                 Self::Resume(args) => args.run(&client).await,

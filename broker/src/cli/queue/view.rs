@@ -148,7 +148,8 @@ fn policy(policy: &QueuePolicy) -> Value {
     })
 }
 
-fn whole_seconds(duration: Duration) -> String {
+/// As long as a person wants to know it.
+pub(super) fn whole_seconds(duration: Duration) -> String {
     humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
 }
 

@@ -217,6 +217,17 @@ pub(in crate::grpc) fn to_queue(queue: &Queue, figures: Figures, limits: &Limits
     }
 }
 
+/// What changes about a queue by itself, and whether it works.
+pub(in crate::grpc) fn to_watched(queue: &Queue, figures: Figures) -> v1::Queue {
+    v1::Queue {
+        name: queue.definition.name.clone(),
+        state: state(queue).into(),
+        publishing_paused: queue.definition.publishing_paused,
+        stats: Some(to_stats(queue, figures)),
+        ..v1::Queue::default()
+    }
+}
+
 /// Whether a queue works.
 pub(in crate::grpc) fn state(queue: &Queue) -> QueueState {
     if queue.definition.paused { QueueState::Paused } else { QueueState::Active }
