@@ -14,6 +14,7 @@ mod config;
 mod consumer;
 mod data;
 mod dead;
+mod definitions;
 mod dev;
 mod failure;
 mod globals;
@@ -52,6 +53,9 @@ enum Command {
     /// Create, list, show, update, pause, delete and purge queues.
     #[command(subcommand, visible_alias = "queues")]
     Queue(queue::QueueCommand),
+    /// Export and import queues with their policies, as a file.
+    #[command(subcommand)]
+    Definitions(definitions::DefinitionsCommand),
     /// Publish, pull, peek at, consume, move and delete messages.
     #[command(subcommand, visible_alias = "messages")]
     Message(Box<message::MessageCommand>),
@@ -95,6 +99,7 @@ fn run(cli: Cli) -> Exit {
         Command::Serve(args) => args.run(),
         Command::Dev(args) => args.run(),
         Command::Queue(command) => command.run(&globals),
+        Command::Definitions(command) => command.run(&globals),
         Command::Message(command) => command.run(&globals),
         Command::Consumer(command) => command.run(&globals),
         Command::Dead(command) => command.run(&globals),

@@ -350,7 +350,8 @@ impl Admin {
             }
         }
         let states = format!("{:?}", request.states);
-        let question = [request.name_contains.as_str(), states.as_str()];
+        let as_set = request.policy_as_set.to_string();
+        let question = [request.name_contains.as_str(), states.as_str(), as_set.as_str()];
         let after = match request.page_token.as_str() {
             "" => "",
             token => listing::from_token(&question, token)?,
@@ -365,7 +366,11 @@ impl Admin {
             .ask(|core| {
                 let total = core.queues_after("").filter(matches).count();
                 let page = core.queues_after(after).filter(matches).take(size + 1);
-                (total, page.map(|queue| describe(core, queue)).collect::<Vec<_>>())
+                let describe = |queue: &Stored| match request.policy_as_set {
+                    true => describe_as_set(core, queue),
+                    false => describe(core, queue),
+                };
+                (total, page.map(describe).collect::<Vec<_>>())
             })
             .await?;
         let mut queues = queues;
@@ -445,6 +450,11 @@ fn unknown_state(state: i32) -> Fault {
 
 fn describe(core: &Core, queue: &Stored) -> Queue {
     policy::to_queue(queue, figures(core, queue), core.limits())
+}
+
+/// [`describe`], with the policy as it was set.
+fn describe_as_set(core: &Core, queue: &Stored) -> Queue {
+    Queue { policy: Some(policy::as_set(&queue.definition.policy)), ..describe(core, queue) }
 }
 
 pub(crate) fn figures(core: &Core, queue: &Stored) -> Figures {

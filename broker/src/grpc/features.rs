@@ -16,6 +16,7 @@ pub(super) const FEATURES: &[&str] = &[
     "operations",
     "ordering_key",
     "pause",
+    "policy_as_set",
     "priority",
     "queue_rank",
     "queue_window",

@@ -44,6 +44,8 @@ pub struct QueueQuery {
     pub page_size: u32,
     /// Of the page before; empty: the first page.
     pub page_token: String,
+    /// Of each policy what was set, with the defaults left out.
+    pub policy_as_set: bool,
 }
 
 /// What to change about a queue: what is set, and nothing else.
@@ -89,6 +91,14 @@ impl QueueUpdate {
     pub fn policy(mut self, policy: QueuePolicy) -> Self {
         self.paths.retain(|path| !path.starts_with("policy."));
         self.paths.extend(policy.paths());
+        self.queue.policy = Some(policy.into_wire());
+        self
+    }
+
+    /// Replaces the whole policy: what is not set here returns to its default.
+    pub fn whole_policy(mut self, policy: QueuePolicy) -> Self {
+        self.paths.retain(|path| !path.starts_with("policy"));
+        self.paths.push("policy".to_owned());
         self.queue.policy = Some(policy.into_wire());
         self
     }
@@ -180,6 +190,7 @@ impl Client {
             page_size: query.page_size.try_into().unwrap_or(i32::MAX),
             page_token: query.page_token,
             name_contains: query.name_contains,
+            policy_as_set: query.policy_as_set,
             ..v1::ListQueuesRequest::default()
         };
         let call = |channel, request| async move { admin(channel).list_queues(request).await };

@@ -5,6 +5,7 @@ mod away;
 mod consume;
 mod consumers;
 mod data;
+mod definitions;
 mod exec;
 mod flow;
 mod health;

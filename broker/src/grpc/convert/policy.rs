@@ -233,6 +233,55 @@ pub(in crate::grpc) fn state(queue: &Queue) -> QueueState {
     if queue.definition.paused { QueueState::Paused } else { QueueState::Active }
 }
 
+/// A policy as it was set; what is unset has its default.
+pub(in crate::grpc) fn as_set(policy: &Policy) -> QueuePolicy {
+    // Nothing that can be set may be missing here: it would be lost on its way to another broker.
+    let Policy {
+        lease_duration_ms,
+        max_attempts,
+        max_crashes,
+        retry,
+        dead_letter_queue,
+        discard_dead_letters,
+        retention_ms,
+        dedup_window_ms,
+        max_payload_bytes,
+        priority_levels,
+        message_ttl_ms,
+        max_leased,
+        max_delivery_rate,
+        max_leased_per_fairness_key,
+        fairness_weights,
+    } = policy.clone();
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    QueuePolicy {
+        lease_duration: lease_duration_ms.map(to_duration),
+        max_attempts,
+        max_crashes,
+        retry: retry.map(|Retry { initial_ms, max_ms, multiplier, jitter }| RetryPolicy {
+            initial_backoff: initial_ms.map(to_duration),
+            max_backoff: max_ms.map(to_duration),
+            multiplier,
+            jitter,
+        }),
+        dead_letter_queue,
+        discard_dead_letters,
+        retention: retention_ms.map(to_duration),
+        dedup_window: dedup_window_ms.map(to_duration),
+        max_payload_bytes: max_payload_bytes.and_then(|bytes| i32::try_from(bytes).ok()),
+        priority_levels: priority_levels.map(number),
+        message_ttl: message_ttl_ms.map(to_duration),
+        max_leased: max_leased.map(number),
+        max_delivery_rate,
+        max_leased_per_fairness_key: max_leased_per_fairness_key.map(number),
+        fairness_weights: fairness_weights
+            .into_iter()
+            .map(|FairnessWeight { key, weight, .. }| (key, weight.cast_signed()))
+            .collect(),
+        ..QueuePolicy::default()
+    }
+}
+
 fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
     let policy = &queue.definition.policy;
     let retry = policy.retry.clone().unwrap_or_default();
