@@ -62,7 +62,8 @@ impl Client {
     /// Leases up to `max_messages` messages of these queues, waiting up to `wait` for the first one.
     ///
     /// `lease_duration` is how long they are yours ([`Client::extend_leases`] makes it longer);
-    /// `None`: the queue's. The leases belong to this client's session.
+    /// `None`: the queue's. The leases belong to this client's session. Repeated when the answer is lost,
+    /// which is safe: the same leases are told again.
     ///
     /// # Errors
     ///
@@ -82,10 +83,12 @@ impl Client {
             wait_timeout: Some(time::duration(wait)),
             lease_duration: lease_duration.map(time::duration),
             session_id: self.session_id().to_owned(),
+            // So that a lost answer can be asked for again.
+            request_id: random_id(),
             ..v1::PullRequest::default()
         };
         let call = |channel, request| async move { consumer(channel).pull(request).await };
-        let response = self.call(false, wait, request, call).await?;
+        let response = self.call(true, wait, request, call).await?;
         let deliveries = response.batch.unwrap_or_default().deliveries;
         Ok(deliveries.into_iter().map(Leased::from).collect())
     }

@@ -162,7 +162,13 @@ impl Simulated {
     /// Takes one message and acks it; whether there was one.
     async fn work(&self) -> bool {
         let (queues, session) = (vec![Selector::plain("work")], String::new());
-        let pull = Pull { queues, messages_max: 1, lease_duration_ms: None, session };
+        let pull = Pull {
+            queues,
+            messages_max: 1,
+            lease_duration_ms: None,
+            session,
+            request_id: String::new(),
+        };
         let (_, answer) = self.engine.pull(&pull).unwrap();
         let deliveries = match answer.unwrap() {
             PullAnswer::Now(deliveries) => deliveries,

@@ -118,6 +118,7 @@ impl AdminService for Admin {
             ("max_unanswered_settles", number(core.settled_max)),
             ("max_dedup_ids", number(core.message_ids_max)),
             ("max_operations", number(core.operations_max)),
+            ("max_pulled", number(core.pulled_max)),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
         Ok(Response::new(GetServerInfoResponse {
@@ -257,13 +258,13 @@ impl Admin {
     }
 
     async fn create(&self, request: CreateQueueRequest) -> Result<Option<Queue>, Fault> {
-        bounds::later(!request.request_id.is_empty(), "request_id", "admin_request_id")?;
+        bounds::id("request_id", &request.request_id)?;
         let queue = request.queue.unwrap_or_default();
         let name = queue.name.clone();
         let limits = self.engine().look(|core| core.limits().clone()).1;
         let NewQueue { description, labels, policy } =
             policy::new_queue(queue, &limits, self.context.hasher)?;
-        let (request_id, allow_existing) = (String::new(), request.allow_existing);
+        let (request_id, allow_existing) = (request.request_id, request.allow_existing);
         let create = queue::CreateQueue {
             name: name.clone(),
             description,

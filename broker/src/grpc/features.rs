@@ -3,6 +3,7 @@
 /// What `GetServerInfo` tells; a field or a call of any other feature is refused by its name.
 pub(super) const FEATURES: &[&str] = &[
     // Each on its own line: they come from many hands.
+    "admin_request_id",
     "delete_messages",
     "delete_messages_by_id",
     "fairness_key",
@@ -18,6 +19,7 @@ pub(super) const FEATURES: &[&str] = &[
     "pause",
     "policy_as_set",
     "priority",
+    "pull_request_id",
     "queue_rank",
     "queue_window",
     "reports_started",

@@ -22,7 +22,6 @@ mod stage;
 mod stats;
 mod unanswered;
 
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -79,6 +79,7 @@ impl Stage {
             messages_max: 1,
             lease_duration_ms: None,
             session: String::new(),
+            request_id: String::new(),
         };
         match self.context.engine.pull(&pull) {
             Ok((_, Ok(PullAnswer::Now(deliveries)))) => deliveries[0].token,

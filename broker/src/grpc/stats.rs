@@ -87,6 +87,7 @@ impl Watch {
 
     /// The round that is under way, or the next one once it is time.
     async fn round(&mut self) -> Result<Round, Fault> {
+        let mut stopping = self.context.stopping.clone();
         let wait = async {
             match self.under_way.take() {
                 Some(round) => {
@@ -100,7 +101,6 @@ impl Watch {
                 }
             }
         };
-        let mut stopping = self.context.stopping.clone();
         tokio::select! {
             round = wait => Ok(round),
             _ = stopping.wait_for(Option::is_some) => Err(Fault::ShuttingDown),

@@ -15,6 +15,7 @@ use super::connect::OpenConsumer;
 use super::ids::{ConsumerId, QueueId, SessionId};
 use super::index::Index;
 use super::pull::{Pull, PullId};
+use super::pulled::RequestKey;
 use super::shares::{Selector, Shares};
 
 /// How much may be out at once.
@@ -133,6 +134,14 @@ pub(super) struct WaitingPull {
     pub(super) session: SessionId,
 }
 
+impl WaitingPull {
+    /// Its name, where it has one.
+    fn key(&self) -> Option<RequestKey> {
+        let request = &self.pull.request_id;
+        (!request.is_empty()).then(|| (self.session, request.clone()))
+    }
+}
+
 /// Most leases in one grant. Consumers of a queue take turns at most this coarse.
 const GRANT_MAX: u64 = 256;
 
@@ -149,6 +158,8 @@ struct Round {
 pub(super) struct Consumers {
     consumers: BTreeMap<ConsumerId, Consumer>,
     pulls: BTreeMap<PullId, WaitingPull>,
+    /// Those of them that have a name.
+    named_pulls: BTreeMap<RequestKey, PullId>,
     /// Who is served next, by queue name: queues come and go, their consumers stay.
     lines: HashMap<Arc<str>, VecDeque<Taker>, FxBuildHasher>,
     /// How many consumers each queue has that has any, by its name.
@@ -176,6 +187,13 @@ impl Consumers {
 
     pub(super) fn pull(&self, pull: PullId) -> Option<&WaitingPull> {
         self.pulls.get(&pull)
+    }
+
+    /// The pull that waits under this name.
+    pub(super) fn pull_named(&self, session: SessionId, request: &str) -> Option<PullId> {
+        // Most have none, and nothing is asked for them.
+        let key = (!request.is_empty()).then(|| (session, request.to_owned()))?;
+        self.named_pulls.get(&key).copied()
     }
 
     /// Messages that all streams together hold.
@@ -374,12 +392,16 @@ impl Consumers {
         for Selector { queue: name, .. } in &waiting.pull.queues {
             self.lines.entry(Arc::from(name.as_str())).or_default().push_back(Taker::Pull(id));
         }
+        self.named_pulls.extend(waiting.key().map(|key| (key, id)));
         self.pulls.insert(id, waiting);
         id
     }
 
     pub(super) fn stop_waiting(&mut self, id: PullId) -> Option<WaitingPull> {
         let waiting = self.pulls.remove(&id)?;
+        if let Some(key) = waiting.key() {
+            self.named_pulls.remove(&key);
+        }
         for Selector { queue: name, .. } in &waiting.pull.queues {
             self.leave(name, Taker::Pull(id));
         }

@@ -70,7 +70,7 @@ enum Turn {
 
 /// What a grant says of its leases.
 #[derive(Clone, Copy, Debug)]
-struct Terms {
+struct Terms<'a> {
     session: SessionId,
     consumer: ConsumerId,
     lease_duration_ms: Option<u64>,
@@ -78,6 +78,8 @@ struct Terms {
     /// It is told when work on them begins.
     reports_started: bool,
     extension_ms_max: u64,
+    /// What the client calls its pull; empty where it has no name.
+    request: &'a str,
 }
 
 impl<I: Index> Core<I> {
@@ -185,6 +187,7 @@ impl<I: Index> Core<I> {
             timed: consumer.timed,
             reports_started: consumer.reports_started,
             extension_ms_max: consumer.extension_ms_max,
+            request: "",
         };
         let chosen = self.choose(queue, room, now)?;
         if chosen.is_held_back {
@@ -238,6 +241,7 @@ impl<I: Index> Core<I> {
             timed: true,
             reports_started: false,
             extension_ms_max: 0,
+            request: &waiting.pull.request_id,
         };
         self.grant(queue, terms, chosen, now, out)
     }
@@ -246,7 +250,7 @@ impl<I: Index> Core<I> {
     fn grant(
         &mut self,
         queue: QueueId,
-        terms: Terms,
+        terms: Terms<'_>,
         chosen: Vec<(Lsn, Message)>,
         now: Now,
         out: &mut Output,
@@ -268,6 +272,8 @@ impl<I: Index> Core<I> {
             timed: terms.timed,
             unstarted: terms.reports_started,
             extension_ms_max: terms.extension_ms_max,
+            request: terms.request.to_owned(),
+            wall_ms: if terms.request.is_empty() { 0 } else { now.wall_ms },
         }));
         self.commit(draft, out);
         let timed = terms.timed || 0 < terms.extension_ms_max;

@@ -29,6 +29,8 @@ pub struct Lease {
     pub timed: bool,
     /// Nobody works on it yet, as far as its consumer has told: its end is no crash.
     pub unstarted: bool,
+    /// A repeated pull was told of it: who could not be told before does not release it. Of this start.
+    pub told_again: bool,
     /// How long the session may renew it; 0: without end.
     pub extension_ms_max: u64,
     /// When it ends by time, on the boot clock. Of this start, and only once it was let go.
@@ -86,6 +88,15 @@ impl Leases {
     pub(super) fn set_consumer(&mut self, birth: Lsn, consumer: ConsumerId) {
         if let Some(lease) = self.leases.get_mut(&birth) {
             lease.consumer = consumer;
+        }
+    }
+
+    /// A repeated pull is told of these.
+    pub(super) fn tell_again(&mut self, births: impl IntoIterator<Item = Lsn>) {
+        for birth in births {
+            if let Some(lease) = self.leases.get_mut(&birth) {
+                lease.told_again = true;
+            }
         }
     }
 
@@ -309,6 +320,7 @@ impl<I: Index> Core<I> {
                 duration_ms: granted.duration_ms,
                 timed: granted.timed,
                 unstarted: granted.unstarted,
+                told_again: false,
                 extension_ms_max: granted.extension_ms_max,
                 deadline: None,
                 size: message.size,
@@ -325,6 +337,9 @@ impl<I: Index> Core<I> {
             self.consumers.took(consumer, message.size);
             self.change(birth, Message { state: State::Leased, ..message });
             self.catalog.totals(message.queue).delivered += 1;
+        }
+        if !granted.request.is_empty() {
+            self.note_pulled(lsn, granted);
         }
     }
 

@@ -39,6 +39,7 @@ mod fairness;
 mod flow;
 mod ordering;
 mod pull;
+mod pulled;
 mod shares;
 mod subscribe;
 
@@ -118,6 +119,8 @@ pub struct Limits {
     pub operations_max: usize,
     /// Operations that have ended and can still be asked for.
     pub operations_kept_max: usize,
+    /// Leases of answered pulls remembered for a repeated call; the oldest are forgotten first.
+    pub pulled_max: usize,
     /// Batches of one stream whose outcomes the client may not have seen.
     pub unconfirmed_batches_max: usize,
     /// Whether publishing to a queue, or consuming from one, makes it.
@@ -137,6 +140,7 @@ impl Default for Limits {
             settled_max: 1_000_000,
             operations_max: 20,
             operations_kept_max: 100,
+            pulled_max: 100_000,
             unconfirmed_batches_max: 8_192,
             auto_create_queues: true,
         }
@@ -301,6 +305,7 @@ pub struct Core<I> {
     index: I,
     leases: lease::Leases,
     settled: settled::Settled,
+    pulled: pulled::PulledLately,
     sessions: session::Sessions,
     producers: producer::Producers,
     dedup: dedup::Dedup,
@@ -331,6 +336,7 @@ impl<I: Index> Core<I> {
             index,
             leases: lease::Leases::default(),
             settled: settled::Settled::default(),
+            pulled: pulled::PulledLately::default(),
             sessions: session::Sessions::default(),
             producers: producer::Producers::default(),
             dedup: dedup::Dedup::default(),

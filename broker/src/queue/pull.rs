@@ -12,7 +12,7 @@ use super::index::{Index, Lookup, Message};
 use super::refused::Refused;
 use super::shares::{Selector, order_of_pull};
 use super::time::Now;
-use super::{Core, Output, Turn};
+use super::{Core, Effect, Output, Turn};
 
 /// A pull that waits, of this start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +29,8 @@ pub struct Pull {
     pub lease_duration_ms: Option<u64>,
     /// Empty: the leases live with their time alone.
     pub session: String,
+    /// What the client calls it, so that its repeat gets the same; empty: it has no name.
+    pub request_id: String,
 }
 
 /// What a pull gets at once.
@@ -42,6 +44,9 @@ pub enum Pulled {
 impl<I: Index> Core<I> {
     /// Takes messages at once, or waits for the first to come.
     pub fn pull(&mut self, pull: &Pull, now: Now, out: &mut Output) -> Turn<Pulled> {
+        if let Some(deliveries) = self.repeat_pull(pull, now)? {
+            return Ok(Pulled::Now(deliveries));
+        }
         if self.limits.leases_max <= self.leases.len() {
             return Err(Refused::LeasesFull(self.limits.leases_max).into());
         }
@@ -59,6 +64,7 @@ impl<I: Index> Core<I> {
         pull.queues.retain(|selector| named.insert(selector.queue.clone()));
         let chosen = self.choose_for_pull(&pull, now)?;
         self.commit(draft, out);
+        self.give_way(session, &pull.request_id, now, out);
         self.sessions.touch(session, now.boot_ms);
         let waiting = WaitingPull { pull, session };
         if chosen.is_empty() {
@@ -74,6 +80,31 @@ impl<I: Index> Core<I> {
         Ok(Pulled::Now(chosen.into_iter().flat_map(grant).collect()))
     }
 
+    /// What a pull got before under the same name, where it did.
+    fn repeat_pull(&mut self, pull: &Pull, now: Now) -> Lookup<Option<Vec<Delivery>>> {
+        let session = match pull.session.as_str() {
+            "" => Some(SessionId::NONE),
+            name => self.sessions.named(name),
+        };
+        let Some(session) = session.filter(|_| !pull.request_id.is_empty()) else {
+            return Ok(None);
+        };
+        let before = self.pulled_before(&(session, pull.request_id.clone()))?;
+        if let Some(before) = &before {
+            self.leases.tell_again(before.iter().map(|delivery| delivery.token.birth));
+            self.sessions.touch(session, now.boot_ms);
+        }
+        Ok(before)
+    }
+
+    /// A pull of the same name that waits is answered with nothing: its client asks anew.
+    fn give_way(&mut self, session: SessionId, request: &str, now: Now, out: &mut Output) {
+        if let Some(pull) = self.consumers.pull_named(session, request) {
+            self.cancel_pull(pull, now);
+            out.effects.push(Effect::AnswerPull { pull, deliveries: Vec::new() });
+        }
+    }
+
     /// A pull waits no more. Returns whether it did: otherwise its answer is on its way.
     pub fn cancel_pull(&mut self, pull: PullId, now: Now) -> bool {
         let Some(waiting) = self.consumers.stop_waiting(pull) else { return false };
@@ -81,13 +112,16 @@ impl<I: Index> Core<I> {
         true
     }
 
-    /// Releases deliveries that could not be handed over; counts nothing.
+    /// Releases deliveries that could not be handed over, but for those that a repeated call has got;
+    /// counts nothing.
     pub fn undeliver(
         &mut self,
         tokens: impl IntoIterator<Item = LeaseToken>,
         out: &mut Output,
     ) -> Turn<()> {
-        let held = tokens.into_iter().filter(|token| self.held(*token).is_ok());
+        let held = tokens
+            .into_iter()
+            .filter(|token| self.held(*token).is_ok_and(|lease| !lease.told_again));
         let births: BTreeSet<_> = held.map(|token| token.birth.0).collect();
         let births: Vec<_> = births.into_iter().collect();
         let mut draft = self.draft();

@@ -3,20 +3,24 @@
 //! A sequence of length-delimited [`Item`]s, each a protocol buffer; the header first, then what
 //! others refer to before what refers to it. The same state gives the same bytes.
 
+mod items;
+
 use bytes::{Buf, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, key_len};
 use prost::{Message as _, Oneof, length_delimiter_len};
 use qbroker_storage::Lsn;
+
+use items::{
+    KeptItem, LeaderlessItem, MessageIdItem, OperationItem, PageBackItem, ProducerItem, PulledItem,
+    SettledItem,
+};
 
 use super::ids::{ConsumerId, QueueId, SessionId};
 use super::index::{Frozen, Index, Page};
 use super::lease::Lease;
 use super::operation::Operation;
 use super::producer::BatchOutcome;
-use super::record::{
-    BatchRefused, BatchStored, Call, OperationStarted, OperationStepped, QueueDefinition,
-    SessionOpened,
-};
+use super::record::{BatchStored, QueueDefinition, SessionOpened};
 use super::settled::Kind;
 use super::stored::StoredState;
 use super::{Core, Limits, Totals};
@@ -35,7 +39,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34")]
+    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34, 38")]
     item: Option<Item>,
 }
 
@@ -68,6 +72,8 @@ enum Item {
     Operation(Box<OperationItem>),
     #[prost(message, tag = "34")]
     Leaderless(LeaderlessItem),
+    #[prost(message, tag = "38")]
+    Pulled(PulledItem),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -146,85 +152,6 @@ struct LeaseItem {
     queue: u32,
     #[prost(fixed32, tag = "52")]
     fairness: u32,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct SettledItem {
-    #[prost(message, required, tag = "1")]
-    call: Call,
-    /// Births, grants and kinds side by side.
-    #[prost(uint64, repeated, tag = "2")]
-    births: Vec<u64>,
-    #[prost(uint64, repeated, tag = "3")]
-    grants: Vec<u64>,
-    #[prost(uint32, repeated, tag = "4")]
-    kinds: Vec<u32>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ProducerItem {
-    #[prost(uint64, tag = "1")]
-    epoch: u64,
-    #[prost(string, tag = "2")]
-    name: String,
-    #[prost(uint64, tag = "3")]
-    last_ms: u64,
-    #[prost(uint64, tag = "4")]
-    stored: u64,
-    #[prost(message, repeated, tag = "5")]
-    stored_outcomes: Vec<BatchStored>,
-    #[prost(message, repeated, tag = "6")]
-    refused_outcomes: Vec<BatchRefused>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct MessageIdItem {
-    #[prost(uint32, tag = "1")]
-    queue: u32,
-    #[prost(fixed64, tag = "2")]
-    hash_high: u64,
-    #[prost(fixed64, tag = "3")]
-    hash_low: u64,
-    #[prost(uint64, tag = "4")]
-    birth: u64,
-    #[prost(uint64, tag = "5")]
-    expire_ms: u64,
-}
-
-/// A page that is in memory again, and may be needed by the checkpoint before.
-#[derive(Clone, PartialEq, prost::Message)]
-struct PageBackItem {
-    #[prost(uint64, tag = "1")]
-    page: u64,
-    #[prost(uint64, tag = "2")]
-    since: u64,
-}
-
-/// Records that the log keeps: from the first on a bit for each, in bytes with the lowest bit first.
-/// Of messages that are in memory they are told by the messages as well.
-#[derive(Clone, PartialEq, prost::Message)]
-struct KeptItem {
-    #[prost(uint64, tag = "1")]
-    first: u64,
-    #[prost(bytes = "vec", tag = "2")]
-    bits: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct OperationItem {
-    #[prost(message, required, tag = "1")]
-    started: OperationStarted,
-    #[prost(message, required, tag = "2")]
-    progress: OperationStepped,
-}
-
-/// A line of an ordering key that is about to get a new leader.
-#[derive(Clone, PartialEq, prost::Message)]
-struct LeaderlessItem {
-    #[prost(uint32, tag = "1")]
-    queue: u32,
-    #[prost(fixed32, tag = "2")]
-    line: u32,
 }
 
 /// Words of [`KeptItem`] per item: none grows large.
@@ -370,6 +297,11 @@ impl<I: Index> Core<I> {
             }
             pieces.add(Item::Settled(item));
         }
+        for ((session, request), wall_ms, leases) in self.pulled.iter() {
+            let (births, grants) = leases.iter().map(|(birth, grant)| (birth.0, grant.0)).unzip();
+            let (session, request) = (session.0, request.clone());
+            pieces.add(Item::Pulled(PulledItem { session, request, wall_ms, births, grants }));
+        }
         for (epoch, producer) in self.producers.iter() {
             let outcomes: Vec<_> = producer.outcomes.values().collect();
             pieces.add(Item::Producer(ProducerItem {
@@ -465,6 +397,11 @@ impl<I: Index> Core<I> {
                     self.settled.remember(&item.call, [(Lsn(birth), Lsn(grant))], kind);
                 }
             }
+            Item::Pulled(item) => {
+                let key = (SessionId(item.session), item.request);
+                let leases = item.births.into_iter().map(Lsn).zip(item.grants.into_iter().map(Lsn));
+                self.pulled.remember(key, item.wall_ms, leases, usize::MAX);
+            }
             Item::Producer(item) => {
                 let stored = item.stored_outcomes.into_iter().map(restore_outcome);
                 let refused = item.refused_outcomes.into_iter().map(BatchOutcome::refused);
@@ -532,6 +469,7 @@ impl<I: Index> Core<I> {
             unstarted: item.unstarted,
             queue: QueueId(item.queue),
             fairness: item.fairness,
+            told_again: false,
         };
         if lease.fairness != 0 {
             self.fairness.lease_begins(lease.queue, lease.fairness);

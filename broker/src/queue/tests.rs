@@ -57,6 +57,7 @@ scripts! {
     disconnect
     restart
     pull
+    pull_again
     window
     fair
     rank

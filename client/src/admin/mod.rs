@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use qbroker_proto::v1::{self, admin_service_client::AdminServiceClient};
 
-use crate::connection::{Channel, Client, MESSAGE_BYTES_MAX};
+use crate::connection::{Channel, Client, MESSAGE_BYTES_MAX, random_id};
 use crate::error::Error;
 use crate::time;
 pub use change::MessageUpdate;
@@ -291,11 +291,12 @@ impl Client {
     async fn create(&self, spec: QueueSpec, allow_existing: bool) -> Result<Queue, Error> {
         let request = v1::CreateQueueRequest {
             queue: Some(spec.into_wire()),
-            request_id: String::new(),
+            // So that it can be repeated when its answer is lost.
+            request_id: random_id(),
             allow_existing,
         };
         let call = |channel, request| async move { admin(channel).create_queue(request).await };
-        queue(self.call(allow_existing, Duration::ZERO, request, call).await?.queue)
+        queue(self.call(true, Duration::ZERO, request, call).await?.queue)
     }
 }
 

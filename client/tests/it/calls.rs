@@ -9,7 +9,7 @@ use qbroker_proto::v1::*;
 use tonic::Code;
 use tonic::transport::{Identity, ServerTlsConfig};
 
-use crate::broker::{Answer, Asked, Broker, delivery, refusal, settled, soon};
+use crate::broker::{Answer, Asked, Broker, Call, delivery, refusal, settled, soon};
 
 #[tokio::test]
 async fn a_publish_whose_answer_was_lost_is_repeated_with_the_same_id() {
@@ -39,11 +39,45 @@ async fn a_publish_whose_answer_was_lost_is_repeated_with_the_same_id() {
 async fn what_could_happen_twice_is_not_repeated() {
     let mut broker = Broker::start();
     let client = broker.client().await;
-    let creating = tokio::spawn(async move { client.create_queue(QueueSpec::new("mails")).await });
+    // Done, it would have changed the etag.
+    let update = QueueUpdate::new("mails").description("to people").etag("1-0");
+    let updating = tokio::spawn(async move { client.update_queue(update).await });
     drop(broker.call().await);
-    let error = soon(creating).await.unwrap().unwrap_err();
+    let error = soon(updating).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Disconnected(_)), "{error:?}");
     assert!(broker.is_quiet());
+}
+
+#[tokio::test]
+async fn what_has_an_id_is_repeated_under_it() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let working = tokio::spawn(async move {
+        client.create_queue(QueueSpec::new("mails")).await?;
+        client.pull(["mails"], 10, Duration::from_secs(1), None).await
+    });
+    let id = |call: &Call| match &call.request {
+        Asked::CreateQueue(create) => create.request_id.clone(),
+        Asked::Pull(pull) => pull.request_id.clone(),
+        other => panic!("{other:?}"),
+    };
+    let lost = broker.call().await;
+    let created = id(&lost);
+    assert!(!created.is_empty());
+    drop(lost);
+    let call = broker.call().await;
+    assert_eq!(id(&call), created);
+    let queue = Some(Queue { name: "mails".to_owned(), ..Queue::default() });
+    call.answer(Answer::CreateQueue(CreateQueueResponse { queue }));
+    let lost = broker.call().await;
+    let pulled = id(&lost);
+    assert!(!pulled.is_empty() && pulled != created);
+    drop(lost);
+    let call = broker.call().await;
+    assert_eq!(id(&call), pulled);
+    let batch = DeliveryBatch { deliveries: vec![delivery("a")], lease_duration: None };
+    call.answer(Answer::Pull(PullResponse { batch: Some(batch) }));
+    assert_eq!(soon(working).await.unwrap().unwrap().len(), 1);
 }
 
 #[tokio::test]

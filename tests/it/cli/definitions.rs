@@ -29,7 +29,8 @@ fn changes(out: &str) -> Vec<String> {
 async fn what_is_exported_makes_the_same_queues_elsewhere() {
     let one = Stage::new().await;
     let create = ["queue", "create", "mails", "--max-attempts", "unlimited", "--label", "team=a"];
-    let more = ["--dead-letter-queue", "graves", "--retry-initial", "2s", "--max-delivery-rate", "0.5"];
+    let more =
+        ["--dead-letter-queue", "graves", "--retry-initial", "2s", "--max-delivery-rate", "0.5"];
     one.shell.out(&[&create[..], &more].concat()).await;
     one.shell.out(&["queue", "update", "graves", "--retention", "30days"]).await;
     one.publish("plain", &["one"]).await;
@@ -44,7 +45,10 @@ async fn what_is_exported_makes_the_same_queues_elsewhere() {
     ] });
     assert_eq!(file, expected);
     let only = one.shell.out(&["definitions", "export", "--contains", "ail"]).await;
-    assert_eq!(serde_json::from_str::<Value>(&only).unwrap()["queues"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        serde_json::from_str::<Value>(&only).unwrap()["queues"].as_array().unwrap().len(),
+        1
+    );
     check_usage(&one.shell.run(&["definitions", "export", "-o", "plain"]).await, "json");
 
     let two = Stage::new().await;
@@ -72,7 +76,10 @@ async fn what_is_exported_makes_the_same_queues_elsewhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_changes_what_differs_and_leaves_the_rest() {
     let stage = Stage::new().await;
-    stage.shell.out(&["queue", "create", "mails", "--max-attempts", "3", "--max-leased", "9"]).await;
+    stage
+        .shell
+        .out(&["queue", "create", "mails", "--max-attempts", "3", "--max-leased", "9"])
+        .await;
     stage.shell.out(&["queue", "create", "own", "--max-attempts", "4"]).await;
     stage.publish("mails", &["one"]).await;
     let text = r#"{ "version": 1, "queues": [
@@ -97,7 +104,11 @@ async fn a_file_that_is_not_understood_changes_nothing() {
     let good = r#"{ "name": "good" }"#;
     let file = |queue: &str| format!(r#"{{ "version": 1, "queues": [{good}, {queue}] }}"#);
     let unknown = file(r#"{ "name": "b", "policy": { "max_atempts": 3 } }"#);
-    check_refused(&import(&stage, &unknown, &[]).await, 65, &["max_atempts", "max_attempts", "line 1"]);
+    check_refused(
+        &import(&stage, &unknown, &[]).await,
+        65,
+        &["max_atempts", "max_attempts", "line 1"],
+    );
     check_refused(&import(&stage, &file(good), &[]).await, 65, &["twice"]);
     let newer = r#"{ "version": 2, "queues": [] }"#;
     check_refused(&import(&stage, newer, &[]).await, 65, &["version 2"]);

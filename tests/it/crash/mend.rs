@@ -153,6 +153,7 @@ fn pull(engine: &Engine, queue: &str) -> Option<Vec<Settlement>> {
         messages_max: 50,
         lease_duration_ms: Some(60_000),
         session: String::new(),
+        request_id: String::new(),
     };
     let deliveries = match engine.pull(&pull).unwrap().1.unwrap() {
         PullAnswer::Now(deliveries) => deliveries,

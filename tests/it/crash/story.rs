@@ -283,6 +283,7 @@ impl Story {
             messages_max: max,
             lease_duration_ms: Some(60_000),
             session: String::new(),
+            request_id: String::new(),
         };
         let (lsn, answer) = self.engine.pull(&pull)?;
         let Ok(PullAnswer::Now(deliveries)) = answer else { panic!("there are mails: {answer:?}") };

@@ -11,7 +11,7 @@ use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
-use super::{Broker, refusal, seconds, selectors};
+use super::{Broker, refusal, seconds};
 
 /// What the files of the protocol mark as LATER, with its feature.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ fn marked() -> Marked {
             comment.clear();
         }
     }
-    assert!(10 < marked.fields.len() && 10 < marked.rpcs.len(), "{marked:?}");
+    assert!(5 < marked.fields.len() && 5 < marked.rpcs.len(), "{marked:?}");
     marked
 }
 
@@ -108,7 +108,6 @@ impl Seen {
 async fn every_field_that_comes_later_is_refused() {
     let broker = Broker::start(&[]).await;
     let mut seen = Seen::default();
-    check_selectors(&broker.wire, &mut seen).await;
     check_settlements(&broker, &mut seen).await;
     check_policies(&broker.wire, &mut seen).await;
     check_calls(&broker.wire, &mut seen).await;
@@ -119,15 +118,6 @@ async fn every_field_that_comes_later_is_refused() {
     let unmarked: Vec<_> = checked.difference(&told).collect();
     assert_eq!((unchecked, unmarked), (vec![], vec![]), "every marked field, and no other");
     assert_eq!(seen.features, expected, "under the name that its file gives");
-}
-
-async fn check_selectors(wire: &Wire, seen: &mut Seen) {
-    let pull = PullRequest {
-        queues: selectors(&["q"]),
-        request_id: "r".to_owned(),
-        ..PullRequest::default()
-    };
-    seen.check("PullRequest.request_id", &refusal(wire.consumer().pull(pull).await));
 }
 
 async fn check_settlements(broker: &Broker, seen: &mut Seen) {
@@ -171,13 +161,6 @@ async fn check_policies(wire: &Wire, seen: &mut Seen) {
 }
 
 async fn check_calls(wire: &Wire, seen: &mut Seen) {
-    let queue = Queue { name: "c".to_owned(), ..Queue::default() };
-    let create = CreateQueueRequest {
-        queue: Some(queue),
-        request_id: "r".to_owned(),
-        allow_existing: false,
-    };
-    seen.check("CreateQueueRequest.request_id", &refusal(wire.admin().create_queue(create).await));
     let order_by = "ready desc".to_owned();
     let list = ListQueuesRequest { order_by, ..ListQueuesRequest::default() };
     seen.check("ListQueuesRequest.order_by", &refusal(wire.admin().list_queues(list).await));

@@ -17,6 +17,7 @@ mod operations;
 mod ordering_key;
 mod priority;
 mod publish;
+mod repeats;
 mod streams;
 mod subscribe;
 mod totals;

@@ -128,12 +128,12 @@ async fn a_bad_batch_is_refused_by_its_number_and_the_stream_goes_on() {
         let opened = stream.opened().await;
         assert_eq!(opened.epoch == 0, producer.is_empty());
         let bad_id = OutgoingMessage { message_id: "a b".to_owned(), ..message("m") };
-        let later = OutgoingMessage { unique_key: "k".to_owned(), ..message("m") };
+        let urgent = OutgoingMessage { priority: 10, ..message("m") };
         stream.say(batch(1, good()));
         stream.say(batch(2, publish("q", vec![message("m"), bad_id])));
         stream.say(batch(3, publish("a/b", vec![message("m")])));
         stream.say(batch(4, publish("q", vec![])));
-        stream.say(batch(5, publish("q", vec![later])));
+        stream.say(batch(5, publish("q", vec![urgent])));
         stream.say(batch(6, good()));
         let astray = OutgoingMessage { queue: "a/b".to_owned(), ..message("m") };
         stream.say(batch(7, publish("q", vec![message("m"), message("m"), astray])));
@@ -143,7 +143,7 @@ async fn a_bad_batch_is_refused_by_its_number_and_the_stream_goes_on() {
             (2, 1, "INVALID_ARGUMENT"),
             (3, 0, "INVALID_QUEUE_NAME"),
             (4, 0, "EMPTY_BATCH"),
-            (5, 0, "FEATURE_UNSUPPORTED"),
+            (5, 0, "INVALID_ARGUMENT"),
             (7, 2, "INVALID_QUEUE_NAME"),
         ];
         assert_eq!(refused, expected, "producer {producer:?}");

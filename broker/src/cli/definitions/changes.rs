@@ -28,8 +28,7 @@ impl Change {
         let (before, after) = (there.map(fields).unwrap_or_default(), fields(wanted));
         let paths = before.keys().chain(after.keys().filter(|path| !before.contains_key(*path)));
         let value = |of: &Map<String, Value>, path: &str| of.get(path).cloned().unwrap_or_default();
-        let change =
-            |path: &String| (path.clone(), value(&before, path), value(&after, path));
+        let change = |path: &String| (path.clone(), value(&before, path), value(&after, path));
         let fields: Vec<_> =
             paths.map(change).filter(|(_, before, after)| before != after).collect();
         let is_new = there.is_none();
@@ -100,7 +99,9 @@ mod tests {
         let told: Vec<String> = change
             .items()
             .iter()
-            .map(|item| format!("{} {} {} {}", item["change"], item["field"], item["before"], item["after"]))
+            .map(|item| {
+                format!("{} {} {} {}", item["change"], item["field"], item["before"], item["after"])
+            })
             .collect();
         let expected = [
             r#""update" "labels.x" "1" "2""#,

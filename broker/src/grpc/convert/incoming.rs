@@ -205,7 +205,7 @@ pub(in crate::grpc) fn window(flow: FlowUpdate) -> Result<Window, Fault> {
 
 /// A pull, and how long it may wait.
 pub(in crate::grpc) fn pull(request: PullRequest) -> Result<(Pull, std::time::Duration), Fault> {
-    bounds::later(!request.request_id.is_empty(), "request_id", "pull_request_id")?;
+    bounds::id("request_id", &request.request_id)?;
     bounds::id("session_id", &request.session_id)?;
     let messages_max = match u32::try_from(request.max_messages) {
         Ok(0) => 1,
@@ -218,6 +218,7 @@ pub(in crate::grpc) fn pull(request: PullRequest) -> Result<(Pull, std::time::Du
         messages_max,
         lease_duration_ms: lease_ms(request.lease_duration)?,
         session: request.session_id,
+        request_id: request.request_id,
     };
     Ok((pull, std::time::Duration::from_millis(wait_ms.unwrap_or(20_000))))
 }

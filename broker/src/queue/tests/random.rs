@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use qbroker_storage::{Body, Lsn};
 
+use self::takers::Pulls;
 use self::wanted::{Wanted, selectors, wanted};
 use super::mend::check_gaps;
 use super::model::{Asked, Model, What};
@@ -39,7 +40,7 @@ const SLOW_RATE: f64 = 0.75;
 enum Command {
     Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>, rest: Rest },
     Consume { session: u8, queues: Wanted, window: u8, bytes: u16, terms: u8, held: u16, how: How },
-    Pull { queues: Wanted, messages_max: u8, session: Option<u8> },
+    Pull { queues: Wanted, messages_max: u8, session: Option<u8>, request: Option<u8> },
     CancelPull(u8),
     Undeliver(Vec<u8>),
     Unreadable(Vec<u8>),
@@ -121,8 +122,10 @@ fn command() -> impl Strategy<Value = Command> {
                 Command::Consume { session, queues, window, bytes, terms, held, how }
             }
         ),
-        3 => (wanted(), 1..4_u8, prop::option::of(0..3_u8)).prop_map(
-            |(queues, messages_max, session)| Command::Pull { queues, messages_max, session }
+        3 => (wanted(), 1..4_u8, prop::option::of(0..3_u8), prop::option::of(0..4_u8)).prop_map(
+            |(queues, messages_max, session, request)| {
+                Command::Pull { queues, messages_max, session, request }
+            }
         ),
         1 => any::<u8>().prop_map(Command::CancelPull),
         1 => leases().prop_map(Command::Undeliver),
@@ -196,6 +199,8 @@ struct Play<I> {
     tokens: Vec<LeaseToken>,
     /// Streams that may be named as the previous one, with their sessions' names.
     streams: Vec<(ConsumerId, String)>,
+    /// Pulls with a name, by session and that, and what they got.
+    pulls: Pulls,
     disk_full: bool,
 }
 
@@ -208,6 +213,7 @@ impl<I: StageIndex> Play<I> {
             model: Model::default(),
             tokens: Vec::new(),
             streams: Vec::new(),
+            pulls: Pulls::default(),
             disk_full: false,
         };
         play.heard(&started, Asked::default());
@@ -273,8 +279,8 @@ impl<I: StageIndex> Play<I> {
                 };
                 self.consume(open, *held, *how);
             }
-            Command::Pull { queues, messages_max, session } => {
-                self.pull(selectors(queues), u32::from(*messages_max), *session);
+            Command::Pull { queues, messages_max, session, request } => {
+                self.pull(selectors(queues), u32::from(*messages_max), *session, *request);
             }
             Command::CancelPull(pull) => self.cancel_pull(*pull),
             Command::Undeliver(leases) => self.undeliver(leases),
@@ -341,6 +347,7 @@ impl<I: StageIndex> Play<I> {
                 && let Some(first) = deliveries.first()
             {
                 asked.answered.insert(first.token.grant.0, *pull);
+                self.pulls.answered(*pull, deliveries);
             }
             self.tokens.extend(deliveries_of(effect).iter().map(|delivery| delivery.token));
         }
@@ -489,6 +496,7 @@ impl<I: StageIndex> Play<I> {
     fn restart(&mut self, reboot: bool) {
         self.stage.boot += u32::from(reboot);
         self.model.restart(self.stage.now, reboot);
+        self.pulls.restart();
         let heard = self.stage.restart();
         self.heard(&heard, Asked::default());
         self.stage.core.set_disk_full(self.disk_full);

@@ -99,6 +99,7 @@ fn limits_of(text: &str) -> Limits {
     number(args.key("settled"), &mut limits.settled_max);
     number(args.key("operations"), &mut limits.operations_max);
     number(args.key("operations-kept"), &mut limits.operations_kept_max);
+    number(args.key("pulled"), &mut limits.pulled_max);
     number(args.key("batches"), &mut limits.unconfirmed_batches_max);
     limits.payload_bytes_max = args.number("payload").unwrap_or(limits.payload_bytes_max);
     limits.auto_create_queues = !args.flag("no-auto-create");

@@ -81,7 +81,7 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
         ),
         Record::SessionEnded(it) => format!("session {} ended", it.session),
         Record::Granted(it) => format!(
-            "granted {} to {} for {}{}{}{}",
+            "granted {} to {} for {}{}{}{}{}",
             numbers(&it.births),
             holder(it.session, it.consumer),
             time(it.duration_ms),
@@ -92,6 +92,7 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
                 format!(" up to {}", time(it.extension_ms_max))
             },
             if it.unstarted { ", not begun" } else { "" },
+            if it.request.is_empty() { String::new() } else { format!(", as {}", it.request) },
         ),
         Record::Extended(it) => {
             format!("extended {} to {}", numbers(&it.births), time(it.duration_ms))

@@ -112,6 +112,7 @@ fn a_large_queue_is_purged_in_steps_of_what_was_there_when_it_began() {
         messages_max: 1,
         lease_duration_ms: None,
         session: String::new(),
+        request_id: String::new(),
     };
     let pulled = stage.turn(|core, now, out| core.pull(&pull, now, out)).answer.unwrap();
     let Pulled::Now(deliveries) = pulled else { panic!("it waits") };

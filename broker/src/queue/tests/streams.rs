@@ -130,13 +130,14 @@ pub(super) fn consumers<I: StageIndex>(script: &mut Script<I>) {
     }
 }
 
-/// `pull queue,queue max=10 session=s lease=30s`
+/// `pull queue,queue max=10 session=s lease=30s id=p1`
 pub(super) fn pull<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let pull = Pull {
         queues: selectors(args),
         messages_max: args.number("max").unwrap_or(1),
         lease_duration_ms: args.time("lease"),
         session: args.key("session").unwrap_or_default().to_owned(),
+        request_id: args.key("id").unwrap_or_default().to_owned(),
     };
     let outcome = script.stage.turn(|core, now, out| core.pull(&pull, now, out));
     if let Ok(Pulled::Now(deliveries)) = &outcome.answer {

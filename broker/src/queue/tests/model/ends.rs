@@ -1,10 +1,17 @@
 //! How leases end without a settlement, in the plainest words.
 
 use super::{Asked, Model, What};
+use crate::queue::ids::LeaseToken;
 use crate::queue::record::{Begun, LeasesEnded};
 use crate::queue::time::Now;
 
 impl Model {
+    /// The lease is told of once more: its time begins anew.
+    pub(in crate::queue::tests) fn let_go(&mut self, token: LeaseToken, boot_ms: u64) {
+        let What::Leased(lease) = &mut self.message(token.birth.0).what else { panic!() };
+        lease.run(boot_ms);
+    }
+
     pub(super) fn check_begun(&mut self, it: &Begun, asked: &mut Asked) {
         for birth in &it.births {
             assert!(asked.begun.remove(birth), "nobody has begun {birth}");

@@ -1,6 +1,6 @@
 //! Random commands of those who take messages: streams and pulls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::model::{Asked, Consumer, Lease, Pulling};
 use super::super::stage::{Outcome as Heard, StageIndex, deliveries_of};
@@ -8,7 +8,44 @@ use super::wanted::by_name;
 use super::{How, LEASES_MAX, Play, pick_of};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::record::Record;
-use crate::queue::{Effect, OpenConsumer, Pull, PullId, Pulled, Selector};
+use crate::queue::{Delivery, Effect, OpenConsumer, Pull, PullId, Pulled, Selector};
+
+/// Pulls that have a name.
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    waiting: BTreeMap<PullId, (u64, String)>,
+    tokens: BTreeMap<(u64, String), Vec<LeaseToken>>,
+    /// What was told again, since the start.
+    pub(super) told_again: BTreeSet<LeaseToken>,
+}
+
+impl Pulls {
+    fn waits(&mut self, session: u64, request: &str, id: PullId) {
+        if !request.is_empty() {
+            self.waiting.insert(id, (session, request.to_owned()));
+        }
+    }
+
+    fn got(&mut self, session: u64, request: &str, deliveries: &[Delivery]) {
+        if !request.is_empty() {
+            let tokens = deliveries.iter().map(|delivery| delivery.token).collect();
+            self.tokens.insert((session, request.to_owned()), tokens);
+        }
+    }
+
+    /// A pull that waited got these.
+    pub(super) fn answered(&mut self, id: PullId, deliveries: &[Delivery]) {
+        if let Some((session, request)) = self.waiting.remove(&id) {
+            self.got(session, &request, deliveries);
+        }
+    }
+
+    /// The broker was started anew: nobody waits.
+    pub(super) fn restart(&mut self) {
+        self.waiting.clear();
+        self.told_again.clear();
+    }
+}
 
 impl<I: StageIndex> Play<I> {
     pub(super) fn consume(&mut self, mut open: OpenConsumer, held: u16, how: How) {
@@ -90,15 +127,27 @@ impl<I: StageIndex> Play<I> {
                 && let Some(first) = deliveries.first()
             {
                 asked.answered.insert(first.token.grant.0, *pull);
+                self.pulls.answered(*pull, deliveries);
             }
             self.tokens.extend(deliveries_of(effect).iter().map(|delivery| delivery.token));
         }
         self.heard(&rest, asked);
     }
 
-    pub(super) fn pull(&mut self, queues: Vec<Selector>, messages_max: u32, session: Option<u8>) {
+    pub(super) fn pull(
+        &mut self,
+        queues: Vec<Selector>,
+        messages_max: u32,
+        session: Option<u8>,
+        request: Option<u8>,
+    ) {
         let name = session.map_or_else(String::new, |session| format!("s{session}"));
-        let pull = Pull { queues, messages_max, lease_duration_ms: None, session: name };
+        let request_id = request.map_or_else(String::new, |request| format!("p{request}"));
+        let pull =
+            Pull { queues, messages_max, lease_duration_ms: None, session: name, request_id };
+        if request.is_some() && self.pull_again(&pull) {
+            return;
+        }
         let full = self.model.leases().count() == LEASES_MAX;
         let heard = self.stage.turn(|core, now, out| core.pull(&pull, now, out));
         let queues = by_name(&pull.queues);
@@ -111,6 +160,7 @@ impl<I: StageIndex> Play<I> {
             Ok(Pulled::Now(deliveries)) => {
                 deliveries.iter().for_each(|delivery| self.stage.note(delivery));
                 self.tokens.extend(deliveries.iter().map(|delivery| delivery.token));
+                self.pulls.got(session.unwrap_or_default(), &pull.request_id, &deliveries);
                 if let Some(session) = session {
                     let boot_ms = self.stage.now.boot_ms;
                     self.model.sessions.get_mut(&session).unwrap().touch(boot_ms);
@@ -120,9 +170,48 @@ impl<I: StageIndex> Play<I> {
                 let session = session.unwrap_or_default();
                 self.model.connect_session(session);
                 self.model.pulls.insert(id, Pulling { session, ..pulling });
+                self.pulls.waits(session, &pull.request_id, id);
             }
             Err(_) => {}
         }
+    }
+
+    /// A pull that was answered before gets the same, as far as it holds; one that waits gives way.
+    fn pull_again(&mut self, pull: &Pull) -> bool {
+        let session = match pull.session.as_str() {
+            "" => Some(0),
+            name => self.model.session_named(name),
+        };
+        let Some(session) = session else { return false };
+        let key = (session, pull.request_id.clone());
+        let Some(tokens) = self.pulls.tokens.get(&key).cloned() else {
+            let is_full = self.model.leases().count() == LEASES_MAX;
+            let is_it = |(id, waits): &(&PullId, &(u64, String))| {
+                **waits == key && self.model.pulls.contains_key(id)
+            };
+            let waiting = self.pulls.waiting.iter().find(is_it).map(|(id, _)| *id);
+            if let Some(id) = waiting.filter(|_| !is_full) {
+                self.model.pulls.remove(&id);
+                self.model.disconnect_session(session, self.stage.now);
+            }
+            return false;
+        };
+        let held = self.held(&tokens);
+        let heard = self.stage.turn(|core, now, out| core.pull(pull, now, out));
+        self.heard(&heard, Asked::default());
+        let Ok(Pulled::Now(deliveries)) = heard.answer else { panic!("{:?}", heard.answer) };
+        let again: BTreeSet<_> = deliveries.iter().map(|delivery| delivery.token).collect();
+        assert_eq!(again, held, "the same leases, as far as they hold");
+        self.stage.let_go(again.iter().copied());
+        self.pulls.told_again.extend(again.iter().copied());
+        let boot_ms = self.stage.now.boot_ms;
+        for token in again {
+            self.model.let_go(token, boot_ms);
+        }
+        if let Some(session) = self.model.sessions.get_mut(&session) {
+            session.touch(boot_ms);
+        }
+        true
     }
 
     pub(super) fn cancel_pull(&mut self, pick: u8) {
@@ -137,7 +226,8 @@ impl<I: StageIndex> Play<I> {
 
     pub(super) fn undeliver(&mut self, picks: &[u8]) {
         let tokens = self.picked(picks);
-        let returns = self.held(&tokens).iter().map(|token| token.birth.0).collect();
+        let held = self.held(&tokens);
+        let returns = held.difference(&self.pulls.told_again).map(|token| token.birth.0).collect();
         let heard = self.stage.turn(|core, _, out| core.undeliver(tokens.iter().copied(), out));
         self.heard(&heard, Asked { returns, ..Asked::default() });
     }
