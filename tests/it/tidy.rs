@@ -272,3 +272,18 @@ fn no_large_file_is_in_the_repository() {
         assert!(bytes <= 500_000, "{path} has {bytes} bytes");
     }
 }
+
+#[test]
+fn what_happens_where_two_features_meet_is_pinned_by_a_transcript() {
+    let page = read("docs/semantics.md");
+    let (_, table) = page.split_once("| Pinned by |").expect("the page has its table");
+    let rows: Vec<&str> = table.lines().skip(2).filter(|line| line.starts_with('|')).collect();
+    assert!(40 < rows.len(), "{} rows", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [.., by] = cells[..] else { panic!("{row}") };
+        assert_eq!(cells.len(), 4, "{row}");
+        let script = format!("broker/src/queue/testdata/{}.txt", by.trim_matches('`'));
+        assert!(root().join(&script).is_file(), "there is no {script}: {row}");
+    }
+}
