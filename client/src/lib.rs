@@ -65,9 +65,9 @@ mod time;
 
 pub use admin::{
     Attempt, ConnectedConsumer, ConsumerQuery, Limit, ListedMessage, MessageFilter, MessageQuery,
-    MessageState, MessageUpdate, Operation, OperationKind, OperationOptions, OperationState, Page,
-    Queue, QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats, QueueUpdate, RetryPolicy,
-    ServerInfo, StatsRound, StatsWatch, WatchedQueue,
+    MessageState, MessageUpdate, Operation, OperationKind, OperationOptions, OperationState,
+    Overflow, Page, Queue, QueueOrder, QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats,
+    QueueUpdate, RetryPolicy, ServerInfo, StatsRound, StatsWatch, WatchedQueue,
 };
 pub use connection::Client;
 pub use consumer::{

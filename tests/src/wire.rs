@@ -1,6 +1,7 @@
 //! The protocol without the client crate: generated clients, and what a refusal says.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use qbroker_proto::v1::admin_service_client::AdminServiceClient;
 use qbroker_proto::v1::consumer_service_client::ConsumerServiceClient;
@@ -67,6 +68,8 @@ pub struct Refusal {
     pub reason: String,
     pub message: String,
     pub metadata: HashMap<String, String>,
+    /// When it is worth another try, where that is told.
+    pub retry_delay: Option<Duration>,
 }
 
 impl Refusal {
@@ -85,6 +88,7 @@ impl Refusal {
             reason: info.reason.clone(),
             message: status.message().to_owned(),
             metadata: info.metadata.clone(),
+            retry_delay: details.retry_info().and_then(|retry| retry.retry_delay),
         }
     }
 

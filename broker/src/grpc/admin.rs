@@ -11,7 +11,7 @@ use super::convert::time::duration_ms;
 use super::convert::{bounds, filter};
 use super::fault::{Fault, flat};
 use super::features::FEATURES;
-use super::{Context, browse, consumers, listing, messages, operations, stats};
+use super::{Context, browse, consumers, messages, operations, queue_list, stats};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
@@ -58,7 +58,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ListQueuesRequest>,
     ) -> Result<Response<ListQueuesResponse>, Status> {
-        answer(self.list(request.into_inner()).await)
+        answer(queue_list::list(self.engine(), request.into_inner()).await)
     }
 
     async fn update_queue(
@@ -336,56 +336,7 @@ impl Admin {
         Ok(Some(self.engine().ask(described).await??))
     }
 
-    async fn list(&self, request: ListQueuesRequest) -> Result<ListQueuesResponse, Fault> {
-        let size = listing::page_size(request.page_size)?;
-        match request.order_by.as_str() {
-            "" | "name" => {}
-            "ready desc" | "dead desc" => {
-                return Err(Fault::Unsupported { field: "order_by", feature: "list_order" });
-            }
-            _ => return Err(Fault::invalid("order_by", "\"name\" is the order there is")),
-        }
-        for state in &request.states {
-            if matches!(QueueState::try_from(*state), Ok(QueueState::Unspecified) | Err(_)) {
-                return Err(unknown_state(*state));
-            }
-        }
-        let states = format!("{:?}", request.states);
-        let as_set = request.policy_as_set.to_string();
-        let question = [request.name_contains.as_str(), states.as_str(), as_set.as_str()];
-        let after = match request.page_token.as_str() {
-            "" => "",
-            token => listing::from_token(&question, token)?,
-        };
-        let matches = |queue: &&Stored| {
-            let state = policy::state(queue) as i32;
-            let is_wanted = request.states.is_empty() || request.states.contains(&state);
-            is_wanted && queue.name.contains(&request.name_contains)
-        };
-        let (total, queues) = self
-            .engine()
-            .ask(|core| {
-                let total = core.queues_after("").filter(matches).count();
-                let page = core.queues_after(after).filter(matches).take(size + 1);
-                let describe = |queue: &Stored| match request.policy_as_set {
-                    true => describe_as_set(core, queue),
-                    false => describe(core, queue),
-                };
-                (total, page.map(describe).collect::<Vec<_>>())
-            })
-            .await?;
-        let mut queues = queues;
-        let more = size < queues.len();
-        queues.truncate(size);
-        let last = queues.last().filter(|_| more);
-        let next_page_token =
-            last.map(|queue| listing::to_token(&question, &queue.name)).unwrap_or_default();
-        let total_size = i32::try_from(total).unwrap_or(i32::MAX);
-        Ok(ListQueuesResponse { queues, next_page_token, total_size })
-    }
-
     async fn purge(&self, request: PurgeQueueRequest) -> Result<PurgeQueueResponse, Fault> {
-        bounds::later(request.include_dead_letters, "include_dead_letters", "purge_dead_letters")?;
         let mut states = StateSet(0);
         for state in &request.states {
             states = states.with(filter::state_set("states", *state)?);
@@ -395,7 +346,16 @@ impl Admin {
             states = states.with(StateSet::PARKED).with(StateSet::BEHIND);
         }
         let purged = self.engine().purge(&request.name, states, Lost::Purged).await;
-        let purged = i64::try_from(flat(purged)?).unwrap_or(i64::MAX);
+        let mut purged = flat(purged)?;
+        if request.include_dead_letters {
+            let letters = self.context.engine.purge_letters(&request.name, states).await;
+            match flat(letters) {
+                // It was deleted meanwhile, and has none any more.
+                Err(Fault::Refused(Refused::QueueNotFound(_))) => {}
+                letters => purged += letters?,
+            }
+        }
+        let purged = i64::try_from(purged).unwrap_or(i64::MAX);
         Ok(PurgeQueueResponse { purged })
     }
 
@@ -445,16 +405,16 @@ impl Admin {
     }
 }
 
-fn unknown_state(state: i32) -> Fault {
+pub(super) fn unknown_state(state: i32) -> Fault {
     Fault::invalid("states", format!("{state} is no state"))
 }
 
-fn describe(core: &Core, queue: &Stored) -> Queue {
+pub(super) fn describe(core: &Core, queue: &Stored) -> Queue {
     policy::to_queue(queue, figures(core, queue), core.limits())
 }
 
 /// [`describe`], with the policy as it was set.
-fn describe_as_set(core: &Core, queue: &Stored) -> Queue {
+pub(super) fn describe_as_set(core: &Core, queue: &Stored) -> Queue {
     Queue { policy: Some(policy::as_set(&queue.definition.policy)), ..describe(core, queue) }
 }
 

@@ -20,6 +20,8 @@ const DOMAIN: &str = "qbroker";
 pub(super) const REASON_TRAILER: &str = "qbroker-reason";
 /// When a full disk or a full table is worth another try.
 const RETRY_FULL: Duration = Duration::from_secs(5);
+/// When a full queue is worth another try: it is drained sooner than a disk.
+const RETRY_QUEUE_FULL: Duration = Duration::from_secs(1);
 /// When a broker that stops may be back.
 const RETRY_STOPPING: Duration = Duration::from_secs(1);
 
@@ -190,6 +192,7 @@ pub(crate) fn retold(reason: String, message: String) -> ItemError {
 fn retry_delay(reason: &str) -> Option<Duration> {
     match reason {
         "DISK_FULL" | "LIMIT_REACHED" | "LEASES_FULL" => Some(RETRY_FULL),
+        "QUEUE_FULL" => Some(RETRY_QUEUE_FULL),
         "SHUTTING_DOWN" => Some(RETRY_STOPPING),
         _ => None,
     }
@@ -213,6 +216,7 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::MessageTooLarge { .. }
         | Refused::TooLargeFor { .. }
         | Refused::MoveToItself(_)
+        | Refused::LargerThanQueue { .. }
         | Refused::Priority { .. }
         | Refused::DuplicateInBatch { .. }
         | Refused::TokenTwice
@@ -229,9 +233,10 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::ProducerUnknown(_) => Code::FailedPrecondition,
         Refused::MessageUnreadable(_) => Code::DataLoss,
         Refused::EtagMismatch { .. } | Refused::ProducerFenced(_) => Code::Aborted,
-        Refused::DiskFull | Refused::Limit { .. } | Refused::LeasesFull(_) => {
-            Code::ResourceExhausted
-        }
+        Refused::DiskFull
+        | Refused::QueueFull { .. }
+        | Refused::Limit { .. }
+        | Refused::LeasesFull(_) => Code::ResourceExhausted,
     }
 }
 
@@ -249,6 +254,17 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
             ("field", "payload".to_owned()),
             ("index", index.to_string()),
             ("size", bytes.to_string()),
+            ("limit", max.to_string()),
+            ("queue", queue.clone()),
+        ],
+        Refused::QueueFull { queue, bound, max } => vec![
+            ("field", format!("policy.{bound}")),
+            ("limit", max.to_string()),
+            ("queue", queue.clone()),
+        ],
+        Refused::LargerThanQueue { queue, bound, size, max, .. } => vec![
+            ("field", format!("policy.{bound}")),
+            ("size", size.to_string()),
             ("limit", max.to_string()),
             ("queue", queue.clone()),
         ],
@@ -287,6 +303,7 @@ mod tests {
             Refused::DiskFull,
             Refused::Limit { what: "queues", max: 1 },
             Refused::LeasesFull(1),
+            Refused::QueueFull { queue: "q".to_owned(), bound: "max_bytes", max: 1 },
             Refused::EmptyBatch,
             Refused::QueueNotFound("q".to_owned()),
         ];

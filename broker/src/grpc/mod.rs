@@ -16,6 +16,7 @@ mod messages;
 mod operations;
 mod publish;
 mod publish_stream;
+mod queue_list;
 mod records;
 #[cfg(test)]
 mod stage;

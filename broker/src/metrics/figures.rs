@@ -81,6 +81,8 @@ pub struct QueueFigures {
     pub deleted_total: u64,
     /// Messages that operations moved elsewhere.
     pub moved_total: u64,
+    /// Messages deleted because the queue held more than it may.
+    pub dropped_total: u64,
 }
 
 /// The log and the disk. Totals are since the start of the process.

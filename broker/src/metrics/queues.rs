@@ -50,6 +50,7 @@ fn add(a: QueueFigures, b: QueueFigures) -> QueueFigures {
         expired_total: a.expired_total + b.expired_total,
         deleted_total: a.deleted_total + b.deleted_total,
         moved_total: a.moved_total + b.moved_total,
+        dropped_total: a.dropped_total + b.dropped_total,
     }
 }
 

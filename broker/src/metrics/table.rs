@@ -158,6 +158,8 @@ pub static METRICS: &[Metric] = &[
         |s| by_queue(s, |queue| queue.moved_total)),
     gauge("qbroker_operations_running", &[], "Operations on many messages (moves, deletions) at work.",
         |s| one(s.operations_running)),
+    counter("qbroker_messages_dropped_total", &["queue"], "Messages deleted because the queue held more than it may.",
+        |s| by_queue(s, |queue| queue.dropped_total)),
     counter("qbroker_leases_expired_total", &["queue"], "Leases that ended by time or with a lost session.",
         |s| by_queue(s, |queue| queue.leases_expired_total)),
 

@@ -43,6 +43,7 @@ impl<I: Index> Core<I> {
             Record::Expired(expired) => self.apply_expired(expired),
             Record::Parked(parked) => self.apply_parked(parked),
             Record::Deleted(deleted) => self.apply_deleted(deleted),
+            Record::Dropped(dropped) => self.apply_dropped(dropped),
             Record::Updated(updated) => self.apply_updated(lsn, updated),
             Record::Moved(moved) => self.apply_moved(lsn, moved),
             Record::OperationStarted(started) => self.apply_operation_started(lsn, started),
@@ -64,6 +65,7 @@ impl<I: Index> Core<I> {
         self.index.set_retention(queue, retention);
         // What held its messages back may be gone.
         self.consumers.touch(queue);
+        self.weigh(queue);
     }
 
     fn apply_started(&mut self, started: &Started) {
@@ -99,6 +101,7 @@ impl<I: Index> Core<I> {
         let of =
             self.catalog.get_mut(queue).expect("a message is published to a queue that is there");
         of.totals.published += 1;
+        let is_bounded = of.definition.policy.bounds_size();
         if let Some(hash) = published.id_hash() {
             let window_ms = of.definition.policy.dedup_ms();
             self.dedup.prune(published.wall_ms);
@@ -107,6 +110,9 @@ impl<I: Index> Core<I> {
         }
         if due.is_none() {
             self.consumers.touch(queue);
+        }
+        if is_bounded {
+            self.weigh(queue);
         }
     }
 
@@ -128,7 +134,7 @@ impl<I: Index> Core<I> {
                 message.crashes += 1;
                 self.catalog.totals(message.queue).expired_leases += 1;
             }
-            self.change(Lsn(birth), Message { state: State::Parked, ..message });
+            self.park(Lsn(birth), message);
         }
     }
 
@@ -145,9 +151,7 @@ impl<I: Index> Core<I> {
         }
         self.catalog.totals(message.queue).retried += u64::from(!nacked.parked);
         match nacked.due {
-            _ if nacked.parked => {
-                self.change(birth, Message { state: State::Parked, ..message });
-            }
+            _ if nacked.parked => self.park(birth, message),
             Some(due) => self.schedule(birth, message, due),
             None => self.make_ready(birth, message),
         }
@@ -166,6 +170,12 @@ impl<I: Index> Core<I> {
         };
         self.change(birth, ready);
         self.consumers.touch(message.queue);
+        self.weigh(message.queue);
+    }
+
+    fn park(&mut self, birth: Lsn, message: Message) {
+        self.change(birth, Message { state: State::Parked, ..message });
+        self.weigh(message.queue);
     }
 
     pub(super) fn schedule(&mut self, birth: Lsn, message: Message, due: StoredDue) {

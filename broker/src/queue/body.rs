@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use qbroker_storage::Body;
@@ -91,6 +91,14 @@ pub struct StoredDeadLetter {
     pub failure: Option<StoredFailure>,
 }
 
+impl StoredDeadLetter {
+    /// The queue that a dead letter came from, of its record's body.
+    pub fn source_queue(body: &Body) -> Result<String, prost::DecodeError> {
+        let [first, second] = body.parts().clone();
+        Self::decode(first.chain(second)).map(|letter| letter.source_queue)
+    }
+}
+
 /// The body of a small message, in one piece.
 pub fn small_body(message: &impl Message) -> Body {
     Body::new(Bytes::from(message.encode_to_vec()), Bytes::new())
@@ -99,7 +107,6 @@ pub fn small_body(message: &impl Message) -> Body {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Buf;
 
     #[test]
     fn a_body_reads_as_the_message_it_was_made_of() {

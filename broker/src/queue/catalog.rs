@@ -61,6 +61,8 @@ pub struct Totals {
     pub deleted: u64,
     /// Messages moved elsewhere.
     pub moved: u64,
+    /// Messages deleted because the queue held more than it may.
+    pub dropped: u64,
 }
 
 /// Makes a queue.
@@ -288,6 +290,7 @@ impl<I: Index> Core<I> {
         self.index.set_retention(queue, None);
         self.flow.forget(queue);
         self.fairness.forget(queue);
+        self.overfull.remove(&queue);
         self.catalog.remove(queue);
     }
 

@@ -39,7 +39,9 @@ impl<I: Index> Core<I> {
         });
         let attempts = match letter.reason {
             // It waited for one that never came.
-            DeadLetterReason::Expired => message.failures + message.crashes,
+            DeadLetterReason::Expired | DeadLetterReason::Overflow => {
+                message.failures + message.crashes
+            }
             _ => message.attempt(),
         };
         let letter_record = DeadLettered {
@@ -73,9 +75,10 @@ impl<I: Index> Core<I> {
             totals.expired += 1;
             // What is behind it in the queue waited for it to go.
             self.consumers.touch(message.queue);
-        } else if letter.call.is_none() {
+        } else if letter.call.is_none() && letter.reason() != DeadLetterReason::Overflow {
             totals.expired_leases += 1;
         }
+        let source = message.queue;
         if letter.to_queue == 0 {
             self.finish(birth);
             self.retire(lsn);
@@ -101,6 +104,7 @@ impl<I: Index> Core<I> {
         };
         self.make_ready(birth, moved);
         self.look_after_line(&before);
+        self.weigh(source);
     }
 
     /// The queues whose messages a draft dead-letters, and how many of each.

@@ -89,6 +89,7 @@ impl<I: Index> Core<I> {
                 self.end_any_leases(&updated.births);
             }
             Record::Expired(expired) => self.end_any_leases(&expired.births),
+            Record::Dropped(dropped) => self.end_any_leases(&dropped.births),
             Record::LeasesEnded(ended) => {
                 ended.births.iter().for_each(|&birth| self.need_place(birth, lsn));
             }
@@ -186,6 +187,7 @@ impl Record {
             Self::Parked(parked) => Some(&mut parked.births),
             Self::Deleted(deleted) => Some(&mut deleted.births),
             Self::Moved(moved) => Some(&mut moved.births),
+            Self::Dropped(dropped) => Some(&mut dropped.births),
             Self::Updated(updated) => Some(&mut updated.births),
             Self::Advanced(advanced) => Some(&mut advanced.births),
             _ => None,

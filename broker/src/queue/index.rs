@@ -86,6 +86,9 @@ impl From<State> for StateSet {
     }
 }
 
+/// The last place there can be.
+const PLACE_MAX: Lsn = Lsn(u64::MAX >> 8);
+
 /// Urgency and place in one number; fifty-six bits of LSN outlast any disk.
 fn ready_order(rank: u8, place: Lsn) -> u64 {
     u64::from(rank) << 56 | place.0
@@ -94,7 +97,7 @@ fn ready_order(rank: u8, place: Lsn) -> u64 {
 /// Undoes [`ready_order`].
 fn split_ready_order(order: u64) -> (u8, Lsn) {
     let [rank, ..] = order.to_be_bytes();
-    (rank, Lsn(order & (u64::MAX >> 8)))
+    (rank, Lsn(order & PLACE_MAX.0))
 }
 
 /// What the core keeps of a message; the rest is in its records.
@@ -312,6 +315,16 @@ pub trait Index: Send {
 
     /// When the first ready message in delivery order came into its queue; never missing.
     fn oldest_ready(&self, queue: QueueId) -> Option<u64>;
+
+    /// Adds up to `max` messages of a queue that are ready or parked, as `states` says, those that have
+    /// been so longest first, whatever their priority.
+    fn oldest(
+        &self,
+        queue: QueueId,
+        states: StateSet,
+        max: usize,
+        births: &mut Vec<Lsn>,
+    ) -> Lookup<()>;
 
     /// Up to `max` messages in these states after `cursor`, and where to go on. What is listed counts
     /// as looked up.

@@ -23,6 +23,7 @@ mod catalog;
 mod pause;
 mod publish;
 mod purge;
+mod purge_letters;
 
 mod candidates;
 mod delete;
@@ -44,6 +45,8 @@ mod shares;
 mod subscribe;
 
 mod begun;
+mod overflow;
+
 mod lease;
 mod settle;
 
@@ -68,7 +71,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use qbroker_storage::{Batch, Body, Lsn};
 
@@ -87,6 +90,7 @@ pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};
 pub use pull::{Pull, PullId, Pulled};
 pub use purge::{Purge, PurgeStep};
+pub use purge_letters::{LetterRecord, LettersPurge, SomeLetters};
 pub use rebuild::Rebuild;
 pub use settle::{Outcome, Settle, Settlement};
 pub use shares::Selector;
@@ -314,6 +318,8 @@ pub struct Core<I> {
     operations: operation::Operations,
     leaderless: ordering::Leaderless,
     fairness: fairness::Fairness,
+    /// Queues that hold more than they may, and of which something may go. Of this start.
+    overfull: BTreeSet<ids::QueueId>,
     /// No publish is taken while the disk is at its reserve.
     disk_full: bool,
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
@@ -345,6 +351,7 @@ impl<I: Index> Core<I> {
             operations: operation::Operations::default(),
             leaderless: ordering::Leaderless::default(),
             fairness: fairness::Fairness::default(),
+            overfull: BTreeSet::new(),
             disk_full: false,
             frozen: false,
             retired: Vec::new(),
@@ -360,6 +367,7 @@ impl<I: Index> Core<I> {
         draft.fact(Record::Started(started));
         self.commit(draft, out);
         self.restart_deadlines(now);
+        self.weigh_all();
     }
 
     /// LSN of the next record; an effect waits for [`Self::last_lsn`].

@@ -135,6 +135,7 @@ impl<I: Index> Core<I> {
                 }
             }
             self.look_after_line(&before);
+            self.weigh(message.queue);
         }
     }
 

@@ -85,6 +85,7 @@ impl<I: Index> Core<I> {
             if message.state == State::Behind {
                 self.change(birth, Message { state: State::Ready, ..message });
                 self.consumers.touch(message.queue);
+                self.weigh(message.queue);
             }
         }
     }

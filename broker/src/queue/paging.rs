@@ -77,6 +77,7 @@ impl<I: Index> Core<I> {
             Record::Expired(expired) => all(&expired.births),
             Record::Parked(parked) => all(&parked.births),
             Record::Deleted(deleted) => all(&deleted.births),
+            Record::Dropped(dropped) => all(&dropped.births),
             Record::Updated(updated) => all(&updated.births),
             Record::Moved(moved) => all(&moved.births),
             Record::Advanced(advanced) => all(&advanced.births),

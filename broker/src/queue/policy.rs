@@ -47,6 +47,18 @@ pub struct Policy {
     /// Shares of fairness keys, by hash; 1 where a key is not named.
     #[prost(message, repeated, tag = "52")]
     pub fairness_weights: Vec<FairnessWeight>,
+    /// Bytes that it may hold as a dead-letter queue; the oldest go beyond that. Unset: no limit.
+    #[prost(uint64, optional, tag = "39")]
+    pub retention_bytes: Option<u64>,
+    /// Messages at most, whatever they do; unset: no limit.
+    #[prost(uint64, optional, tag = "44")]
+    pub max_messages: Option<u64>,
+    /// Their stored bytes at most; unset: no limit.
+    #[prost(uint64, optional, tag = "45")]
+    pub max_bytes: Option<u64>,
+    /// What happens to a publish beyond these.
+    #[prost(enumeration = "Overflow", optional, tag = "46")]
+    pub overflow: Option<i32>,
 }
 
 /// The share of a fairness key.
@@ -59,6 +71,17 @@ pub struct FairnessWeight {
     pub hash: u32,
     #[prost(uint32, tag = "3")]
     pub weight: u32,
+}
+
+/// What happens to a publish that its queue has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+pub enum Overflow {
+    /// It is refused.
+    RejectPublish = 0,
+    /// The oldest ready messages are deleted.
+    DropOldest = 1,
+    /// The oldest ready messages are dead-lettered.
+    DeadLetterOldest = 2,
 }
 
 /// Backoff after a failure: `initial * multiplier^(failures - 1)`, at most `max`, less up to
@@ -229,6 +252,9 @@ impl Policy {
         let per_key = self.max_leased_per_fairness_key.map(u64::from);
         within("max_leased_per_fairness_key", per_key, 1, u64::from(LEASED_MAX))?;
         self.check_fairness_weights()?;
+        within("max_messages", self.max_messages, 1, u64::MAX)?;
+        within("max_bytes", self.max_bytes, 1, u64::MAX)?;
+        within("retention_bytes", self.retention_bytes, 1, u64::MAX)?;
         let (slowest, fastest) = (DELIVERY_RATE_MIN, DELIVERY_RATE_MAX);
         between("max_delivery_rate", self.max_delivery_rate, slowest, fastest)?;
         between("retry.multiplier", retry.multiplier, 1.0, 100.0)?;

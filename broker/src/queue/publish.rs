@@ -8,6 +8,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::ids::QueueId;
 use super::index::{Index, Lookup, unique_hash};
+use super::overflow::{Evicted, Needs, NewInQueue};
 use super::policy::{self, Policy};
 use super::producer::{BatchOutcome, StreamId};
 use super::record::{BatchRefused, BatchStored, Published, Record};
@@ -100,6 +101,8 @@ struct Seen {
     /// Who holds which unique key.
     unique_keys: HashMap<(QueueId, u64), Lsn, FxBuildHasher>,
 }
+/// What a batch is answered, and what goes for it.
+type Drafted = (Vec<Receipt>, Vec<Evicted>);
 
 impl<I: Index> Core<I> {
     /// Stores a batch; one receipt for each message, in order.
@@ -116,8 +119,9 @@ impl<I: Index> Core<I> {
     ) -> Turn<Result<Vec<Receipt>, RefusedAt>> {
         let mut draft = self.draft();
         match self.draft_messages(&mut draft, &publish.messages, now) {
-            Ok(receipts) => {
+            Ok((receipts, evicted)) => {
                 self.commit(draft, out);
+                self.evict(&evicted, now, out);
                 Ok(Ok(receipts))
             }
             Err((index, Stop::Refused(refused))) => Ok(Err(RefusedAt { index, refused })),
@@ -140,7 +144,7 @@ impl<I: Index> Core<I> {
         }
         let mut draft = self.draft();
         match self.draft_messages(&mut draft, &publish.messages, now) {
-            Ok(receipts) => {
+            Ok((receipts, evicted)) => {
                 let duplicates = positions_of_duplicates(&receipts);
                 for refused in self.producers.refused_since_stored(on) {
                     draft.fact(Record::BatchRefused(refused));
@@ -155,6 +159,7 @@ impl<I: Index> Core<I> {
                     duplicates,
                 }));
                 self.commit(draft, out);
+                self.evict(&evicted, now, out);
                 Ok(self.producers.outcome(on.producer, on.batch))
             }
             Err((_, Stop::Missing(missing))) => Err(missing.into()),
@@ -174,7 +179,7 @@ impl<I: Index> Core<I> {
         draft: &mut Draft,
         messages: &[NewMessage],
         now: Now,
-    ) -> Result<Vec<Receipt>, (Option<usize>, Stop)> {
+    ) -> Result<Drafted, (Option<usize>, Stop)> {
         if messages.is_empty() {
             return Err((None, Refused::EmptyBatch.into()));
         }
@@ -183,7 +188,7 @@ impl<I: Index> Core<I> {
         }
         // All queues first: the messages of a batch have neighbouring LSNs.
         let queues = self.draft_queues(draft, messages, now)?;
-        let mut seen = Seen::default();
+        let (mut seen, mut needs) = (Seen::default(), Needs::default());
         let mut receipts = Vec::with_capacity(messages.len());
         for (index, (message, queue)) in messages.iter().zip(queues).enumerate() {
             let policy = self.catalog.get(queue).map(|queue| &queue.definition.policy);
@@ -193,8 +198,16 @@ impl<I: Index> Core<I> {
                 .and_then(|()| self.draft_message(draft, &mut seen, (queue, policy), message, now))
                 .map_err(|stop| (Some(index), stop))?;
             receipts.push(receipt);
+            if !receipt.duplicate && policy.is_some_and(Policy::bounds_size) {
+                // Of those that share an ordering key, most are behind.
+                let waits = message.ordering_hash.is_some()
+                    || message.due.is_some_and(|due| !due.from(now).is_over(now));
+                let (birth, bytes) = (receipt.birth, message.body.len());
+                needs.add(queue, NewInQueue { index, birth, bytes, waits });
+            }
         }
-        Ok(receipts)
+        let evicted = self.make_room(&needs).map_err(|(index, stop)| (Some(index), stop))?;
+        Ok((receipts, evicted))
     }
 
     /// The queue of each message.

@@ -16,6 +16,8 @@ use super::time::Due;
 pub use operation::*;
 pub use producers::{BatchRefused, BatchStored, ProducerOpened, ProducersForgotten};
 
+pub use super::overflow::Dropped;
+
 /// Messages that one record names at most: what names more takes several records, so that a head
 /// stays below 64 KiB.
 pub const BIRTHS_MAX: usize = 4_096;
@@ -85,13 +87,15 @@ pub enum Record {
     OperationStepped(OperationStepped),
     #[prost(message, tag = "51")]
     Advanced(Advanced),
+    #[prost(message, tag = "44")]
+    Dropped(Dropped),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 47, 48, 49, 51, 56"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 47, 48, 49, 51, 56, 44"
     )]
     record: Option<Record>,
 }
@@ -474,6 +478,8 @@ pub enum DeadLetterReason {
     Expired = 3,
     /// A consumer asked for it.
     ByConsumer = 4,
+    /// Its queue was full, and it was the oldest.
+    Overflow = 5,
 }
 
 /// Delays are over. A message that waits for its first time takes this LSN as its place.

@@ -31,6 +31,20 @@ pub enum Refused {
     MessageTooLarge { index: usize, bytes: u64, max: u64, queue: String },
     #[error("priority {priority} is not within 0 to {max}, which queue \"{queue}\" allows")]
     Priority { priority: u8, max: u8, queue: String },
+    #[error("queue \"{queue}\" is full: its {bound} is {max}; publish again when there is room")]
+    QueueFull { queue: String, bound: &'static str, max: u64 },
+    /// It would not fit the queue were it empty.
+    #[error(
+        "{size} is beyond {bound} of queue \"{queue}\", which is {max}; it can never be stored like this"
+    )]
+    LargerThanQueue {
+        queue: String,
+        bound: &'static str,
+        size: u64,
+        max: u64,
+        /// One message is enough for that; otherwise the batch may be split.
+        is_one_message: bool,
+    },
     #[error("message id \"{id}\" occurs twice in the batch")]
     DuplicateInBatch { id: String },
     #[error("the disk is full up to its reserve; free space, or let consumers drain")]
@@ -89,7 +103,11 @@ impl Refused {
             Self::Policy { .. } | Self::Priority { .. } => "INVALID_ARGUMENT",
             Self::DeadLetterQueue { .. } => "DEAD_LETTER_QUEUE_INVALID",
             Self::EmptyBatch => "EMPTY_BATCH",
-            Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::MessageTooLarge { .. } | Self::LargerThanQueue { is_one_message: true, .. } => {
+                "MESSAGE_TOO_LARGE"
+            }
+            Self::LargerThanQueue { .. } => "BATCH_TOO_LARGE",
+            Self::QueueFull { .. } => "QUEUE_FULL",
             Self::DuplicateInBatch { .. } | Self::TokenTwice => "DUPLICATE_IN_BATCH",
             Self::DiskFull => "DISK_FULL",
             Self::Limit { .. } => "LIMIT_REACHED",

@@ -110,6 +110,8 @@ struct QueueItem {
     deleted: u64,
     #[prost(uint64, tag = "47")]
     moved: u64,
+    #[prost(uint64, tag = "44")]
+    dropped: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -447,6 +449,7 @@ impl<I: Index> Core<I> {
             expired: item.expired,
             deleted: item.deleted,
             moved: item.moved,
+            dropped: item.dropped,
         };
     }
 
@@ -490,6 +493,7 @@ fn queue_item(definition: &QueueDefinition, totals: Totals) -> QueueItem {
         expired: totals.expired,
         deleted: totals.deleted,
         moved: totals.moved,
+        dropped: totals.dropped,
     }
 }
 

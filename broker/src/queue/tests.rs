@@ -67,6 +67,10 @@ scripts! {
     max_delivery_rate
     drain
     purge
+    purge_letters
+    max_length
+    max_length_meets
+    retention_bytes
     update
     remove
     totals
@@ -87,4 +91,5 @@ scripts! {
     ordering_key_line
     disk_full
     freeze
+    meet
 }

@@ -42,6 +42,7 @@ impl<I: Index> Core<I> {
         }
         self.come_due(now, out)?;
         self.expire(now, out)?;
+        self.trim(now, out)?;
         self.open_due_queues(now);
         self.forget_idle_producers(now, out);
         Ok(())
@@ -55,7 +56,8 @@ impl<I: Index> Core<I> {
         let (due_boot, due_wall) = self.index.next_due();
         let (ttl_boot, ttl_wall) = self.index.next_ttl_end();
         let (leases, sessions) = (self.leases.next_deadline(), self.sessions.next_deadline());
-        let boot = [due_boot, ttl_boot, leases, sessions, self.flow.next_deadline()];
+        let overfull = (!self.overfull.is_empty()).then_some(0);
+        let boot = [due_boot, ttl_boot, leases, sessions, self.flow.next_deadline(), overfull];
         let idle = self.producers.first_idle_ms().map(|last_ms| last_ms + producer::IDLE_MS);
         let wall = [due_wall, ttl_wall, self.index.next_expiry(), idle];
         Deadlines {

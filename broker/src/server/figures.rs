@@ -109,6 +109,7 @@ fn queue_figures(core: &Core, queue: &Queue, wall_ms: u64) -> QueueFigures {
         expired_total: queue.totals.expired,
         deleted_total: queue.totals.deleted,
         moved_total: queue.totals.moved,
+        dropped_total: queue.totals.dropped,
     }
 }
 

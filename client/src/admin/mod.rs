@@ -6,6 +6,7 @@ mod filter;
 mod messages;
 mod operations;
 mod pause;
+mod purge;
 mod queue;
 mod watch;
 
@@ -22,7 +23,9 @@ pub use consumers::{ConnectedConsumer, ConsumerQuery};
 pub use filter::MessageFilter;
 pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
 pub use operations::{Operation, OperationKind, OperationOptions, OperationState};
-pub use queue::{Limit, Queue, QueuePolicy, QueueSpec, QueueState, QueueStats, RetryPolicy};
+pub use queue::{
+    Limit, Overflow, Queue, QueuePolicy, QueueSpec, QueueState, QueueStats, RetryPolicy,
+};
 pub use watch::{StatsRound, StatsWatch, WatchedQueue};
 
 /// One page of a list.
@@ -46,6 +49,32 @@ pub struct QueueQuery {
     pub page_token: String,
     /// Of each policy what was set, with the defaults left out.
     pub policy_as_set: bool,
+    /// Which come first.
+    pub order: QueueOrder,
+}
+
+/// Which queues of a list come first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QueueOrder {
+    /// By name.
+    #[default]
+    Name,
+    /// Those with the most ready messages.
+    MostReady,
+    /// Those with the most messages in their dead-letter queues.
+    MostDead,
+}
+
+impl QueueOrder {
+    fn into_wire(self) -> String {
+        let order_by = match self {
+            Self::Name => "",
+            Self::MostReady => "ready desc",
+            Self::MostDead => "dead desc",
+        };
+        order_by.to_owned()
+    }
 }
 
 /// What to change about a queue: what is set, and nothing else.
@@ -180,7 +209,7 @@ impl Client {
         queue(self.call(true, Duration::ZERO, request, call).await?.queue)
     }
 
-    /// Returns a page of queues, by name.
+    /// Returns a page of queues.
     ///
     /// # Errors
     ///
@@ -191,6 +220,7 @@ impl Client {
             page_token: query.page_token,
             name_contains: query.name_contains,
             policy_as_set: query.policy_as_set,
+            order_by: query.order.into_wire(),
             ..v1::ListQueuesRequest::default()
         };
         let call = |channel, request| async move { admin(channel).list_queues(request).await };
@@ -230,24 +260,6 @@ impl Client {
         let call = |channel, request| async move { admin(channel).delete_queue(request).await };
         self.call(false, Duration::ZERO, request, call).await?;
         Ok(())
-    }
-
-    /// Deletes the messages of a queue that are in one of `states`; none named: ready, scheduled and
-    /// parked. Returns how many went.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] with `QUEUE_NOT_FOUND`; otherwise they may or may not be gone.
-    pub async fn purge_queue(&self, name: &str, states: &[MessageState]) -> Result<u64, Error> {
-        let request = v1::PurgeQueueRequest {
-            name: name.to_owned(),
-            states: states.iter().map(|state| state.into_wire() as i32).collect(),
-            include_dead_letters: false,
-        };
-        // Not repeated: the count would be of the second time only.
-        let call = |channel, request| async move { admin(channel).purge_queue(request).await };
-        let response = self.call(false, Duration::ZERO, request, call).await?;
-        Ok(response.purged.try_into().unwrap_or_default())
     }
 
     /// Waits up to `wait` until a queue holds nothing ready, scheduled or leased; its figures, and

@@ -91,6 +91,45 @@ pub struct QueuePolicy {
     pub max_leased_per_fairness_key: Option<u32>,
     /// Shares of fairness keys, 1 to 1,000; at most 1,000 keys. A key that is not named has 1.
     pub fairness_weights: HashMap<String, u32>,
+    /// Messages at most, in whatever state. Default: no limit.
+    pub max_messages: Option<u64>,
+    /// Bytes at most, counted as [`QueueStats::bytes`] are. Default: no limit.
+    pub max_bytes: Option<u64>,
+    /// What happens to a publish beyond these. Default: it is refused.
+    pub overflow: Option<Overflow>,
+    /// Bytes that it keeps as a dead-letter queue; the oldest go beyond that. Default: no limit.
+    pub retention_bytes: Option<u64>,
+}
+
+/// What happens to a publish that its queue has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// It is refused with `QUEUE_FULL`.
+    RejectPublish,
+    /// The oldest ready messages are deleted.
+    DropOldest,
+    /// The oldest ready messages are dead-lettered.
+    DeadLetterOldest,
+}
+
+impl Overflow {
+    fn into_wire(self) -> v1::OverflowPolicy {
+        match self {
+            Self::RejectPublish => v1::OverflowPolicy::RejectPublish,
+            Self::DropOldest => v1::OverflowPolicy::DropOldest,
+            Self::DeadLetterOldest => v1::OverflowPolicy::DeadLetterOldest,
+        }
+    }
+
+    fn from_wire(overflow: v1::OverflowPolicy) -> Option<Self> {
+        match overflow {
+            v1::OverflowPolicy::Unspecified => None,
+            v1::OverflowPolicy::RejectPublish => Some(Self::RejectPublish),
+            v1::OverflowPolicy::DropOldest => Some(Self::DropOldest),
+            v1::OverflowPolicy::DeadLetterOldest => Some(Self::DeadLetterOldest),
+        }
+    }
 }
 
 /// How long a nacked message waits: `initial_backoff` times `multiplier` for each failure before,
@@ -157,12 +196,18 @@ impl QueuePolicy {
                 .into_iter()
                 .map(|(key, weight)| (key, weight.try_into().unwrap_or(i32::MAX)))
                 .collect(),
+            max_messages: self.max_messages.map(wire_size),
+            max_bytes: self.max_bytes.map(wire_size),
+            overflow: self.overflow.map_or(0, |overflow| overflow.into_wire().into()),
+            retention_bytes: self.retention_bytes.map(wire_size),
             ..v1::QueuePolicy::default()
         }
     }
 
     fn from_wire(policy: v1::QueuePolicy) -> Self {
+        let overflow = Overflow::from_wire(policy.overflow());
         Self {
+            overflow,
             lease_duration: policy.lease_duration.and_then(time::from_wire),
             max_attempts: policy.max_attempts.map(Limit::from_wire),
             max_crashes: policy.max_crashes.map(Limit::from_wire),
@@ -184,6 +229,9 @@ impl QueuePolicy {
                 .into_iter()
                 .filter_map(|(key, weight)| Some((key, weight.try_into().ok()?)))
                 .collect(),
+            max_messages: policy.max_messages.and_then(|max| max.try_into().ok()),
+            max_bytes: policy.max_bytes.and_then(|max| max.try_into().ok()),
+            retention_bytes: policy.retention_bytes.and_then(|max| max.try_into().ok()),
         }
     }
 
@@ -208,9 +256,17 @@ impl QueuePolicy {
             ("max_delivery_rate", self.max_delivery_rate.is_some()),
             ("max_leased_per_fairness_key", self.max_leased_per_fairness_key.is_some()),
             ("fairness_weights", !self.fairness_weights.is_empty()),
+            ("max_messages", self.max_messages.is_some()),
+            ("max_bytes", self.max_bytes.is_some()),
+            ("overflow", self.overflow.is_some()),
+            ("retention_bytes", self.retention_bytes.is_some()),
         ];
         set.iter().filter(|(_, set)| *set).map(|(path, _)| format!("policy.{path}")).collect()
     }
+}
+
+fn wire_size(size: u64) -> i64 {
+    size.try_into().unwrap_or(i64::MAX)
 }
 
 impl RetryPolicy {
@@ -339,6 +395,8 @@ pub struct QueueStats {
     pub deleted_total: u64,
     /// Messages that operations moved elsewhere.
     pub moved_total: u64,
+    /// Messages deleted because the queue held more than it may.
+    pub dropped_total: u64,
 }
 
 impl From<v1::QueueStats> for QueueStats {
@@ -363,6 +421,7 @@ impl From<v1::QueueStats> for QueueStats {
             expired_total: count(stats.expired_total),
             deleted_total: count(stats.deleted_total),
             moved_total: count(stats.moved_total),
+            dropped_total: count(stats.dropped_total),
         }
     }
 }
@@ -389,6 +448,10 @@ mod tests {
             max_delivery_rate: Some(0.5),
             max_leased_per_fairness_key: Some(2),
             fairness_weights: HashMap::from([("acme".to_owned(), 3)]),
+            max_messages: Some(1_000),
+            max_bytes: Some(1 << 40),
+            overflow: Some(Overflow::DeadLetterOldest),
+            retention_bytes: Some(9),
         };
         assert_eq!(QueuePolicy::from_wire(policy.clone().into_wire()), policy);
     }

@@ -134,8 +134,12 @@ impl Numbered {
     /// Tells those whom it concerns that it is refused; returns the messages that are to be sent
     /// again because they only shared the batch with the one that was at fault.
     pub(super) fn refused(self, refused: v1::BatchRefused) -> Option<Batch> {
-        let refusal = Refusal::from(refused.error.unwrap_or_default());
+        let mut refusal = Refusal::from(refused.error.unwrap_or_default());
         let index = usize::try_from(refused.index).unwrap_or(usize::MAX);
+        if self.gathered.is_some() && 0 < index && refusal.reason == Reason::BatchTooLarge {
+            // It stands alone: what it has no room beside is in the queue by the time it comes.
+            refusal = Refusal { reason: Reason::QueueFull, retryable: true, ..refusal };
+        }
         let Some(members) = self.gathered.filter(|_| {
             concerns_one_message(&refusal.reason) && 1 < self.messages && index < self.messages
         }) else {
@@ -143,9 +147,16 @@ impl Numbered {
             return None;
         };
         let mut members = members.unwrap_or_else(|| (0..self.messages).collect());
-        self.group.refuse(members.remove(index), Error::Refused(refusal));
         let mut messages = messages_of(self.request);
-        let cost = self.cost - OutgoingMessage(messages.remove(index)).cost();
+        let mut cost = self.cost;
+        for at in at_fault(&refusal.reason, index, &messages) {
+            self.group.refuse(members.remove(at), Error::Refused(refusal.clone()));
+            cost -= OutgoingMessage(messages.remove(at)).cost();
+        }
+        if messages.is_empty() {
+            self.group.finish(Err(Error::Refused(refusal)));
+            return None;
+        }
         let kind = Kinship::Gathered { members: Some(members), ids: HashSet::new() };
         Some(Batch { messages, cost, group: self.group, kind })
     }
@@ -164,6 +175,15 @@ fn concerns_one_message(reason: &Reason) -> bool {
             | Reason::FeatureUnsupported
             | Reason::PermissionDenied
     )
+}
+
+/// The messages that a refusal is of, the last first. What comes after one that a full queue refused is
+/// for the same queue not tried again: it would come before it, or be refused one by one.
+fn at_fault(reason: &Reason, index: usize, messages: &[v1::OutgoingMessage]) -> Vec<usize> {
+    let queue = &messages[index].queue;
+    let is_full = *reason == Reason::QueueFull;
+    let rest = (index + 1..messages.len()).rev();
+    rest.filter(|at| is_full && messages[*at].queue == *queue).chain([index]).collect()
 }
 
 fn id_of(message: &OutgoingMessage) -> (String, String) {

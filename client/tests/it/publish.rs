@@ -146,6 +146,38 @@ async fn a_bad_message_does_not_take_its_neighbours_with_it() {
 }
 
 #[tokio::test]
+async fn what_follows_for_a_queue_that_was_full_is_not_tried_before_it() {
+    let (_broker, publisher, mut talk) = open().await;
+    let busy = keep_busy(&publisher, &mut talk).await;
+    let mut pending = Vec::new();
+    for (payload, queue) in [("a", "full"), ("b", "full"), ("c", "other"), ("d", "full")] {
+        pending.push(publisher.offer(message(payload).queue(queue)).await.unwrap());
+    }
+    talk.say_confirmed(stored(4, &[1, 2, 3, 4]));
+    assert_eq!(payloads(&talk.hear_batch().await), ["a", "b", "c", "d"]);
+    talk.say_confirmed(BatchesConfirmed {
+        refused: vec![refused(5, 1, "QUEUE_FULL")],
+        ..stored(5, &[0])
+    });
+    assert_eq!(payloads(&talk.hear_batch().await), ["a", "c"]);
+    talk.say_confirmed(BatchesConfirmed {
+        refused: vec![refused(6, 1, "BATCH_TOO_LARGE")],
+        ..stored(6, &[0])
+    });
+    assert_eq!(payloads(&talk.hear_batch().await), ["a"]);
+    talk.say_confirmed(stored(7, &[8]));
+    let mut outcomes = Vec::new();
+    for receipt in pending {
+        outcomes.push(soon(receipt).await.map_err(|error| error.reason().cloned()));
+    }
+    let full = Some(Reason::QueueFull);
+    let refused = |at: usize| outcomes[at].as_ref().unwrap_err();
+    assert_eq!([refused(1), refused(2), refused(3)], [&full; 3]);
+    assert_eq!(outcomes[0].as_ref().unwrap().sequence, Some(8));
+    drop(busy);
+}
+
+#[tokio::test]
 async fn a_batch_is_refused_as_a_whole() {
     let (_broker, publisher, mut talk) = open().await;
     let batch = publisher.offer_batch(vec![message("a"), message("b")]).await.unwrap();

@@ -8,6 +8,7 @@ mod data;
 mod definitions;
 mod exec;
 mod flow;
+mod full;
 mod health;
 mod lists;
 mod named;

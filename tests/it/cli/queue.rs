@@ -39,6 +39,15 @@ fn policy() -> Vec<(Vec<&'static str>, &'static str, Value, Value)> {
             Value::Null,
         ),
         (vec!["--max-delivery-rate", "2.5"], "max_delivery_rate", json!(2.5), Value::Null),
+        (vec!["--max-messages", "1000"], "max_messages", json!(1_000), Value::Null),
+        (vec!["--max-bytes", "5000000000"], "max_bytes", json!(5_000_000_000_u64), Value::Null),
+        (
+            vec!["--overflow", "dead-letter-oldest"],
+            "overflow",
+            json!("dead-letter-oldest"),
+            json!("reject"),
+        ),
+        (vec!["--retention-bytes", "9"], "retention_bytes", json!(9), Value::Null),
         (vec!["--description", "for mails"], "description", json!("for mails"), json!("")),
         (
             vec!["--label", "team=a", "--label", "env=b"],

@@ -60,7 +60,7 @@ fn marked() -> Marked {
             comment.clear();
         }
     }
-    assert!(5 < marked.fields.len() && 5 < marked.rpcs.len(), "{marked:?}");
+    assert!(!marked.fields.is_empty() && !marked.rpcs.is_empty(), "{marked:?}");
     marked
 }
 
@@ -110,7 +110,6 @@ async fn every_field_that_comes_later_is_refused() {
     let mut seen = Seen::default();
     check_settlements(&broker, &mut seen).await;
     check_policies(&broker.wire, &mut seen).await;
-    check_calls(&broker.wire, &mut seen).await;
     let expected = marked().fields;
     let names = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<BTreeSet<_>>();
     let (told, checked) = (names(&expected), names(&seen.features));
@@ -141,13 +140,8 @@ async fn check_settlements(broker: &Broker, seen: &mut Seen) {
 
 async fn check_policies(wire: &Wire, seen: &mut Seen) {
     type Set = fn(&mut QueuePolicy);
-    let fields: [(&str, Set); 5] = [
-        ("max_messages", |p| p.max_messages = Some(1)),
-        ("max_bytes", |p| p.max_bytes = Some(1)),
-        ("overflow", |p| p.overflow = OverflowPolicy::DropOldest.into()),
-        ("outcome_retention", |p| p.outcome_retention = Some(seconds(1))),
-        ("retention_bytes", |p| p.retention_bytes = Some(1)),
-    ];
+    let fields: [(&str, Set); 1] =
+        [("outcome_retention", |p| p.outcome_retention = Some(seconds(1)))];
     for (field, set) in fields {
         let mut policy = QueuePolicy::default();
         set(&mut policy);
@@ -158,14 +152,4 @@ async fn check_policies(wire: &Wire, seen: &mut Seen) {
             &refusal(wire.admin().create_queue(create).await),
         );
     }
-}
-
-async fn check_calls(wire: &Wire, seen: &mut Seen) {
-    let order_by = "ready desc".to_owned();
-    let list = ListQueuesRequest { order_by, ..ListQueuesRequest::default() };
-    seen.check("ListQueuesRequest.order_by", &refusal(wire.admin().list_queues(list).await));
-    let name = "work".to_owned();
-    let purge = PurgeQueueRequest { name, include_dead_letters: true, ..Default::default() };
-    let purge = wire.admin().purge_queue(purge).await;
-    seen.check("PurgeQueueRequest.include_dead_letters", &refusal(purge));
 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use qbroker::exit::Exit;
-use qbroker_client::{Limit, Queue, QueuePolicy, RetryPolicy};
+use qbroker_client::{Limit, Overflow, Queue, QueuePolicy, RetryPolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::failure::Failure;
+use crate::cli::queue::overflow;
 
 /// Grows when a reader of older versions would misunderstand the file.
 const VERSION: u32 = 1;
@@ -68,6 +69,33 @@ pub(super) struct Policy {
     max_leased_per_fairness_key: Option<u32>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     fairness_weights: BTreeMap<String, u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_messages: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overflow: Option<OverflowWord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention_bytes: Option<u64>,
+}
+
+/// What a full queue does, by the word that the command line has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct OverflowWord(Overflow);
+
+impl TryFrom<String> for OverflowWord {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        overflow::parse(&word).map(Self)
+    }
+}
+
+impl From<OverflowWord> for String {
+    fn from(word: OverflowWord) -> Self {
+        overflow::show(word.0).unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -203,6 +231,10 @@ impl Policy {
             max_delivery_rate,
             max_leased_per_fairness_key,
             fairness_weights,
+            max_messages,
+            max_bytes,
+            overflow,
+            retention_bytes,
         } = policy;
         Self {
             lease_duration: lease_duration.map(Span),
@@ -225,6 +257,10 @@ impl Policy {
             max_delivery_rate,
             max_leased_per_fairness_key,
             fairness_weights: fairness_weights.into_iter().collect(),
+            max_messages,
+            max_bytes,
+            overflow: overflow.map(OverflowWord),
+            retention_bytes,
         }
     }
 }
@@ -254,6 +290,10 @@ impl From<Policy> for QueuePolicy {
             max_delivery_rate: policy.max_delivery_rate,
             max_leased_per_fairness_key: policy.max_leased_per_fairness_key,
             fairness_weights: policy.fairness_weights.into_iter().collect(),
+            max_messages: policy.max_messages,
+            max_bytes: policy.max_bytes,
+            overflow: policy.overflow.map(|word| word.0),
+            retention_bytes: policy.retention_bytes,
         }
     }
 }
@@ -290,7 +330,11 @@ mod tests {
             "max_leased": 8,
             "max_delivery_rate": 0.5,
             "max_leased_per_fairness_key": 2,
-            "fairness_weights": { "acme": 3 }
+            "fairness_weights": { "acme": 3 },
+            "max_messages": 1000,
+            "max_bytes": 5000000000,
+            "overflow": "drop-oldest",
+            "retention_bytes": 9
           }
         },
         { "name": "plain" }

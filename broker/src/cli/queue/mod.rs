@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use qbroker::exit::Exit;
-use qbroker_client::{Client, MessageState, Queue, QueueQuery, QueueSpec, QueueUpdate, Reason};
+use qbroker_client::{Client, Queue, QueueOrder, QueueQuery, QueueSpec, QueueUpdate, Reason};
 
 use self::policy::PolicyArgs;
 use self::view::{DETAILS, LIST, item};
@@ -11,8 +11,12 @@ use super::failure::Failure;
 use super::globals::Globals;
 use super::tally::Tally;
 
+pub(super) use self::purge::State;
+
+pub(super) mod overflow;
 mod pause;
 mod policy;
+mod purge;
 mod screen;
 mod top;
 mod view;
@@ -35,7 +39,7 @@ pub(super) enum QueueCommand {
     /// Watch what queues hold and do.
     Top(top::TopArgs),
     /// Delete the messages of a queue.
-    Purge(PurgeArgs),
+    Purge(purge::PurgeArgs),
     /// Stop deliveries from queues, until they are resumed.
     Pause(pause::PauseArgs),
     /// Let queues go on that were paused.
@@ -64,6 +68,30 @@ pub(super) struct ListArgs {
     /// Only queues with this in their name.
     #[arg(long, value_name = "TEXT", default_value = "")]
     contains: String,
+    /// What comes first.
+    #[arg(long, value_name = "ORDER", default_value = "name")]
+    sort: Sort,
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sort {
+    /// By name.
+    Name,
+    /// Those with the most ready messages.
+    Ready,
+    /// Those with the most dead letters.
+    Dead,
+}
+
+impl From<Sort> for QueueOrder {
+    fn from(sort: Sort) -> Self {
+        match sort {
+            Sort::Name => Self::Name,
+            Sort::Ready => Self::MostReady,
+            Sort::Dead => Self::MostDead,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -93,42 +121,6 @@ pub(super) struct DeleteArgs {
     if_exists: bool,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct PurgeArgs {
-    /// The queue.
-    name: String,
-    /// Only messages in this state; may be repeated. All but leased ones where none is named.
-    #[arg(long, value_name = "STATE")]
-    state: Vec<State>,
-}
-
-/// Where a message is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(in crate::cli) enum State {
-    /// Waiting for a consumer.
-    Ready,
-    /// Waiting for its time.
-    Scheduled,
-    /// With a consumer, which then loses it.
-    Leased,
-    /// Given up in place.
-    Parked,
-    /// Waiting for another one of its ordering key.
-    Behind,
-}
-
-impl From<State> for MessageState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Ready => Self::Ready,
-            State::Scheduled => Self::Scheduled,
-            State::Leased => Self::Leased,
-            State::Parked => Self::Parked,
-            State::Behind => Self::Behind,
-        }
-    }
-}
-
 impl QueueCommand {
     /// Runs one of them.
     pub(super) fn run(self, globals: &Globals) -> Outcome {
@@ -141,7 +133,7 @@ impl QueueCommand {
                 Self::Update(args) => update(*args, &client, globals).await,
                 Self::Delete(args) => delete(&args, &client, globals).await,
                 Self::Top(args) => args.run(&client, globals).await,
-                Self::Purge(args) => purge(&args, &client, globals).await,
+                Self::Purge(args) => args.run(&client, globals).await,
                 Self::Pause(args) => args.run(&client).await,
                 Self::Resume(args) => args.run(&client).await,
             }
@@ -166,8 +158,12 @@ async fn create(args: CreateArgs, client: &Client, globals: &Globals) -> Outcome
 }
 
 async fn list(args: ListArgs, client: &Client, globals: &Globals) -> Outcome {
-    let mut query =
-        QueueQuery { name_contains: args.contains, page_size: PAGE_SIZE, ..QueueQuery::default() };
+    let mut query = QueueQuery {
+        name_contains: args.contains,
+        page_size: PAGE_SIZE,
+        order: args.sort.into(),
+        ..QueueQuery::default()
+    };
     let mut items = Vec::new();
     loop {
         let page = client.list_queues(query.clone()).await?;
@@ -227,25 +223,4 @@ async fn holdings(client: &Client, name: &str) -> Result<String, Failure> {
         Err(error) if error.reason() == Some(&Reason::QueueNotFound) => Ok(String::new()),
         Err(error) => Err(error.into()),
     }
-}
-
-async fn purge(args: &PurgeArgs, client: &Client, globals: &Globals) -> Outcome {
-    let stats = client.get_queue(&args.name).await?.stats;
-    let states = match args.state.as_slice() {
-        [] => &[State::Ready, State::Scheduled, State::Parked, State::Behind][..],
-        named => named,
-    };
-    let held = |state: &State| match state {
-        State::Ready => stats.ready,
-        State::Scheduled => stats.scheduled,
-        State::Leased => stats.leased,
-        State::Parked => stats.parked,
-        State::Behind => stats.behind,
-    };
-    let count: u64 = states.iter().map(held).sum();
-    globals.confirm(&format!("delete {count} messages of the queue {}", args.name))?;
-    let states: Vec<MessageState> = states.iter().copied().map(MessageState::from).collect();
-    let purged = client.purge_queue(&args.name, &states).await?;
-    view::print_purged(globals, purged)?;
-    Ok(Exit::Ok)
 }

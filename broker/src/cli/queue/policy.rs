@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use qbroker_client::{Limit, QueuePolicy, RetryPolicy};
 
+use super::overflow::OverflowArg;
 use crate::cli::limit;
 
 /// What may be said about a queue when it is created or updated.
@@ -67,6 +68,18 @@ pub(super) struct PolicyArgs {
     /// [default: 1 each].
     #[arg(long = "fairness-weight", value_name = "KEY=WEIGHT", value_parser = weight)]
     fairness_weights: Vec<(String, u32)>,
+    /// Messages at most, whatever they do [default: no limit].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_messages: Option<u64>,
+    /// Bytes at most [default: no limit].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    max_bytes: Option<u64>,
+    /// What happens to a publish beyond these [default: reject].
+    #[arg(long, value_name = "POLICY")]
+    overflow: Option<OverflowArg>,
+    /// Bytes that it keeps as a dead-letter queue, the newest ones [default: no limit].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    retention_bytes: Option<u64>,
     /// What the queue is for.
     #[arg(long, value_name = "TEXT")]
     pub(super) description: Option<String>,
@@ -76,7 +89,7 @@ pub(super) struct PolicyArgs {
 }
 
 /// The settings by flag, and where they are in the protocol's queue.
-const PATHS: [(&str, &str); 20] = [
+const PATHS: &[(&str, &str)] = &[
     ("lease-duration", "policy.lease_duration"),
     ("max-attempts", "policy.max_attempts"),
     ("max-crashes", "policy.max_crashes"),
@@ -95,6 +108,10 @@ const PATHS: [(&str, &str); 20] = [
     ("max-delivery-rate", "policy.max_delivery_rate"),
     ("max-leased-per-fairness-key", "policy.max_leased_per_fairness_key"),
     ("fairness-weight", "policy.fairness_weights"),
+    ("max-messages", "policy.max_messages"),
+    ("max-bytes", "policy.max_bytes"),
+    ("overflow", "policy.overflow"),
+    ("retention-bytes", "policy.retention_bytes"),
     ("description", "description"),
     ("label", "labels"),
 ];
@@ -128,6 +145,10 @@ impl PolicyArgs {
             max_delivery_rate: self.max_delivery_rate,
             max_leased_per_fairness_key: self.max_leased_per_fairness_key,
             fairness_weights: self.fairness_weights.iter().cloned().collect(),
+            max_messages: self.max_messages,
+            max_bytes: self.max_bytes,
+            overflow: self.overflow.map(OverflowArg::policy),
+            retention_bytes: self.retention_bytes,
         }
     }
 }

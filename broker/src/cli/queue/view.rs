@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use qbroker_client::{Queue, QueuePolicy, QueueState};
 use serde_json::{Value, json};
 
+use super::overflow;
 use crate::cli::globals::Globals;
 use crate::cli::limit;
 use crate::cli::output::{Column, Item, column, time};
@@ -25,7 +26,7 @@ pub(super) const LIST: [Column; 9] = [
 ];
 
 /// What is shown of one queue.
-pub(super) const DETAILS: [Column; 44] = [
+pub(super) const DETAILS: [Column; 49] = [
     column("NAME", "name"),
     column("STATE", "state"),
     column("PUBLISHING PAUSED", "publishing_paused"),
@@ -51,6 +52,7 @@ pub(super) const DETAILS: [Column; 44] = [
     column("EXPIRED", "expired_total"),
     column("DELETED", "deleted_total"),
     column("MOVED", "moved_total"),
+    column("DROPPED", "dropped_total"),
     column("LEASE DURATION", "lease_duration"),
     column("MAX ATTEMPTS", "max_attempts"),
     column("MAX CRASHES", "max_crashes"),
@@ -69,6 +71,10 @@ pub(super) const DETAILS: [Column; 44] = [
     column("MAX DELIVERY RATE", "max_delivery_rate"),
     column("MAX LEASED PER FAIRNESS KEY", "max_leased_per_fairness_key"),
     column("FAIRNESS WEIGHTS", "fairness_weights"),
+    column("MAX MESSAGES", "max_messages"),
+    column("MAX BYTES", "max_bytes"),
+    column("OVERFLOW", "overflow"),
+    column("RETENTION BYTES", "retention_bytes"),
     column("ETAG", "etag"),
 ];
 
@@ -118,6 +124,7 @@ fn figures(queue: &Queue, now: SystemTime) -> Value {
         "expired_total": stats.expired_total,
         "deleted_total": stats.deleted_total,
         "moved_total": stats.moved_total,
+        "dropped_total": stats.dropped_total,
     })
 }
 
@@ -145,6 +152,10 @@ fn policy(policy: &QueuePolicy) -> Value {
         "max_delivery_rate": policy.max_delivery_rate,
         "max_leased_per_fairness_key": policy.max_leased_per_fairness_key,
         "fairness_weights": if weights.is_empty() { Value::Null } else { json!(weights) },
+        "max_messages": policy.max_messages,
+        "max_bytes": policy.max_bytes,
+        "overflow": policy.overflow.and_then(overflow::show),
+        "retention_bytes": policy.retention_bytes,
     })
 }
 

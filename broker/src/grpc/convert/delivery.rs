@@ -412,6 +412,7 @@ mod tests {
             (StoredReason::MaxCrashes, ToldReason::MaxCrashes),
             (StoredReason::Expired, ToldReason::Expired),
             (StoredReason::ByConsumer, ToldReason::ByConsumer),
+            (StoredReason::Overflow, ToldReason::Overflow),
         ];
         for (stored, told) in pairs {
             assert_eq!(i32::from(stored), i32::from(told), "{stored:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use qbroker_proto::v1::{self, QueuePolicy, QueueState, QueueStats, RetryPolicy};
+use qbroker_proto::v1::{self, OverflowPolicy, QueuePolicy, QueueState, QueueStats, RetryPolicy};
 
 use super::batch::{IdHasher, KEY_BYTES_MAX};
 use super::bounds::later;
@@ -10,7 +10,7 @@ use super::time::{duration_ms, to_duration, to_timestamp};
 use crate::grpc::fault::Fault;
 use crate::queue::index::Counts;
 use crate::queue::index::fairness_hash;
-use crate::queue::policy::{self, FairnessWeight, Policy, Retry};
+use crate::queue::policy::{self, FairnessWeight, Overflow, Policy, Retry};
 use crate::queue::{Limits, Queue};
 
 /// What of a queue a client may set.
@@ -82,6 +82,10 @@ fn new_policy(policy: QueuePolicy, limits: &Limits, hasher: IdHasher) -> Result<
             .max_leased_per_fairness_key
             .map(|max| u32::try_from(max).unwrap_or_default()),
         fairness_weights: fairness_weights(policy.fairness_weights, hasher)?,
+        retention_bytes: size("policy.retention_bytes", policy.retention_bytes)?,
+        max_messages: size("policy.max_messages", policy.max_messages)?,
+        max_bytes: size("policy.max_bytes", policy.max_bytes)?,
+        overflow: new_overflow(policy.overflow)?.map(i32::from),
     })
 }
 
@@ -107,6 +111,29 @@ fn priority_levels(levels: Option<i32>) -> Result<Option<u32>, Fault> {
     levels.map(u32::try_from).transpose().map_err(negative)
 }
 
+fn size(field: &'static str, size: Option<i64>) -> Result<Option<u64>, Fault> {
+    let negative = |_| Fault::invalid(field, "it must not be negative");
+    size.map(u64::try_from).transpose().map_err(negative)
+}
+
+fn new_overflow(overflow: i32) -> Result<Option<Overflow>, Fault> {
+    match OverflowPolicy::try_from(overflow) {
+        Ok(OverflowPolicy::Unspecified) => Ok(None),
+        Ok(OverflowPolicy::RejectPublish) => Ok(Some(Overflow::RejectPublish)),
+        Ok(OverflowPolicy::DropOldest) => Ok(Some(Overflow::DropOldest)),
+        Ok(OverflowPolicy::DeadLetterOldest) => Ok(Some(Overflow::DeadLetterOldest)),
+        Err(_) => Err(Fault::invalid("policy.overflow", format!("{overflow} is no such policy"))),
+    }
+}
+
+fn to_overflow(overflow: Overflow) -> OverflowPolicy {
+    match overflow {
+        Overflow::RejectPublish => OverflowPolicy::RejectPublish,
+        Overflow::DropOldest => OverflowPolicy::DropOldest,
+        Overflow::DeadLetterOldest => OverflowPolicy::DeadLetterOldest,
+    }
+}
+
 fn new_retry(retry: RetryPolicy) -> Result<Retry, Fault> {
     let duration = |field, duration| duration_ms(field, duration, 0, u64::MAX);
     Ok(Retry {
@@ -118,11 +145,7 @@ fn new_retry(retry: RetryPolicy) -> Result<Retry, Fault> {
 }
 
 fn check_later(policy: &QueuePolicy) -> Result<(), Fault> {
-    later(policy.max_messages.is_some(), "policy.max_messages", "max_length")?;
-    later(policy.max_bytes.is_some(), "policy.max_bytes", "max_length")?;
-    later(policy.overflow != 0, "policy.overflow", "max_length")?;
-    later(policy.outcome_retention.is_some(), "policy.outcome_retention", "trace")?;
-    later(policy.retention_bytes.is_some(), "policy.retention_bytes", "retention_bytes")
+    later(policy.outcome_retention.is_some(), "policy.outcome_retention", "trace")
 }
 
 /// Takes what `mask` names from `new`, and the rest from what is stored.
@@ -169,6 +192,10 @@ pub(in crate::grpc) fn merge(
             "policy.fairness_weights" => {
                 policy.fairness_weights.clone_from(&new.policy.fairness_weights);
             }
+            "policy.max_messages" => policy.max_messages = new.policy.max_messages,
+            "policy.max_bytes" => policy.max_bytes = new.policy.max_bytes,
+            "policy.overflow" => policy.overflow = new.policy.overflow,
+            "policy.retention_bytes" => policy.retention_bytes = new.policy.retention_bytes,
             other => {
                 let why = format!("\"{other}\" is not a field that can be changed");
                 return Err(Fault::invalid("update_mask", why));
@@ -252,7 +279,13 @@ pub(in crate::grpc) fn as_set(policy: &Policy) -> QueuePolicy {
         max_delivery_rate,
         max_leased_per_fairness_key,
         fairness_weights,
+        retention_bytes,
+        max_messages,
+        max_bytes,
+        overflow: _,
     } = policy.clone();
+    let size = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
+    let overflow = policy.overflow.map(|_| to_overflow(policy.overflow()).into());
     let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     QueuePolicy {
         lease_duration: lease_duration_ms.map(to_duration),
@@ -278,6 +311,10 @@ pub(in crate::grpc) fn as_set(policy: &Policy) -> QueuePolicy {
             .into_iter()
             .map(|FairnessWeight { key, weight, .. }| (key, weight.cast_signed()))
             .collect(),
+        retention_bytes: retention_bytes.map(size),
+        max_messages: max_messages.map(size),
+        max_bytes: max_bytes.map(size),
+        overflow: overflow.unwrap_or_default(),
         ..QueuePolicy::default()
     }
 }
@@ -314,6 +351,10 @@ fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
             .iter()
             .map(|it| (it.key.clone(), it.weight.cast_signed()))
             .collect(),
+        max_messages: policy.max_messages.and_then(|max| i64::try_from(max).ok()),
+        max_bytes: policy.max_bytes.and_then(|max| i64::try_from(max).ok()),
+        overflow: to_overflow(policy.overflow()).into(),
+        retention_bytes: policy.retention_bytes.and_then(|max| i64::try_from(max).ok()),
         ..QueuePolicy::default()
     }
 }
@@ -340,5 +381,6 @@ pub(in crate::grpc) fn to_stats(queue: &Queue, figures: Figures) -> QueueStats {
         expired_total: number(totals.expired),
         deleted_total: number(totals.deleted),
         moved_total: number(totals.moved),
+        dropped_total: number(totals.dropped),
     }
 }

@@ -176,6 +176,26 @@ impl MemoryIndex {
         self.queues.get(&queue)?.ready.iter().next().map(|(_, _, birth)| birth)
     }
 
+    /// Place and birth of the messages that [`Index::oldest`] adds.
+    pub(super) fn oldest_stands(
+        &self,
+        queue: QueueId,
+        states: StateSet,
+        max: usize,
+    ) -> Vec<(Lsn, Lsn)> {
+        let Some(orders) = self.queues.get(&queue) else { return Vec::new() };
+        let mut stands = Vec::new();
+        if states.contains(StateSet::READY) {
+            stands.extend(orders.ready.first_of_lines(max));
+        }
+        if states.contains(StateSet::PARKED) {
+            stands.extend(orders.parked.iter().take(max));
+        }
+        stands.sort_unstable();
+        stands.truncate(max);
+        stands
+    }
+
     pub(super) fn retention(&self, queue: QueueId) -> Option<u64> {
         self.queues.get(&queue)?.retention_ms
     }
@@ -260,6 +280,17 @@ impl Index for MemoryIndex {
 
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
         self.first_ready(queue).map(|birth| self.present(birth).since_ms)
+    }
+
+    fn oldest(
+        &self,
+        queue: QueueId,
+        states: StateSet,
+        max: usize,
+        births: &mut Vec<Lsn>,
+    ) -> Lookup<()> {
+        births.extend(self.oldest_stands(queue, states, max).into_iter().map(|(_, birth)| birth));
+        Ok(())
     }
 
     fn list(

@@ -27,6 +27,7 @@ enum Part {
     Message(Lsn),
     Ready(QueueId),
     List(QueueId),
+    Oldest(QueueId),
     Due,
     Expired,
     TtlOver,
@@ -39,6 +40,7 @@ fn page(part: Part) -> Missing {
         Part::Message(birth) => birth.0 << 3,
         Part::Ready(queue) => u64::from(queue.0) << 3 | 1,
         Part::List(queue) => u64::from(queue.0) << 3 | 2,
+        Part::Oldest(queue) => u64::from(queue.0) << 3 | 6,
         Part::Due => 3,
         Part::Expired => 4,
         Part::TtlOver => 5,
@@ -146,6 +148,17 @@ impl Index for MissingIndex {
 
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
         self.inside.oldest_ready(queue)
+    }
+
+    fn oldest(
+        &self,
+        queue: QueueId,
+        states: StateSet,
+        max: usize,
+        births: &mut Vec<Lsn>,
+    ) -> Lookup<()> {
+        self.look_up(Part::Oldest(queue))?;
+        self.inside.oldest(queue, states, max, births)
     }
 
     fn list(

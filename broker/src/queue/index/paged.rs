@@ -14,8 +14,12 @@ use super::cold::{Cold, Earliest};
 use super::memory::MemoryIndex;
 use super::page::Stand;
 use super::pages::Pages;
-use super::{Counts, Cursor, Frozen, Index, Lane, Lookup, Message, Missing, Page, StateSet};
+use super::{
+    Counts, Cursor, Frozen, Index, Lane, Lookup, Message, Missing, PLACE_MAX, Page, StateSet,
+    ready_order,
+};
 use crate::queue::ids::QueueId;
+use crate::queue::policy::PRIORITY_MAX;
 use crate::queue::time::Now;
 
 /// Messages of a page: some twenty kilobytes, read at once.
@@ -197,6 +201,32 @@ impl Index for PagedIndex {
             Some(page) if hot.is_none_or(|hot| page.first() < hot) => Some(page.first_since_ms),
             _ => self.hot.oldest_ready(queue),
         }
+    }
+
+    fn oldest(
+        &self,
+        queue: QueueId,
+        states: StateSet,
+        max: usize,
+        births: &mut Vec<Lsn>,
+    ) -> Lookup<()> {
+        let stands = self.hot.oldest_stands(queue, states, max);
+        // Where there are enough, what came later need not be in memory.
+        let last = stands.last().filter(|_| stands.len() == max);
+        let (place, birth) = last.copied().unwrap_or((PLACE_MAX, Lsn(u64::MAX)));
+        if states.contains(StateSet::PARKED) {
+            let last = Some((place.0, birth));
+            unless(self.cold.between(queue, StateSet::PARKED, None, last))?;
+        }
+        if states.contains(StateSet::READY) {
+            for rank in u8::MAX - PRIORITY_MAX..=u8::MAX {
+                let before_all = Some((ready_order(rank, Lsn(0)), Lsn(0)));
+                let last = Some((ready_order(rank, place), birth));
+                unless(self.cold.between(queue, StateSet::READY, before_all, last))?;
+            }
+        }
+        births.extend(stands.into_iter().map(|(_, birth)| birth));
+        Ok(())
     }
 
     fn list(

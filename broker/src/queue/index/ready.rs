@@ -8,7 +8,7 @@ use qbroker_storage::Lsn;
 use super::keys::Lane;
 
 /// Where a message stands: its place, and its birth among those that share it.
-type Stand = (Lsn, Lsn);
+pub(super) type Stand = (Lsn, Lsn);
 
 /// A place in the order: rank, place, birth.
 type Place = (u8, Lsn, Lsn);
@@ -113,6 +113,11 @@ impl ReadyOrder {
     /// Rank, place and birth of every message: by rank, whichever lane it is in.
     pub(super) fn iter(&self) -> impl Iterator<Item = Place> {
         self.after(None)
+    }
+
+    /// The `max` that have the first places, at most, and some more: so many of each line.
+    pub(super) fn first_of_lines(&self, max: usize) -> impl Iterator<Item = Stand> {
+        self.lines.values().flat_map(move |line| line.after(None).take(max))
     }
 
     /// [`Self::iter`], from behind this one on.

@@ -147,6 +147,9 @@ impl<'a> Torn<'a> {
                 Record::Deleted(deleted) => deleted.births.iter().for_each(|birth| {
                     waiting.remove(&Lsn(*birth));
                 }),
+                Record::Dropped(dropped) => dropped.births.iter().for_each(|birth| {
+                    waiting.remove(&Lsn(*birth));
+                }),
                 Record::Expired(expired) => expired.births.iter().for_each(|birth| {
                     waiting.remove(&Lsn(*birth));
                 }),

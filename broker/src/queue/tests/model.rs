@@ -5,6 +5,7 @@
 //! discarded, a lease ends only when its time, its session or its stream is over.
 
 mod ends;
+mod bounds;
 mod room;
 mod takers;
 
@@ -223,6 +224,7 @@ impl Model {
                     assert!(asked.remove.remove(birth) || purged, "nobody deleted {birth}");
                 }
             }
+            Record::Dropped(it) => self.check_dropped(&it.births, asked),
             Record::Updated(it) => self.check_updated(lsn, it, asked, now),
             Record::Moved(it) => self.check_moved(lsn, it, asked),
             Record::OperationStarted(_) | Record::OperationStepped(_) => {}
@@ -478,6 +480,9 @@ impl Model {
                 assert!(given_up || was_last, "{} may fail once more", it.birth);
             }
             None if it.reason() == DeadLetterReason::Expired => self.check_outlived(it.birth, now),
+            None if it.reason() == DeadLetterReason::Overflow => {
+                self.check_evicted(it.birth, asked);
+            }
             None => self.check_crash(it.birth, asked, now, true),
         }
         let source = &self.queues[&self.messages[&it.birth].queue];
@@ -548,6 +553,7 @@ impl Model {
 
     /// Nothing is left undone that was due by now.
     pub(super) fn check_nothing_is_overdue(&mut self, now: Now) {
+        self.check_nothing_is_beyond_bounds();
         for (birth, message) in &self.messages {
             let is_over = message.ttl_end.is_some_and(|end| end.is_over(now));
             assert!(!is_over || message.lease().is_some(), "{birth} is too old");

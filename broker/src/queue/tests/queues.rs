@@ -9,8 +9,9 @@ use super::commands::{hash_of, key_hash};
 use super::script::Script;
 use super::show;
 use super::stage::{StageIndex, WALL_MS};
+use crate::queue::body::StoredDeadLetter;
 use crate::queue::index::{Counts, State, StateSet, fairness_hash};
-use crate::queue::policy::{FairnessWeight, Policy, Retry};
+use crate::queue::policy::{FairnessWeight, Overflow, Policy, Retry};
 use crate::queue::{
     CreateQueue, DeleteQueue, Expected, Lost, MessageName, NamedBy, NewDue, PauseQueue,
     UpdateMessages, UpdateQueue,
@@ -56,12 +57,16 @@ pub(super) fn delete<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>)
     script.tell(outcome, |()| Vec::new());
 }
 
-/// `purge mail states=ready,leased`
+/// `purge mail states=ready,leased`, `purge mail letters` for those of its dead letters.
 pub(super) fn purge<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let states = args.key("states").map_or(StateSet::ALL, |states| {
         states.split(',').map(state).fold(StateSet(0), StateSet::with)
     });
+    let of_letters = args.flag("letters");
     let name = name(args);
+    if of_letters {
+        return purge_letters(script, &name, states);
+    }
     let outcome = script.stage.turn(|core, _, out| {
         let mut purge = core.begin_purge(&name, states, Lost::Purged)?;
         core.purge(&mut purge, out)
@@ -70,6 +75,35 @@ pub(super) fn purge<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) 
         assert!(step.is_last, "so few are one step");
         vec![format!("{} purged", step.deleted)]
     });
+}
+
+fn purge_letters<I: StageIndex>(script: &mut Script<I>, name: &str, states: StateSet) {
+    let begun = script.stage.core.begin_letters_purge(name, states).expect("the queue is there");
+    let mut purge = begun.expect("it has a dead-letter queue");
+    loop {
+        let looked_at = loop {
+            match script.stage.core.next_letters(&purge) {
+                Ok(letters) => break letters,
+                Err(missing) => script.stage.load(missing),
+            }
+        };
+        let mut from_queue = looked_at.letters.clone();
+        from_queue.retain(|letter| {
+            let (_, body) = &script.stage.log[&letter.record];
+            StoredDeadLetter::source_queue(body).expect("a body can be read") == name
+        });
+        let outcome = script
+            .stage
+            .turn(|core, _, out| core.purge_letters(&mut purge, &looked_at, &from_queue, out));
+        let mut is_last = false;
+        script.tell(outcome, |step| {
+            is_last = step.is_last;
+            vec![format!("{} purged", step.deleted)]
+        });
+        if is_last {
+            return;
+        }
+    }
 }
 
 /// `change mail a id:x 17 priority=5 after=10s at=1h`: by name, by the publisher's id, by birth.
@@ -149,6 +183,9 @@ pub(super) fn show<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         format!("etag {}", queue.etag()),
     ];
     script.said.extend(lines.iter().map(|line| format!("= {line}")));
+    if it.dropped != 0 {
+        script.said.push(format!("= dropped {}", it.dropped));
+    }
 }
 
 /// Every message of a queue, in the order of listings, page by page of two.
@@ -220,6 +257,19 @@ fn policy(args: &mut Args<'_>) -> Policy {
         max_delivery_rate: args.number("rate"),
         max_leased_per_fairness_key: args.number("per-tenant"),
         fairness_weights: weights(args),
+        retention_bytes: args.number("retention-bytes"),
+        max_messages: args.number("max-messages"),
+        max_bytes: args.number("max-bytes"),
+        overflow: args.key("overflow").map(|word| overflow(word).into()),
+    }
+}
+
+fn overflow(word: &str) -> Overflow {
+    match word {
+        "reject" => Overflow::RejectPublish,
+        "drop" => Overflow::DropOldest,
+        "dead-letter" => Overflow::DeadLetterOldest,
+        word => panic!("{word} is no way to overflow"),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::missing::MissingIndex;
 use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{State, StateSet};
-use crate::queue::policy::Policy;
+use crate::queue::policy::{Overflow, Policy};
 use crate::queue::{
     CreateQueue, Effect, Extend, Limits, Lost, MessageName, NamedBy, NewDue, NewMessage,
     OpenConsumer, Outcome, Settle, Settlement, UpdateMessages, Window,
@@ -226,10 +226,25 @@ impl<I: StageIndex> Play<I> {
             lease_duration_ms: Some(4_000),
             ..Policy::default()
         };
-        let drop = Policy { discard_dead_letters: Some(true), ..strict.clone() };
-        let slow =
-            Policy { max_leased: Some(2), max_delivery_rate: Some(SLOW_RATE), ..Policy::default() };
-        for (name, policy) in [("strict", strict), ("drop", drop), ("slow", slow)] {
+        let full = |overflow: Overflow| Some(overflow.into());
+        let (oldest, to_letters) = (full(Overflow::DropOldest), full(Overflow::DeadLetterOldest));
+        let drop = Policy {
+            discard_dead_letters: Some(true),
+            max_messages: Some(6),
+            overflow: oldest,
+            ..strict.clone()
+        };
+        let strict = Policy { max_bytes: Some(200), overflow: to_letters, ..strict };
+        let slow = Policy {
+            max_leased: Some(2),
+            max_delivery_rate: Some(SLOW_RATE),
+            max_messages: Some(9),
+            ..Policy::default()
+        };
+        let dead = Policy { retention_bytes: Some(150), ..Policy::default() };
+        for (name, policy) in
+            [("strict", strict), ("strict.dead", dead), ("drop", drop), ("slow", slow)]
+        {
             let create = CreateQueue { name: name.to_owned(), policy, ..CreateQueue::default() };
             let made = play.stage.turn(|core, now, out| core.create_queue(&create, now, out));
             play.heard(&made, Asked::default());

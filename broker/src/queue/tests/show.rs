@@ -15,6 +15,7 @@ use crate::queue::{Delivery, Effect};
 pub(super) fn record(record: &Record, body: &Body) -> String {
     match record {
         Record::Deleted(it) => format!("deleted {}", numbers(&it.births)),
+        Record::Dropped(it) => format!("dropped {}", numbers(&it.births)),
         Record::Updated(it) => {
             let priority = it.priority.map_or_else(String::new, |it| format!(", priority {it}"));
             let at_once = if it.at_once { ", at once" } else { "" };

@@ -8,10 +8,11 @@ use crate::queue::ids::ConsumerId;
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{Index, StateSet};
+use crate::queue::policy::{Overflow, Policy};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
-    Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, PurgeStep, Selector,
-    Settle, Settlement, Window,
+    Expected, Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, PurgeStep,
+    Selector, Settle, Settlement, UpdateQueue, Window,
 };
 
 /// More than two steps.
@@ -154,6 +155,52 @@ fn what_has_outlived_its_time_is_not_delivered_while_steps_are_left() {
     let letters = stage.core.queue("mail.dead").unwrap().id();
     assert_eq!(stage.core.index().counts(letters).ready, u64::from(MESSAGES));
     assert!(!stage.core.deadlines().is_over(stage.now));
+}
+
+fn bounded(max_messages: u64, max_bytes: u64) -> UpdateQueue {
+    let policy = Policy {
+        max_messages: Some(max_messages),
+        max_bytes: Some(max_bytes),
+        overflow: Some(Overflow::DropOldest.into()),
+        ..Policy::default()
+    };
+    UpdateQueue { name: "mail".to_owned(), policy, ..UpdateQueue::default() }
+}
+
+#[test]
+fn what_is_beyond_a_lowered_limit_goes_in_steps_and_a_publish_makes_up_for_itself_alone() {
+    let (mut stage, _) = Stage::<PagedIndex>::new(Limits::default());
+    let publish = Publish { messages: vec![message("mail"); MESSAGES as usize] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let update = bounded(100, u64::MAX);
+    stage.turn(|core, now, out| core.update_queue(&update, now, out)).answer.unwrap();
+    for left in [1_500, 500, 100] {
+        assert!(stage.core.deadlines().is_over(stage.now));
+        let publish = Publish { messages: vec![message("mail"); 3] };
+        let heard = stage.turn(|core, now, out| core.publish(&publish, now, out));
+        assert_eq!(heard.answer.unwrap().len(), 3);
+        stage.restart().answer.unwrap();
+        stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+        let queue = stage.core.queue("mail").unwrap();
+        assert_eq!(stage.core.index().counts(queue.id()).ready, left);
+    }
+    assert!(!stage.core.deadlines().is_over(stage.now));
+}
+
+#[test]
+fn one_large_message_makes_very_many_small_ones_go_in_several_records() {
+    let count = BIRTHS_MAX + 1;
+    let (mut stage, _) = Stage::<MemoryIndex>::new(Limits::default());
+    let update = UpdateQueue { expected: Expected::Absent, ..bounded(u64::MAX, count as u64) };
+    stage.turn(|core, now, out| core.update_queue(&update, now, out)).answer.unwrap();
+    let publish = Publish { messages: vec![message("mail"); count] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let body = Body::new(Bytes::from(vec![0; count]), Bytes::new());
+    let publish = Publish { messages: vec![NewMessage { body, ..message("mail") }] };
+    let heard = stage.turn(|core, now, out| core.publish(&publish, now, out));
+    heard.answer.unwrap();
+    assert_eq!(heard.logged.len(), 3, "the message, and what goes for it");
+    assert_eq!(heard.retired.len(), count);
 }
 
 #[test]

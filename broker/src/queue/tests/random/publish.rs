@@ -15,31 +15,43 @@ impl<I: StageIndex> Play<I> {
             ..message
         };
         let unique = message.unique_hash;
-        let publish = Publish { messages: vec![message; usize::from(count)] };
         let paused = self.model.queue_named(queue).is_some_and(|queue| queue.publishing_paused);
         let before = self.model.queue_named(queue).map(|queue| queue.id);
         let holders = before.zip(unique).map(|(queue, key)| self.model.key_holders(queue, key));
+        let is_held = holders.as_ref().is_some_and(|holders| !holders.is_empty());
+        let is_known = is_held || id.and_then(|id| self.known(before?, id)).is_some();
+        let full = !is_known && !self.has_room(queue, count, &message);
+        let publish = Publish { messages: vec![message; usize::from(count)] };
         let heard = self.stage.turn(|core, now, out| core.publish(&publish, now, out));
         self.heard(&heard, Asked { publish: true, ..Asked::default() });
-        assert_eq!(heard.answer.is_err(), self.disk_full || paused, "{:?}", heard.answer);
+        assert_eq!(heard.answer.is_err(), self.disk_full || paused || full, "{:?}", heard.answer);
         let Ok(receipts) = heard.answer else { return };
-        let known = id.and_then(|id| self.known(queue, id));
+        let made = self.model.queue_named(queue).expect("it was made").id;
+        let known = id.and_then(|id| self.known(made, id));
         assert_eq!(by_id(receipts[0]), known);
         if known.is_none() {
             check_unique(&receipts, unique, &holders.unwrap_or_default());
         }
         if let (Some(id), false) = (id, receipts[0].duplicate) {
             let end = self.stage.now.wall_ms + 300_000;
-            let queue = self.model.queue_named(queue).expect("it was made").id;
-            self.model.ids.insert((queue, id), (receipts[0].birth.0, end));
+            self.model.ids.insert((made, id), (receipts[0].birth.0, end));
         }
     }
 
+    /// Whether so many of a message fit its queue; of a unique key there is one. Those that have an
+    /// ordering key, or a delay, make no room for the next ones.
+    fn has_room(&self, queue: &str, count: u8, message: &NewMessage) -> bool {
+        let now = self.stage.now;
+        let count = if message.unique_hash.is_some() { 1 } else { u64::from(count) };
+        let wait = message.ordering_hash.is_some()
+            || message.due.is_some_and(|due| !due.from(now).is_over(now));
+        self.model.has_room(queue, (count, message.body.len() as u64), wait)
+    }
+
     /// The message of an id, within the dedup window.
-    fn known(&self, queue: &str, id: u8) -> Option<u64> {
+    fn known(&self, queue: u32, id: u8) -> Option<u64> {
         let wall_ms = self.stage.now.wall_ms;
-        let key = (self.model.queue_named(queue).expect("it was made").id, id);
-        self.model.ids.get(&key).filter(|(_, end)| wall_ms < *end).map(|known| known.0)
+        self.model.ids.get(&(queue, id)).filter(|(_, end)| wall_ms < *end).map(|known| known.0)
     }
 }
 

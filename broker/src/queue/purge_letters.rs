@@ -1,0 +1,104 @@
+//! Deleting the dead letters that came from one queue, in steps.
+//!
+//! Where a letter came from stands in its record's body, which the core does not read: it lists letters,
+//! somebody reads their records, and it deletes those that are named.
+
+use qbroker_storage::Lsn;
+
+use super::catalog::Queue;
+use super::ids::QueueId;
+use super::index::{Cursor, Index, Lookup, StateSet};
+use super::record::{Deleted, Record};
+use super::refused::Refused;
+use super::tick::STEP_MAX;
+use super::{Core, Lost, Output, PurgeStep, Turn};
+
+/// A purge of dead letters that was begun: whose, and how far it is.
+#[derive(Clone, Debug)]
+pub struct LettersPurge {
+    letters: QueueId,
+    states: StateSet,
+    /// Only letters that were there when it began.
+    before: Lsn,
+    after: Option<Cursor>,
+    /// Something was deleted since the listing was begun.
+    deleted: bool,
+}
+
+/// A dead letter, and the record that made it one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetterRecord {
+    pub birth: Lsn,
+    pub record: Lsn,
+}
+
+/// Letters to look at, and where the next ones are.
+#[derive(Clone, Debug)]
+pub struct SomeLetters {
+    pub letters: Vec<LetterRecord>,
+    last: Option<Cursor>,
+}
+
+impl<I: Index> Core<I> {
+    /// Begins to delete what a queue has in its dead-letter queue, in these states; `None` where it has
+    /// no such queue.
+    pub fn begin_letters_purge(
+        &self,
+        queue: &str,
+        states: StateSet,
+    ) -> Result<Option<LettersPurge>, Refused> {
+        let name = self.queue(queue)?.dead_letter_queue_name();
+        let letters = name.and_then(|name| self.catalog.named(&name)).map(Queue::id);
+        let before = self.next;
+        let begun = |letters| LettersPurge { letters, states, before, after: None, deleted: false };
+        Ok(letters.map(begun))
+    }
+
+    /// The letters that a purge comes to next.
+    pub fn next_letters(&self, purge: &LettersPurge) -> Lookup<SomeLetters> {
+        let mut listed = Vec::new();
+        self.index.list(purge.letters, purge.states, purge.after, STEP_MAX, &mut listed)?;
+        let last = listed.last().copied().filter(|_| listed.len() == STEP_MAX);
+        let mut letters = Vec::new();
+        for Cursor { birth, .. } in listed {
+            let message = self.index.message(birth)?.expect("what is listed is there");
+            let record = message.dead_letter;
+            if record != Lsn(0) && record < purge.before {
+                letters.push(LetterRecord { birth, record });
+            }
+        }
+        Ok(SomeLetters { letters, last })
+    }
+
+    /// Deletes those of the letters that are still what they were, and notes that the others have been
+    /// looked at.
+    pub fn purge_letters(
+        &mut self,
+        purge: &mut LettersPurge,
+        looked_at: &SomeLetters,
+        from_queue: &[LetterRecord],
+        out: &mut Output,
+    ) -> Turn<PurgeStep> {
+        let mut births = Vec::new();
+        for &LetterRecord { birth, record } in from_queue {
+            let message = self.index.message(birth)?.filter(|message| {
+                let is_there = message.queue == purge.letters && message.dead_letter == record;
+                is_there && purge.states.contains(message.state.into())
+            });
+            births.extend(message.map(|_| birth));
+        }
+        let deleted = births.len() as u64;
+        if !births.is_empty() {
+            out.effects.extend(self.lost_leases(births.iter().copied(), Lost::Purged));
+            let mut draft = self.draft();
+            let births = births.into_iter().map(|Lsn(birth)| birth).collect();
+            draft.fact(Record::Deleted(Deleted { births }));
+            self.commit(draft, out);
+        }
+        purge.deleted |= 0 < deleted;
+        purge.after = looked_at.last;
+        // While the listing went on, a letter may have moved to where it had been.
+        let is_last = purge.after.is_none() && !std::mem::take(&mut purge.deleted);
+        Ok(PurgeStep { deleted, is_last })
+    }
+}
