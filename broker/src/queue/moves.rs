@@ -20,6 +20,16 @@ use super::{Core, Draft};
 /// A message that is to be moved, and what its records tell, where they can be read.
 type Chosen<'a> = (&'a Candidate, Message, Option<&'a Told>);
 
+/// What the messages of one record share: the queue they go to, the failures and crashes that they keep,
+/// and whether they are without a time to live.
+type Alike = (QueueId, u32, u32, bool);
+
+fn alike(to: QueueId, message: &Message, reset_attempts: bool) -> Alike {
+    let (failures, crashes) =
+        if reset_attempts { (0, 0) } else { (message.failures, message.crashes) };
+    (to, failures, crashes, message.ttl_end.is_none())
+}
+
 impl<I: Index> Core<I> {
     /// Whether messages of `queue` can be moved to the queue of this name; empty: to their own.
     pub fn check_destination(&self, queue: &str, destination: &str) -> Result<(), Refused> {
@@ -41,7 +51,7 @@ impl<I: Index> Core<I> {
         progress: &mut OperationStepped,
         now: Now,
     ) -> Lookup<u64> {
-        let mut births = BTreeMap::<QueueId, Vec<u64>>::new();
+        let mut births = BTreeMap::<Alike, Vec<u64>>::new();
         let mut done = 0;
         for chosen in chosen {
             if done == left {
@@ -49,13 +59,14 @@ impl<I: Index> Core<I> {
             }
             match self.check_move(started, &chosen, now) {
                 Ok(to) => {
-                    births.entry(to).or_default().push(chosen.0.birth.0);
+                    let alike = alike(to, &chosen.1, started.reset_attempts);
+                    births.entry(alike).or_default().push(chosen.0.birth.0);
                     done += 1;
                 }
                 Err(refused) => progress.refuse(&refused),
             }
         }
-        for (to, births) in births {
+        for ((to, failures, crashes, without_ttl), births) in births {
             let queue = self.catalog.get(to).expect("it was found just now");
             for births in births.chunks(BIRTHS_MAX).map(<[u64]>::to_vec) {
                 draft.fact(Record::Moved(Moved {
@@ -65,6 +76,9 @@ impl<I: Index> Core<I> {
                     reset_attempts: started.reset_attempts,
                     is_to_dead_letters: queue.definition.is_dead_letter_queue,
                     operation: operation.0,
+                    failures: Some(failures),
+                    crashes: Some(crashes),
+                    without_ttl,
                 }));
             }
         }
@@ -123,6 +137,10 @@ impl<I: Index> Core<I> {
             if moved.reset_attempts {
                 (message.failures, message.crashes) = (0, 0);
             }
+            // Where a page is made anew, what was before may be known in part only.
+            message.failures = moved.failures.unwrap_or(message.failures);
+            message.crashes = moved.crashes.unwrap_or(message.crashes);
+            message.ttl_end = message.ttl_end.filter(|_| !moved.without_ttl);
             message.queue = QueueId(moved.to_queue);
             message.since_ms = moved.wall_ms;
             if message.place != Lsn(0) {

@@ -142,4 +142,12 @@ pub struct Moved {
     pub is_to_dead_letters: bool,
     #[prost(uint64, tag = "6")]
     pub operation: u64,
+    /// What each of them counts from here on, whatever is known of it; unset: as it did.
+    #[prost(uint32, optional, tag = "7")]
+    pub failures: Option<u32>,
+    #[prost(uint32, optional, tag = "8")]
+    pub crashes: Option<u32>,
+    /// None of them has a time to live.
+    #[prost(bool, tag = "9")]
+    pub without_ttl: bool,
 }
