@@ -7,6 +7,7 @@ mod crash;
 mod disk;
 mod grpc;
 mod kill;
+mod old;
 mod pages;
 mod pki;
 mod start;
