@@ -14,7 +14,7 @@ use crate::consumer::QueueShare;
 use crate::error::Error;
 use crate::message::{Leased, OutgoingMessage};
 use crate::publisher::Receipt;
-use crate::settlement::Outcome;
+use crate::settlement::Settlement;
 use crate::time;
 
 impl Client {
@@ -97,17 +97,18 @@ impl Client {
     /// order.
     ///
     /// Repeated when the answer is lost, which is safe: a lease that was settled so before is
-    /// settled.
+    /// settled. Where the effects of one are refused ([`Error::Refused`], other than
+    /// `ALREADY_SETTLED`), its lease is kept.
     ///
     /// # Errors
     ///
     /// What kept all of them from being settled, or left that unknown.
     pub async fn settle(
         &self,
-        settlements: Vec<(Bytes, Outcome)>,
+        settlements: Vec<(Bytes, impl Into<Settlement>)>,
     ) -> Result<Vec<Result<(), Error>>, Error> {
         let tokens: Vec<Bytes> = settlements.iter().map(|(token, _)| token.clone()).collect();
-        let settlements = settlements.into_iter().map(|(token, outcome)| outcome.of(token));
+        let settlements = settlements.into_iter().map(|(token, what)| what.into().of(token));
         let request = v1::SettleRequest {
             settlements: settlements.collect(),
             ..v1::SettleRequest::default()

@@ -79,4 +79,4 @@ pub use options::ClientBuilder;
 pub use publisher::{
     BatchReceipt, PendingBatch, PendingReceipt, Publisher, PublisherBuilder, Receipt,
 };
-pub use settlement::Outcome;
+pub use settlement::{Outcome, Patch, Settlement};

@@ -1,11 +1,12 @@
 //! What a consumer says about a message it had.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use qbroker_proto::v1::{self, settlement};
+use qbroker_proto::v1::{self, effect, settlement};
 
-use crate::message::Failure;
+use crate::message::{Failure, OutgoingMessage};
 use crate::time;
 
 /// What became of the work on a message.
@@ -34,26 +35,131 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn into_wire(self) -> settlement::Outcome {
+    fn into_wire(self, patch: Option<v1::MessagePatch>) -> settlement::Outcome {
         match self {
             Self::Ack => settlement::Outcome::Ack(v1::Ack {}),
             Self::Nack { delay, failure } => settlement::Outcome::Nack(v1::Nack {
                 delay: delay.map(time::duration),
                 failure: failure.map(Into::into),
-                patch: None,
+                patch,
             }),
             Self::Release { delay } => {
                 settlement::Outcome::Release(v1::Release { delay: delay.map(time::duration) })
             }
             Self::DeadLetter { failure } => settlement::Outcome::DeadLetter(v1::DeadLetter {
                 failure: failure.map(Into::into),
-                patch: None,
+                patch,
             }),
         }
+    }
+}
+
+/// An outcome with what is done together with it: all of it, in one step on the broker's disk, or
+/// nothing.
+///
+/// Where the broker refuses a part, the lease stays: nothing was done, the settlement included.
+///
+/// ```no_run
+/// # async fn example(delivery: qbroker_client::Delivery) -> Result<(), qbroker_client::Error> {
+/// use qbroker_client::{OutgoingMessage, Settlement};
+///
+/// let next = OutgoingMessage::new("resized").queue("publish-image");
+/// delivery.settle(Settlement::ack().publish(next)).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "a settlement does nothing until it is handed in"]
+pub struct Settlement {
+    outcome: Outcome,
+    patch: Option<Patch>,
+    effects: Vec<effect::Kind>,
+}
+
+impl From<Outcome> for Settlement {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, patch: None, effects: Vec::new() }
+    }
+}
+
+impl Settlement {
+    /// Done.
+    pub fn ack() -> Self {
+        Outcome::Ack.into()
+    }
+
+    /// Failed, to be tried again by the queue's retry policy.
+    pub fn nack(failure: Failure) -> Self {
+        Outcome::Nack { delay: None, failure: Some(failure) }.into()
+    }
+
+    /// Given up.
+    pub fn dead_letter(failure: Failure) -> Self {
+        Outcome::DeadLetter { failure: Some(failure) }.into()
+    }
+
+    /// Changes the message for what comes next. Of a nack and of a dead-letter; with any other outcome
+    /// there is nothing to change, and it is left out.
+    pub fn patch(mut self, patch: Patch) -> Self {
+        self.patch = Some(patch);
+        self
+    }
+
+    /// Publishes a message, which must name its queue.
+    pub fn publish(mut self, message: OutgoingMessage) -> Self {
+        self.effects.push(effect::Kind::Publish(message.0));
+        self
     }
 
     /// The settlement of the lease that `token` names.
     pub(crate) fn of(self, token: Bytes) -> v1::Settlement {
-        v1::Settlement { lease_token: token, outcome: Some(self.into_wire()), effects: Vec::new() }
+        let effect = |kind| v1::Effect { kind: Some(kind) };
+        v1::Settlement {
+            lease_token: token,
+            outcome: Some(self.outcome.into_wire(self.patch.map(|patch| patch.0))),
+            effects: self.effects.into_iter().map(effect).collect(),
+        }
+    }
+}
+
+/// Another content for a message that is given back: what is not set stays as it is.
+///
+/// ```
+/// use qbroker_client::Patch;
+///
+/// let patch = Patch::new().payload(r#"{"user": 7, "tries": 2}"#).priority(0);
+/// # drop(patch);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+#[must_use = "a patch does nothing until it is settled with"]
+pub struct Patch(v1::MessagePatch);
+
+impl Patch {
+    /// One that changes nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Another payload.
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.0.payload = Some(payload.into());
+        self
+    }
+
+    /// Another content type.
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.0.content_type = Some(content_type.into());
+        self
+    }
+
+    /// Another priority.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.0.priority = Some(priority.into());
+        self
+    }
+
+    /// These headers instead of all that there are.
+    pub fn headers(mut self, headers: HashMap<String, String>) -> Self {
+        self.0.headers = Some(v1::Headers { entries: headers });
+        self
     }
 }

@@ -177,7 +177,7 @@ impl Simulated {
                 return false;
             }
         };
-        let settlements = vec![Settlement { token: deliveries[0].token, outcome: Verdict::Ack }];
+        let settlements = vec![Settlement::plain(deliveries[0].token, Verdict::Ack)];
         let (consumer, number, answered_through) = (ConsumerId::NONE, 0, 0);
         let settle = Settle { consumer, number, answered_through, settlements };
         let settled = self.engine.call(|core, now, out| core.settle(&settle, now, out));

@@ -159,6 +159,7 @@ pub(super) async fn read(
 ) -> Result<Vec<MessageInfo>, Fault> {
     let part = |listed: &Listed| Parts {
         birth: listed.birth,
+        content: listed.held.content(listed.birth),
         last_failure: listed.held.last_failure,
         dead_letter: listed.held.dead_letter,
     };
@@ -166,10 +167,15 @@ pub(super) async fn read(
     let mut messages = Vec::with_capacity(listed.len());
     for (listed, stored) in listed.iter().zip(records::read(engine, &parts).await?) {
         let is_there = || engine.look(|core| core.index().message(listed.birth)).1;
+        // A patch that came meanwhile took the place of what was read.
+        let is_as_listed = || match is_there() {
+            Ok(found) => found.is_some_and(|found| found.patched == listed.held.patched),
+            Err(_) => true,
+        };
         let told = |stored| delivery::message(queue, listed.held.priority, &stored);
         match stored.and_then(told) {
             Ok(message) => messages.push(message_info(listed, message, shown)),
-            Err(fault) if !matches!(is_there(), Ok(None)) => {
+            Err(fault) if is_as_listed() => {
                 let message = unreadable(queue, listed.birth);
                 let error = Some(fault.to_item());
                 messages.push(MessageInfo { error, ..message_info(listed, message, shown) });

@@ -23,6 +23,7 @@ use super::convert::token::Seal;
 use super::convert::{bounds, client, incoming, selector};
 use super::fault::Fault;
 use super::leases::{to_batch, to_failures};
+use super::settle;
 use super::unanswered::{Answering, Unanswered};
 use crate::engine::{About, ConsumerEvent, Core, Engine, Outbox};
 use crate::queue::ids::{ConsumerId, LeaseToken};
@@ -142,7 +143,7 @@ impl Reader {
                         unanswered = self.unanswered.admit(units) => unanswered?,
                         () = self.context.closing.cancelled() => return Err(Fault::ShuttingDown),
                     };
-                    self.take(request, unanswered)?;
+                    self.take(request, unanswered).await?;
                 }
                 // The client is done: what it holds goes back.
                 Ok(None) if drained => {
@@ -165,10 +166,14 @@ impl Reader {
     }
 
     /// Does what a request asks for; it counts as unanswered until its answer is taken.
-    fn take(&self, request: ConsumeRequest, unanswered: OwnedSemaphorePermit) -> Result<(), Fault> {
+    async fn take(
+        &self,
+        request: ConsumeRequest,
+        unanswered: OwnedSemaphorePermit,
+    ) -> Result<(), Fault> {
         let (engine, id) = (&self.context.engine, self.connection.id);
         match request.kind {
-            Some(consume_request::Kind::Settle(settle)) => self.settle(settle, unanswered),
+            Some(consume_request::Kind::Settle(settle)) => self.settle(settle, unanswered).await,
             Some(consume_request::Kind::Extend(extend)) => self.extend(extend, unanswered),
             Some(consume_request::Kind::Flow(flow)) => {
                 let window = incoming::window(flow)?;
@@ -205,7 +210,7 @@ impl Reader {
         }
     }
 
-    fn settle(
+    async fn settle(
         &self,
         request: SettleRequest,
         unanswered: OwnedSemaphorePermit,
@@ -214,11 +219,8 @@ impl Reader {
         if call <= 0 {
             return Err(Fault::invalid("call_id", "on a stream it begins at 1"));
         }
-        let understood = incoming::settle(request, self.connection.id, self.context.seal)?;
-        let settle = understood.command;
-        let engine = &self.context.engine;
-        let (lsn, failures) = engine.turn(|core, now, out| core.settle(&settle, now, out))?;
-        let (failures, invalid) = (failures?, understood.invalid);
+        let settled = settle::settle(&self.context, request, self.connection.id).await?;
+        let settle::Settled { lsn, failures, invalid } = settled;
         let event = ConsumerEvent::Settled { call, unanswered, failures, invalid };
         self.outbox.push(lsn, event);
         Ok(())

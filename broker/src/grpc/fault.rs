@@ -123,7 +123,11 @@ impl Fault {
 
     /// The values of the message, by the names that the list of reasons gives.
     fn metadata(&self) -> HashMap<String, String> {
-        let pairs: Vec<(&str, String)> = match self {
+        self.values().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn values(&self) -> Vec<(&'static str, String)> {
+        match self {
             Self::Refused(refused) => refused_metadata(refused),
             Self::Invalid { field, .. } => vec![("field", (*field).to_owned())],
             Self::Unsupported { field, feature } => {
@@ -138,8 +142,18 @@ impl Fault {
                 ("limit", limit.to_string()),
             ],
             _ => Vec::new(),
-        };
-        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        }
+    }
+
+    /// The refusal of one item, to be told in its place among those of the core.
+    pub(crate) fn into_refused(self) -> Refused {
+        match self {
+            Self::Refused(refused) => refused,
+            other => {
+                let (reason, why) = (other.reason(), other.to_string());
+                Refused::Unfit { reason, why, values: other.values() }
+            }
+        }
     }
 
     /// The error of one item in an answer that is OK as a whole.
@@ -220,6 +234,7 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::Priority { .. }
         | Refused::DuplicateInBatch { .. }
         | Refused::TokenTwice
+        | Refused::Unfit { .. }
         | Refused::BatchOutOfOrder { .. } => Code::InvalidArgument,
         Refused::QueueNotEmpty { .. }
         | Refused::QueuePaused(_)
@@ -285,6 +300,7 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
         Refused::OperationNotFound(id) => vec![("operation_id", format!("o.{id}"))],
         // The key under which GetServerInfo tells the limit.
         Refused::Limit { what, .. } => vec![("limit", format!("max_{what}"))],
+        Refused::Unfit { values, .. } => values.clone(),
         Refused::LeasesFull(_) => vec![("limit", "max_leases".to_owned())],
         Refused::BatchOutOfOrder { expected, got } => {
             vec![("expected", expected.to_string()), ("got", got.to_string())]

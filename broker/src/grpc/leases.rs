@@ -20,7 +20,7 @@ use super::convert::token::Seal;
 use super::convert::{client, delivery, incoming};
 use super::fault::{Fault, flat, settle_failure};
 use super::records::{self, Parts};
-use super::{Context, consume};
+use super::{Context, consume, settle};
 use crate::engine::{Engine, PullAnswer};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::refused::Refused;
@@ -58,17 +58,7 @@ impl ConsumerService for Consumer {
     ) -> Result<Response<SettleResponse>, Status> {
         let request = request.into_inner();
         let call_id = request.call_id;
-        let understood = incoming::settle(
-            SettleRequest { answered_through_call_id: 0, ..request },
-            ConsumerId::NONE,
-            self.context.seal,
-        );
-        let understood = understood.map_err(|fault| fault.to_status())?;
-        let settle = understood.command;
-        let failures =
-            self.context.engine.call(|core, now, out| core.settle(&settle, now, out)).await;
-        let failures = flat(failures).map_err(|fault| fault.to_status())?;
-        let failures = to_failures(failures, understood.invalid, self.context.seal);
+        let failures = self.settle_all(request).await.map_err(|fault| fault.to_status())?;
         Ok(Response::new(SettleResponse { call_id, failures }))
     }
 
@@ -107,6 +97,13 @@ pub(super) fn to_failures(
 impl Consumer {
     pub(super) fn new(context: Context) -> Self {
         Self { context }
+    }
+
+    async fn settle_all(&self, request: SettleRequest) -> Result<Vec<SettleFailure>, Fault> {
+        let request = SettleRequest { answered_through_call_id: 0, ..request };
+        let settled = settle::settle(&self.context, request, ConsumerId::NONE).await?;
+        self.context.engine.durable(settled.lsn).await?;
+        Ok(to_failures(settled.failures, settled.invalid, self.context.seal))
     }
 
     async fn pull_batch(&self, request: PullRequest) -> Result<DeliveryBatch, Fault> {
@@ -204,6 +201,7 @@ pub(super) async fn to_batch(
         .iter()
         .map(|delivery| Parts {
             birth: delivery.token.birth,
+            content: delivery.content,
             last_failure: delivery.last_failure,
             dead_letter: delivery.dead_letter,
         })

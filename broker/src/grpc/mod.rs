@@ -18,6 +18,7 @@ mod publish;
 mod publish_stream;
 mod queue_list;
 mod records;
+mod settle;
 #[cfg(test)]
 mod stage;
 mod stats;

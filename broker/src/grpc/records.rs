@@ -12,6 +12,7 @@ use crate::engine::Engine;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parts {
     pub(super) birth: Lsn,
+    pub(super) content: Lsn,
     pub(super) last_failure: Lsn,
     pub(super) dead_letter: Lsn,
 }
@@ -23,7 +24,7 @@ pub(super) async fn read(
 ) -> Result<Vec<Result<Stored, Fault>>, Fault> {
     let lsns: Vec<Lsn> = messages
         .iter()
-        .flat_map(|parts| [parts.birth, parts.last_failure, parts.dead_letter])
+        .flat_map(|parts| [parts.content, parts.last_failure, parts.dead_letter])
         .filter(|lsn| *lsn != Lsn(0))
         .collect();
     let mut records = engine.read(lsns).await?.into_iter();
@@ -37,10 +38,10 @@ fn stored(
     let mut next = |lsn: Lsn| (lsn != Lsn(0)).then(|| records.next().expect("one for each LSN"));
     // All three first: what one message lacks must not shift the next one's.
     let (message, last_failure, dead_letter) =
-        (next(parts.birth), next(parts.last_failure), next(parts.dead_letter));
+        (next(parts.content), next(parts.last_failure), next(parts.dead_letter));
     Ok(Stored {
         birth: parts.birth,
-        message: message.expect("a message has a birth")?,
+        message: message.expect("a message has a content")?,
         last_failure: last_failure.transpose()?,
         dead_letter: dead_letter.transpose()?,
     })

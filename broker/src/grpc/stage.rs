@@ -88,7 +88,7 @@ impl Stage {
     }
 
     pub(super) fn settle(&self, token: LeaseToken, outcome: Outcome) {
-        let settlements = vec![Settlement { token, outcome }];
+        let settlements = vec![Settlement::plain(token, outcome)];
         let settle = Settle { settlements, ..Settle::default() };
         let (_, failures) = self
             .context

@@ -49,6 +49,7 @@ impl<I: Index> Core<I> {
             Record::OperationStarted(started) => self.apply_operation_started(lsn, started),
             Record::OperationStepped(stepped) => self.apply_operation_stepped(stepped),
             Record::Advanced(advanced) => self.apply_advanced(advanced),
+            Record::Patched(patched) => self.apply_patched(lsn, patched),
             Record::PagedOut(paged) => self.index.page_out(lsn, &paged.births),
         }
     }
@@ -93,6 +94,7 @@ impl<I: Index> Core<I> {
             ttl_end: published.ttl_end(),
             max_attempts: published.max_attempts.unwrap_or_default(),
             keys: published.into(),
+            patched: Lsn(0),
         };
         if message.keys.ordering != 0 && due.is_none() {
             message = self.join_line(message);
@@ -186,7 +188,7 @@ impl<I: Index> Core<I> {
     pub(super) fn finish(&mut self, birth: Lsn) -> Message {
         let message = self.index.remove(birth);
         self.look_after_line(&message);
-        self.retire(birth);
+        self.retire(message.content(birth));
         self.retire(message.last_failure);
         self.retire(message.dead_letter);
         message

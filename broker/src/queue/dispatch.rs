@@ -19,6 +19,8 @@ pub struct Delivery {
     pub priority: u8,
     pub failures: u32,
     pub crashes: u32,
+    /// Record of its content.
+    pub content: Lsn,
     /// Record of the last failure told; zero: none.
     pub last_failure: Lsn,
     /// Record of its dead-lettering; zero: none.
@@ -284,6 +286,7 @@ impl<I: Index> Core<I> {
             priority: message.priority,
             failures: message.failures,
             crashes: message.crashes,
+            content: message.content(birth),
             last_failure: message.last_failure,
             dead_letter: message.dead_letter,
             duration_ms,

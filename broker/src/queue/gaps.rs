@@ -47,6 +47,13 @@ impl<I: Index> Core<I> {
         if let Some(births) = record.births_mut() {
             births.retain(|&birth| self.is_known(birth));
         }
+        if let Record::Patched(patched) = &record
+            && !self.is_known(patched.birth)
+        {
+            self.make_up_patched(lsn, patched);
+            self.next = lsn.next();
+            return;
+        }
         let makes_sense = match &record {
             Record::Released(released) => self.is_known(released.birth),
             Record::Nacked(nacked) => self.is_known(nacked.birth),
@@ -78,6 +85,7 @@ impl<I: Index> Core<I> {
                 self.need_queue(moved.to_queue, moved.is_to_dead_letters, gaps);
                 self.end_any_leases(&moved.births);
             }
+            Record::Patched(patched) => self.need_queue(patched.published.queue, false, gaps),
             Record::QueuePut(definition) => self.free_name_of(definition),
             Record::Granted(granted) => {
                 self.need_session(SessionId(granted.session));

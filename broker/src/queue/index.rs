@@ -126,6 +126,8 @@ pub struct Message {
     /// Failures until it is given up, -1: no limit; 0: as its queue says.
     pub max_attempts: i32,
     pub keys: Keys,
+    /// LSN of the record that has its content since a patch; zero: its birth has it.
+    pub patched: Lsn,
 }
 
 impl Message {
@@ -173,6 +175,11 @@ impl Message {
             0 => policy.failures_max(),
             own => u32::try_from(own).ok(),
         }
+    }
+
+    /// The record that has its content, of the message born at `birth`.
+    pub fn content(&self, birth: Lsn) -> Lsn {
+        if self.patched == Lsn(0) { birth } else { self.patched }
     }
 
     /// Whether its time to live is over.

@@ -47,7 +47,9 @@ mod subscribe;
 mod begun;
 mod overflow;
 
+mod effects;
 mod lease;
+mod patch;
 mod settle;
 
 mod gaps;
@@ -81,10 +83,12 @@ pub use connect::{OpenConsumer, Opened};
 pub use consumer::{Consumer, Window};
 pub use dedup::MessageIds;
 pub use dispatch::Delivery;
+pub use effects::Effects;
 pub use gaps::Gaps;
 pub use lease::{Extend, Extended};
 pub use names::{Found, MessageName, NamedBy, NotDone};
 pub use operation::{Operation, OperationStep, Pace, StartOperation, Work};
+pub use patch::Patch;
 pub use pause::PauseQueue;
 pub use producer::{BatchOutcome, OpenProducer, ProducerOpened, StreamId};
 pub use publish::{NewDue, NewMessage, OnStream, Publish, Receipt, RefusedAt};

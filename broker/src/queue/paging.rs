@@ -81,6 +81,7 @@ impl<I: Index> Core<I> {
             Record::Updated(updated) => all(&updated.births),
             Record::Moved(moved) => all(&moved.births),
             Record::Advanced(advanced) => all(&advanced.births),
+            Record::Patched(patched) => self.look_up_birth(patched.birth),
             Record::PagedOut(paged) => all(&paged.births),
             Record::Started(_)
             | Record::QueuePut(_)

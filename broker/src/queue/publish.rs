@@ -174,7 +174,7 @@ impl<I: Index> Core<I> {
         }
     }
 
-    fn draft_messages(
+    pub(super) fn draft_messages(
         &self,
         draft: &mut Draft,
         messages: &[NewMessage],

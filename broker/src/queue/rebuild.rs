@@ -57,6 +57,7 @@ impl Rebuild {
             Record::Nacked(nacked) => is_ours(nacked.birth),
             Record::Released(released) => is_ours(released.birth),
             Record::DeadLettered(letter) => is_ours(letter.birth),
+            Record::Patched(patched) => is_ours(patched.birth),
             // What else ends a message has not ended these.
             Record::CameDue(_)
             | Record::Granted(_)
@@ -94,12 +95,14 @@ impl Rebuild {
                     size: told.map_or(0, |told| told.size),
                     priority: told.map_or(0, |told| told.priority),
                     keys: told.map_or(Keys::NONE, |told| told.keys),
+                    patched: told.map_or(Lsn(0), |told| told.patched),
                     ..unknown(page.queue(), wall_ms)
                 },
             };
             let kept = |record| if is_kept(record) { record } else { Lsn(0) };
             let (last_failure, dead_letter) = (kept(known.last_failure), kept(known.dead_letter));
-            (birth, page.fit(Message { last_failure, dead_letter, ..known }))
+            let patched = kept(known.patched);
+            (birth, page.fit(Message { last_failure, dead_letter, patched, ..known }))
         };
         births.into_iter().map(message).collect()
     }
@@ -120,5 +123,6 @@ fn unknown(queue: QueueId, since_ms: u64) -> Message {
         ttl_end: None,
         max_attempts: 0,
         keys: Keys::NONE,
+        patched: Lsn(0),
     }
 }

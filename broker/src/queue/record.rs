@@ -89,13 +89,15 @@ pub enum Record {
     Advanced(Advanced),
     #[prost(message, tag = "44")]
     Dropped(Dropped),
+    #[prost(message, tag = "62")]
+    Patched(Box<Patched>),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 47, 48, 49, 51, 56, 44"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 44, 47, 48, 49, 51, 56, 62"
     )]
     record: Option<Record>,
 }
@@ -123,7 +125,9 @@ impl Record {
     /// Whether the log must keep the record until the core retires it. `body` tells whether it has one.
     pub fn retention(&self, has_body: bool) -> Retention {
         match self {
-            Self::Published(_) | Self::DeadLettered(_) | Self::PagedOut(_) => Retention::Keep,
+            Self::Published(_) | Self::DeadLettered(_) | Self::PagedOut(_) | Self::Patched(_) => {
+                Retention::Keep
+            }
             Self::Nacked(_) if has_body => Retention::Keep,
             _ => Retention::Passing,
         }
@@ -533,6 +537,20 @@ pub struct Updated {
     /// place.
     #[prost(bool, tag = "4")]
     pub at_once: bool,
+}
+
+/// A message has another content from here on: the body, a [`super::body::StoredMessage`], takes the
+/// place of the one that it had.
+#[derive(Clone, PartialEq, Message)]
+pub struct Patched {
+    #[prost(uint64, tag = "1")]
+    pub birth: u64,
+    /// What the birth's head says, with the queue, the priority and the size that it has now.
+    #[prost(message, required, tag = "2")]
+    pub published: Published,
+    /// When it came into its queue.
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
 }
 
 /// What the index knew of messages that wait long is in this record's body from here on, no longer in

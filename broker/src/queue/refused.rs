@@ -69,6 +69,9 @@ pub enum Refused {
     ConsumerNotFound(ConsumerId),
     #[error("the lease token occurs twice in the call")]
     TokenTwice,
+    /// One item of a call, as whoever took the call in has found it.
+    #[error("{why}")]
+    Unfit { reason: &'static str, why: String, values: Vec<(&'static str, String)> },
     #[error(
         "message \"{0}\" is not there; it may be done or in another queue, and an id that its \
          publisher chose is known within the queue's dedup window only: use q.<sequence>"
@@ -112,6 +115,7 @@ impl Refused {
             Self::DiskFull => "DISK_FULL",
             Self::Limit { .. } => "LIMIT_REACHED",
             Self::LeasesFull(_) => "LEASES_FULL",
+            Self::Unfit { reason, .. } => reason,
             Self::LeaseLost => "LEASE_LOST",
             Self::AlreadySettled(_) => "ALREADY_SETTLED",
             Self::ProducerUnknown(_) => "PRODUCER_UNKNOWN",

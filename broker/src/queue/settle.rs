@@ -6,6 +6,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::body::{FAILURE_BYTES_MAX, StoredFailure, small_body};
 use super::dead_letter::Letter;
+use super::effects::Effects;
 use super::ids::{ConsumerId, LeaseToken};
 use super::index::{Index, Message};
 use super::record::{Acked, BIRTHS_MAX, Call, DeadLetterReason, Nacked, Record, Released};
@@ -34,6 +35,15 @@ pub struct Settle {
 pub struct Settlement {
     pub token: LeaseToken,
     pub outcome: Outcome,
+    /// What is done together with it; most have nothing.
+    pub effects: Option<Box<Effects>>,
+}
+
+impl Settlement {
+    /// A settlement alone.
+    pub fn plain(token: LeaseToken, outcome: Outcome) -> Self {
+        Self { token, outcome, effects: None }
+    }
 }
 
 /// See `Settlement` of the protocol.
@@ -79,17 +89,22 @@ impl<I: Index> Core<I> {
         // Single calls share one list of numbers: nobody may forget the others' outcomes.
         let answered_through =
             if settle.consumer == ConsumerId::NONE { 0 } else { settle.answered_through };
-        let (mut acked, mut others, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut acked, mut others, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+        let mut failures = Vec::new();
         let mut seen = HashSet::with_capacity_and_hasher(settle.settlements.len(), FxBuildHasher);
-        for settlement in &settle.settlements {
+        for (position, settlement) in settle.settlements.iter().enumerate() {
             match self.check_settlement(settlement, &mut seen) {
+                Ok(true) if let Some(effects) = &settlement.effects => {
+                    whole.push((position, settlement, &**effects));
+                    self.index.message(settlement.token.birth)?;
+                }
                 Ok(true) if matches!(settlement.outcome, Outcome::Ack) => {
                     acked.push(settlement.token.birth.0);
                     self.index.message(settlement.token.birth)?;
                 }
                 Ok(true) => others.push(settlement),
                 Ok(false) => {}
-                Err(refused) => failures.push((settlement.token, refused)),
+                Err(refused) => failures.push((position, settlement.token, refused)),
             }
         }
         if acked.is_empty() && self.settled.remembers(settle.consumer.0, answered_through) {
@@ -104,7 +119,16 @@ impl<I: Index> Core<I> {
         out.effects.extend(self.dead_letters_of(&draft));
         // Each stands alone, and together they may be larger than what the log takes at once.
         self.commit_each(draft, out);
-        Ok(failures)
+        for (position, settlement, effects) in whole {
+            let done = (settlement, effects);
+            match self.settle_with((call, answered_through), done, now, out) {
+                Ok(()) => {}
+                Err(Stop::Refused(why)) => failures.push((position, settlement.token, why)),
+                Err(missing) => return Err(missing),
+            }
+        }
+        failures.sort_by_key(|(position, ..)| *position);
+        Ok(failures.into_iter().map(|(_, token, why)| (token, why)).collect())
     }
 
     /// Whether a settlement changes something; false where it repeats one that was done.
@@ -127,7 +151,7 @@ impl<I: Index> Core<I> {
         }
     }
 
-    fn draft_settlement(
+    pub(super) fn draft_settlement(
         &self,
         draft: &mut Draft,
         call: Call,

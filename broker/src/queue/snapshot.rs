@@ -365,7 +365,8 @@ impl<I: Index> Core<I> {
             Item::Session(item) => self.restore_session(item),
             Item::Message(item) => {
                 let (birth, message) = item.restore()?;
-                let needed = [birth, message.last_failure, message.dead_letter];
+                let content = message.content(birth);
+                let needed = [content, message.last_failure, message.dead_letter];
                 needed.into_iter().filter(|lsn| *lsn != Lsn(0)).for_each(keep);
                 self.index.insert(birth, message);
             }

@@ -43,6 +43,8 @@ pub(super) struct StoredState {
     max_attempts: i32,
     #[prost(message, optional, tag = "51")]
     keys: Option<StoredKeys>,
+    #[prost(uint64, tag = "42")]
+    patched: u64,
 }
 
 /// A message's [`Keys`]; absent where it has none.
@@ -95,6 +97,7 @@ impl StoredState {
             ttl_end: message.ttl_end.map(Into::into),
             max_attempts: message.max_attempts,
             keys: StoredKeys::new(message.keys),
+            patched: message.patched.0,
         }
     }
 
@@ -121,6 +124,7 @@ impl StoredState {
             ttl_end: self.ttl_end.map(Into::into),
             max_attempts: self.max_attempts,
             keys: self.keys.map_or(Keys::NONE, StoredKeys::restore),
+            patched: Lsn(self.patched),
         };
         Ok((Lsn(self.birth), message))
     }
@@ -170,6 +174,7 @@ mod tests {
             ttl_end: None,
             max_attempts: -1,
             keys: Keys::NONE,
+            patched: Lsn(42),
         };
         let due = Due { wall_ms: 5, boot_ms: Some(6) };
         let keys = Keys { unique: 9, ordering: 8, leads: true, fairness: 7 };

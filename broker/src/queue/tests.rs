@@ -5,6 +5,7 @@
 mod args;
 mod check;
 mod commands;
+mod effects;
 mod mend;
 mod model;
 mod operations;
@@ -46,6 +47,8 @@ scripts! {
     release
     dead_letter
     dead_letter_name
+    patch
+    effects
     retention
     ttl
     unreadable

@@ -11,11 +11,12 @@ use qbroker_proto::v1;
 
 use super::inbox::Inbox;
 use super::leases::Buffered;
+use super::trial::{Kept, Trial};
 use crate::driver::Shared;
 use crate::error::Error;
 use crate::group::{Member, Members};
 use crate::message::{Failure, Leased};
-use crate::settlement::Outcome;
+use crate::settlement::{Outcome, Settlement};
 
 /// A message that is yours until you settle it.
 ///
@@ -59,10 +60,14 @@ impl Delivery {
         self.settle(Outcome::DeadLetter { failure: Some(failure) })
     }
 
-    /// Settles the message with any outcome.
-    pub fn settle(mut self, outcome: Outcome) -> Settling {
+    /// Settles the message with any outcome, and with what is done together with it.
+    ///
+    /// Where the broker refuses the effects, the message is nacked as if the delivery had been
+    /// dropped; [`Delivery::try_settle`] keeps it.
+    pub fn settle(mut self, settlement: impl Into<Settlement>) -> Settling {
         let key = self.key.take().expect("a delivery is settled once");
-        let (group, member) = self.shared.change(|inbox| inbox.settle(key, outcome));
+        let settlement = settlement.into();
+        let (group, member) = self.shared.change(|inbox| inbox.settle(key, settlement));
         Settling { member: Member::new(group, member) }
     }
 
@@ -71,6 +76,47 @@ impl Delivery {
     pub fn started(&self) {
         let key = self.key.expect("a delivery in hand is not settled");
         self.shared.change(|inbox| inbox.start(key));
+    }
+
+    /// Settles the message with what is done together with it, and keeps the delivery where the broker
+    /// refuses that: nothing was done then, and it can be settled again, also otherwise.
+    ///
+    /// Once it returns [`Ok`], or [`Error::LeaseLost`], the delivery is used up. Canceled, it may or may
+    /// not be settled; where it is refused after that, the message is nacked.
+    ///
+    /// ```no_run
+    /// # async fn example(mut delivery: qbroker_client::Delivery) -> Result<(), qbroker_client::Error> {
+    /// use qbroker_client::{OutgoingMessage, Settlement};
+    ///
+    /// let next = OutgoingMessage::new("ready").queue("ship");
+    /// if let Err(error) = delivery.try_settle(Settlement::ack().publish(next)).await {
+    ///     println!("the order stays here: {error}");
+    ///     delivery.release().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with the reason of the effect that was refused, [`Error::LeaseLost`], what
+    /// ended the consumer otherwise.
+    ///
+    /// # Panics
+    ///
+    /// When the delivery is used up.
+    pub async fn try_settle(&mut self, settlement: impl Into<Settlement>) -> Result<(), Error> {
+        let key = self.key.take().expect("a delivery is settled once");
+        let settlement = settlement.into();
+        let trial = self.shared.change(|inbox| inbox.try_settle(key, settlement));
+        let mut trying = Trying { shared: &self.shared, trial: Some(trial) };
+        let answer = trying.trial.as_mut().expect("it is there until it is answered").await;
+        trying.trial = None;
+        drop(trying);
+        answer.map_err(|kept| {
+            let Kept { key, error } = *kept;
+            self.key = key;
+            error
+        })
     }
 
     /// Makes the lease last for `duration` from now; `None`: for as long as it was granted for.
@@ -121,6 +167,22 @@ impl Delivery {
     }
 }
 
+/// A settlement that somebody waits for, and who gives the lease back where nobody does any more.
+struct Trying<'a> {
+    shared: &'a Shared<Inbox>,
+    trial: Option<Trial>,
+}
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        let kept = self.trial.take().and_then(Trial::abandon);
+        if let Some(Kept { key: Some(key), error }) = kept.map(|kept| *kept) {
+            let failure = Failure::new("Refused", error.to_string());
+            self.shared.change(|inbox| inbox.give_up(key, failure));
+        }
+    }
+}
+
 impl Deref for Delivery {
     type Target = Leased;
 
@@ -133,8 +195,7 @@ impl Drop for Delivery {
     fn drop(&mut self) {
         let Some(key) = self.key.take() else { return };
         let failure = Failure::new("Dropped", "the consumer dropped the delivery unsettled");
-        let outcome = Outcome::Nack { delay: None, failure: Some(failure) };
-        self.shared.change(|inbox| inbox.settle(key, outcome));
+        self.shared.change(|inbox| inbox.give_up(key, failure));
     }
 }
 

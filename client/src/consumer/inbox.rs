@@ -14,10 +14,12 @@ use tracing::info;
 
 use super::leases::{Buffered, Leases};
 use super::settlements::Settlements;
+use super::trial::{Trial, Trials, keeps_lease};
 use crate::driver::{Machine, News, Next};
 use crate::error::Error;
 use crate::group::Group;
-use crate::settlement::Outcome;
+use crate::message::Failure;
+use crate::settlement::{Outcome, Settlement};
 use crate::time;
 
 type Request = raw::ConsumeRequest;
@@ -44,6 +46,7 @@ pub(super) struct Inbox {
     next_extension_id: i64,
     /// Changes of the queues without an answer, in their order.
     subscriptions: VecDeque<Subscription>,
+    trials: Trials,
     draining: Draining,
     closing: Closing,
     /// Nobody takes deliveries any more; those handed out can still be settled.
@@ -112,6 +115,7 @@ impl Inbox {
             extensions: BTreeMap::new(),
             next_extension_id: 1,
             subscriptions: VecDeque::new(),
+            trials: Trials::default(),
             draining: Draining::No,
             closing: Closing::No,
             abandoned: false,
@@ -141,7 +145,11 @@ impl Inbox {
     }
 
     /// Settles a lease; its group and which member of it this is. The caller gives `key` up.
-    pub(super) fn settle(&mut self, key: usize, outcome: Outcome) -> (Arc<Group<()>>, usize) {
+    pub(super) fn settle(
+        &mut self,
+        key: usize,
+        settlement: impl Into<Settlement>,
+    ) -> (Arc<Group<()>>, usize) {
         if let Some(error) = self.cannot_settle(key) {
             self.leases.forget(key);
             let group = Group::new();
@@ -149,7 +157,24 @@ impl Inbox {
             return (group, 0);
         }
         let token = self.leases.settle(key);
-        self.settlements.add(key, &outcome.of(token))
+        self.settlements.add(key, &settlement.into().of(token))
+    }
+
+    /// Settles a lease, whose key the caller gets back where the broker keeps it.
+    pub(super) fn try_settle(&mut self, key: usize, settlement: Settlement) -> Trial {
+        if let Some(error) = self.cannot_settle(key) {
+            self.leases.forget(key);
+            return Trial::over(error);
+        }
+        let trial = self.trials.begin(key);
+        // Its answer comes by the trial.
+        drop(self.settle(key, settlement));
+        trial
+    }
+
+    /// The lease of a delivery that is gone is given back: it failed.
+    pub(super) fn give_up(&mut self, key: usize, failure: Failure) {
+        drop(self.settle(key, Outcome::Nack { delay: None, failure: Some(failure) }));
     }
 
     /// Why the lease ended without a settlement, where it did.
@@ -296,10 +321,34 @@ impl Inbox {
             .map(|failure| (failure.lease_token, failure.error.unwrap_or_default()))
             .collect();
         for call in calls {
-            call.finish(&mut failures, |key| self.leases.token(key));
-            call.keys.iter().for_each(|key| self.leases.forget(*key));
+            let refused = call.finish(&mut failures, |key| self.leases.token(key));
+            if refused.is_empty() && self.trials.is_empty() {
+                call.keys.iter().for_each(|key| self.leases.forget(*key));
+            } else {
+                self.sort_out(&call.keys, refused);
+            }
         }
         Ok(())
+    }
+
+    /// A call was answered in which something was refused, or that somebody gets a key back from.
+    fn sort_out(&mut self, keys: &[usize], refused: Vec<(usize, Error)>) {
+        let mut refused: HashMap<usize, Error> = refused.into_iter().collect();
+        for &key in keys {
+            match refused.remove(&key) {
+                Some(error) if keeps_lease(&error) => {
+                    self.leases.keep(key);
+                    let failure = Failure::new("Refused", error.to_string());
+                    if !self.trials.give_back(key, error) {
+                        self.give_up(key, failure);
+                    }
+                }
+                error => {
+                    self.leases.forget(key);
+                    self.trials.end(key, error.map_or(Ok(()), Err));
+                }
+            }
+        }
     }
 
     /// The broker answered an extension.
@@ -481,6 +530,7 @@ impl Machine for Inbox {
         for buffered in self.leases.take(usize::MAX) {
             self.leases.forget(buffered.key);
         }
+        self.trials.end_all(error);
         for call in self.settlements.take_all() {
             call.keys.iter().for_each(|key| self.leases.forget(*key));
             call.fail(error);

@@ -99,6 +99,11 @@ impl Leases {
         lease.token.clone()
     }
 
+    /// The settlement was refused, and the lease is kept.
+    pub(super) fn keep(&mut self, key: usize) {
+        self.leases[key].state = LeaseState::Held;
+    }
+
     /// The lease has ended, and nobody asks for it any more.
     pub(super) fn forget(&mut self, key: usize) {
         self.leases.remove(key);

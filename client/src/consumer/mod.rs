@@ -5,6 +5,7 @@ mod inbox;
 mod leases;
 mod settlements;
 mod share;
+mod trial;
 
 use std::time::Duration;
 

@@ -160,23 +160,27 @@ impl Gathering {
 }
 
 impl Call {
-    /// Tells everybody who waits that it is done, but for those whose tokens are in `failures`.
+    /// Tells everybody who waits that it is done, but for those whose tokens are in `failures`;
+    /// returns those, by the keys of their leases.
     pub(super) fn finish<'a>(
         &self,
         failures: &mut HashMap<Bytes, v1::ItemError>,
         token: impl Fn(usize) -> &'a Bytes,
-    ) {
+    ) -> Vec<(usize, Error)> {
+        let mut refused = Vec::new();
         if !failures.is_empty() {
-            for (member, key) in self.keys.iter().enumerate() {
-                if let Some(error) = failures.remove(token(*key)) {
+            for (member, &key) in self.keys.iter().enumerate() {
+                if let Some(error) = failures.remove(token(key)) {
                     let error = Error::from(error);
                     // Nobody may be waiting for it.
                     debug!(%error, "a settlement was refused");
-                    self.group.refuse(member, error);
+                    self.group.refuse(member, error.clone());
+                    refused.push((key, error));
                 }
             }
         }
         self.group.finish(Ok(()));
+        refused
     }
 
     /// Tells everybody who waits that it is not known to be done.

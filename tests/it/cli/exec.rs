@@ -146,3 +146,28 @@ async fn a_command_that_cannot_be_found_is_a_failure_of_the_message_and_told() {
     let left = stage.peek("work").await;
     assert_eq!(each(&left, "state"), ["scheduled"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_writes_is_published_with_the_ack_or_neither_is_done() {
+    let stage = Stage::new().await;
+    stage.publish("first", &["a"]).await;
+    let consume = ["message", "consume", "first", "--count", "1", "--then-publish", "next"];
+    let exec = |command| [&consume[..], &["--exec", command]].concat();
+    let failed = stage.shell.run(&exec("echo lost; exit 3")).await;
+    assert!(failed.err.contains("0 done, 1 failed"), "{}", failed.err);
+    let queues = stage.shell.out(&["queue", "list", "--no-headers", "-o", "plain"]).await;
+    assert!(!queues.contains("next"), "nothing was published: {queues}");
+
+    stage.publish("first", &["b"]).await;
+    let done = stage.shell.run(&exec("tr b c")).await;
+    assert_eq!((done.code, done.out.as_str()), (0, ""), "{}", done.err);
+    assert_eq!(each(&stage.peek("next").await, "payload"), ["c"]);
+
+    // Refused, the message stays.
+    stage.shell.out(&["queue", "pause", "next", "--publishing"]).await;
+    stage.publish("first", &["d"]).await;
+    let refused = stage.shell.run(&exec("cat")).await;
+    assert!(refused.err.contains("0 done, 1 failed"), "{}", refused.err);
+    assert_eq!(stage.held("next").await[0], 1);
+    assert_eq!(stage.held("first").await.iter().sum::<u64>(), 2);
+}

@@ -162,7 +162,7 @@ fn pull(engine: &Engine, queue: &str) -> Option<Vec<Settlement>> {
             return None;
         }
     };
-    let ack = |token| Settlement { token, outcome: Outcome::Ack };
+    let ack = |token| Settlement::plain(token, Outcome::Ack);
     Some(deliveries.iter().map(|delivery| ack(delivery.token)).collect())
 }
 

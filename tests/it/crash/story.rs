@@ -11,10 +11,11 @@ use qbroker::queue::body::{StoredFailure, StoredMessage};
 use qbroker::queue::ids::{ConsumerId, LeaseToken};
 use qbroker::queue::index::paged::PagedIndex;
 use qbroker::queue::index::{Index as _, Missing};
+use qbroker::queue::record::Record;
 use qbroker::queue::time::Now;
 use qbroker::queue::{
-    self, Delivery, Limits, NewDue, NewMessage, OnStream, OpenConsumer, OpenProducer, Outcome,
-    Publish, Pull, Selector, Settle, Settlement, StreamId, Window, page_messages,
+    self, Delivery, Effects, Limits, NewDue, NewMessage, OnStream, OpenConsumer, OpenProducer,
+    Outcome, Patch, Publish, Pull, Selector, Settle, Settlement, StreamId, Window, page_messages,
 };
 use qbroker_storage::disk::sim::SimDisk;
 use qbroker_storage::{Lsn, StoredRecord, Writer};
@@ -38,7 +39,7 @@ impl From<qbroker_storage::WriteError> for Off {
 /// Something that a client was told, or was about to be.
 #[derive(Clone, Debug)]
 pub(super) enum Fact {
-    /// A message is stored, with this name as its payload.
+    /// A message is stored, with this name as its payload, until a patch gives it another one.
     Stored { birth: Lsn, name: String },
     /// A batch of the producer is stored; its first message.
     Batch { batch: u64, first: Lsn },
@@ -61,6 +62,8 @@ pub(super) struct Story {
     pub(super) facts: Vec<(Lsn, Fact)>,
     /// The whole state after each turn, by the last LSN there was.
     pub(super) states: BTreeMap<Lsn, Vec<Bytes>>,
+    /// What was committed at once: the first and the last of its records.
+    pub(super) commits: Vec<(Lsn, Lsn)>,
     pub(super) producer: u64,
     batch: u64,
     /// What the producer last said to know the outcomes of.
@@ -130,6 +133,7 @@ impl Story {
             clock,
             facts,
             states,
+            commits: Vec::new(),
             producer: 0,
             batch: 0,
             claimed: 0,
@@ -184,6 +188,7 @@ impl Story {
         let (lsn, stored) =
             self.engine.turn(|core, now, out| core.publish_batch(&publish, on, now, out))?;
         let first = stored.unwrap().first;
+        self.commits.push((first, Lsn(first.0 + messages.len() as u64 - 1)));
         for (position, (_, name, _)) in messages.into_iter().enumerate() {
             let birth = Lsn(first.0 + position as u64);
             self.facts.push((lsn, Fact::Stored { birth, name }));
@@ -199,7 +204,7 @@ impl Story {
         settlements: Vec<(LeaseToken, Outcome)>,
     ) -> Result<(), Off> {
         self.calls += 1;
-        let settlement = |(token, outcome)| Settlement { token, outcome };
+        let settlement = |(token, outcome)| Settlement::plain(token, outcome);
         let call = Settle {
             consumer,
             number: self.calls,
@@ -208,7 +213,7 @@ impl Story {
         };
         let (lsn, refused) = self.engine.turn(|core, now, out| core.settle(&call, now, out))?;
         assert_eq!(refused.unwrap(), [], "every lease of the history holds");
-        for Settlement { token, outcome } in &call.settlements {
+        for Settlement { token, outcome, .. } in &call.settlements {
             self.facts.push((lsn, Fact::Settled { token: *token, call: call.clone() }));
             if matches!(outcome, Outcome::Nack { .. }) {
                 let failures = 1 + self.failures(token.birth);
@@ -217,6 +222,55 @@ impl Story {
         }
         self.note_state();
         Ok(())
+    }
+
+    /// Settles one lease with a message for each queue, and perhaps another content of its own.
+    pub(super) fn settle_with(
+        &mut self,
+        consumer: ConsumerId,
+        (token, outcome): (LeaseToken, Outcome),
+        then: Vec<(&str, String)>,
+        patch: Option<String>,
+    ) -> Result<(), Off> {
+        self.calls += 1;
+        let effects = Effects {
+            patch: patch.as_ref().map(|name| self.patch(token.birth, name)),
+            publish: then.iter().map(|(queue, name)| message(queue, name, None)).collect(),
+        };
+        let before = self.engine.look(|core| core.last_lsn()).1;
+        let settlement = Settlement { token, outcome, effects: Some(Box::new(effects)) };
+        let call = Settle {
+            consumer,
+            number: self.calls,
+            answered_through: 0,
+            settlements: vec![settlement],
+        };
+        let (lsn, refused) = self.engine.turn(|core, now, out| core.settle(&call, now, out))?;
+        assert_eq!(refused.unwrap(), [], "the lease holds");
+        let records = then.len() as u64 + u64::from(patch.is_some()) + 1;
+        self.commits.push((before.next(), Lsn(before.0 + records)));
+        for (position, (_, name)) in (1..).zip(then) {
+            self.facts.push((lsn, Fact::Stored { birth: Lsn(before.0 + position), name }));
+        }
+        if let Some(name) = patch {
+            self.facts.push((lsn, Fact::Stored { birth: token.birth, name }));
+        }
+        self.facts.push((lsn, Fact::Settled { token, call }));
+        self.note_state();
+        Ok(())
+    }
+
+    fn patch(&self, birth: Lsn, name: &str) -> Patch {
+        let message = self.engine.look_up(|core| core.index().message(birth));
+        let message = message.unwrap_or_else(|Stopped| panic!("the log runs")).1.unwrap();
+        let record = self.engine.log().read(&[message.content(birth)]).remove(0).unwrap();
+        let published = match Record::decode_head(&record.head).unwrap() {
+            Record::Published(published) => published,
+            Record::Patched(patched) => patched.published,
+            other => panic!("{other:?} is no content"),
+        };
+        let new = self::message("", name, None);
+        Patch { published, priority: None, payload_bytes: new.payload_bytes, body: new.body }
     }
 
     fn failures(&self, birth: Lsn) -> u32 {
@@ -323,6 +377,14 @@ pub(super) fn tell(story: &mut Story) -> Result<(), Off> {
     story.publish(vec![("mails", "mail-2".into(), Some(NewDue::After(5_000)))])?;
     let again = story.deliveries(&outbox)?;
     assert_eq!(again.len(), 1, "the nacked one came again");
+    // A job hands over to two others, and comes again itself as another one.
+    let then = vec![("mails", "mail-3".to_owned()), ("jobs", "job-4".to_owned())];
+    story.settle_with(consumer, (again[0], nack(0)), then, Some("job-1b".to_owned()))?;
+    let mut again = story.deliveries(&outbox)?;
+    assert_eq!(again.len(), 2);
+    let then = vec![("jobs", "job-5".to_owned()), ("mails", "mail-4".to_owned())];
+    story.settle_with(consumer, (again.remove(1), Outcome::Ack), then, None)?;
+    again.extend(story.deliveries(&outbox)?);
     story.checkpoint()?;
 
     // Rounds that fill segments and leave one message of each behind.
@@ -350,10 +412,12 @@ pub(super) fn tell(story: &mut Story) -> Result<(), Off> {
     story.clock.advance(5_000);
     story.engine.tick()?;
     story.note_state();
-    let mails = story.pull(2)?;
-    assert_eq!(mails.len(), 2);
+    let mails = story.pull(4)?;
+    assert_eq!(mails.len(), 4);
     let back = Outcome::Release { delay_ms: 1_000 };
     story.settle(ConsumerId::NONE, vec![(mails[0], nack(3_000)), (mails[1], back)])?;
+    let done = mails[2..].iter().map(|token| (*token, Outcome::Ack));
+    story.settle(ConsumerId::NONE, done.collect())?;
     story.step()?;
 
     // The worker's connection breaks; it comes back and names what it holds.

@@ -121,17 +121,13 @@ async fn every_field_that_comes_later_is_refused() {
 
 async fn check_settlements(broker: &Broker, seen: &mut Seen) {
     let token = broker.lease().await;
-    let patch = || Some(MessagePatch::default());
-    let settlements = [
-        ("Settlement.effects", Outcome::Ack(Ack {}), vec![Effect::default()]),
-        ("Nack.patch", Outcome::Nack(Nack { patch: patch(), ..Nack::default() }), vec![]),
-        (
-            "DeadLetter.patch",
-            Outcome::DeadLetter(DeadLetter { patch: patch(), failure: None }),
-            vec![],
-        ),
+    let effects = [
+        ("Effect.store_value", effect::Kind::StoreValue(StoreValue::default())),
+        ("Effect.add_to_counter", effect::Kind::AddToCounter(AddToCounter::default())),
+        ("Effect.arrive", effect::Kind::Arrive(Arrive::default())),
     ];
-    for (field, outcome, effects) in settlements {
+    for (field, kind) in effects {
+        let (outcome, effects) = (Outcome::Ack(Ack {}), vec![Effect { kind: Some(kind) }]);
         let settlement = Settlement { lease_token: token.clone(), outcome: Some(outcome), effects };
         seen.check(field, &broker.settle(vec![settlement]).await.expect_err(field));
     }

@@ -7,6 +7,7 @@ mod begun;
 mod consumers;
 mod filter;
 mod fairness_key;
+mod effects;
 mod flow;
 mod full;
 mod large;

@@ -38,6 +38,9 @@ pub(in crate::cli) struct ConsumeArgs {
     /// Commands to run at once.
     #[arg(long, value_name = "N", default_value = "1", requires = "exec")]
     concurrency: NonZeroU32,
+    /// Publish what the command writes to stdout to this queue: together with the ack, or neither.
+    #[arg(long, value_name = "QUEUE", requires = "exec")]
+    then_publish: Option<String>,
     /// End after so many messages.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -50,7 +53,9 @@ const EXEC_HELP: &str = "\
 With --exec, the command gets the payload on stdin and in its environment QBROKER_MESSAGE_ID and
 QBROKER_MESSAGE_ATTEMPT, and beside them, named the same way, QUEUE, SEQUENCE, TYPE, CORRELATION_ID,
 CONTENT_TYPE, PRIORITY, PUBLISH_TIME, FAILURES, CRASHES, HEADERS (JSON) and HEADER_<KEY>. Exit code 0 acks the message; any other nacks it, with the end of
-its stderr for an error, and it comes again by the queue's policy. A lease that is lost ends the
+its stderr for an error, and it comes again by the queue's policy. With --then-publish, what it writes
+is the payload of a message that is published in the same step as the ack; where the broker refuses
+it, the message is nacked. A lease that is lost ends the
 command by SIGTERM.
 
 Without --exec, messages are written to stdout as JSON lines; each is acked once it is written.
@@ -100,7 +105,8 @@ impl ConsumeArgs {
         let consumed = match &self.exec {
             Some(command) => {
                 let worker =
-                    Worker::new(command, self.concurrency.get(), self.count, stops.clone());
+                    Worker::new(command, self.concurrency.get(), self.count, stops.clone())
+                        .then_publish(self.then_publish.clone());
                 worker.run(&consumer, empty, globals.quiet).await
             }
             None => self.print(&consumer, empty, &stops).await,

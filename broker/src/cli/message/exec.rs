@@ -11,11 +11,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 
 /// How much of a program's last words is kept: what the broker stores of a failure.
 const STDERR_BYTES_MAX: usize = 4096;
+
+/// How much of a program's output is taken: the largest payload that any broker allows.
+const OUTPUT_BYTES_MAX: u64 = 12 << 20;
 
 /// How long the line of a failure may be that lists show.
 const MESSAGE_CHARACTERS_MAX: usize = 200;
@@ -33,13 +36,15 @@ pub(super) struct Job {
     pub(super) payload: Bytes,
     /// Goes to the environment.
     pub(super) variables: Vec<(String, String)>,
+    /// What the program writes to stdout is taken, not passed on.
+    pub(super) takes_output: bool,
 }
 
 /// What became of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It ended with 0.
-    Done,
+    /// It ended with 0, and wrote this where its output is taken.
+    Done(Bytes),
     /// It ended otherwise.
     Failed {
         /// `exit 3` or `signal 9`.
@@ -69,18 +74,42 @@ pub(super) async fn execute(
     let mut listening = tokio::spawn(words.clone().listen(listener));
     let stdin = child.stdin.take().expect("it was asked for when spawning");
     let feeding = tokio::spawn(feed(stdin, job.payload));
+    let mut writing = child.stdout.take().map(|stdout| tokio::spawn(output(stdout)));
 
     let status = wait(&mut child, group, stop).await;
     feeding.abort();
+    let output = match &mut writing {
+        Some(writing) => tokio::time::timeout(STDERR_GRACE, writing).await,
+        None => Ok(Ok(Ok(Vec::new()))),
+    };
     // Ends at once, unless a grandchild still holds the pipe.
     if tokio::time::timeout(STDERR_GRACE, &mut listening).await.is_err() {
         listening.abort();
     }
     Ok(match status? {
         None => Verdict::Stopped,
-        Some(status) if status.success() => Verdict::Done,
+        Some(status) if status.success() => match output {
+            Ok(Ok(Ok(output))) => Verdict::Done(output.into()),
+            _ => no_output(&words.text()),
+        },
         Some(status) => failed(status, &words.text()),
     })
+}
+
+/// Reads what a program writes, as far as a message can hold it.
+async fn output(stdout: ChildStdout) -> io::Result<Vec<u8>> {
+    let mut output = Vec::new();
+    stdout.take(OUTPUT_BYTES_MAX + 1).read_to_end(&mut output).await?;
+    if OUTPUT_BYTES_MAX < output.len() as u64 {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(output)
+}
+
+/// It ended well, but what it wrote is too large, or something it left behind still writes.
+fn no_output(stderr: &str) -> Verdict {
+    let message = format!("its output has no end, or more than {OUTPUT_BYTES_MAX} bytes");
+    Verdict::Failed { kind: "output".to_owned(), message, details: stderr.to_owned() }
 }
 
 fn spawn(command: &str, job: &Job) -> io::Result<Child> {
@@ -89,6 +118,7 @@ fn spawn(command: &str, job: &Job) -> io::Result<Child> {
         .arg(command)
         .envs(job.variables.iter().map(|(name, value)| (name, without_nul(value))))
         .stdin(Stdio::piped())
+        .stdout(if job.takes_output { Stdio::piped() } else { Stdio::inherit() })
         .stderr(Stdio::piped())
         // Its own group: Ctrl-C on the terminal asks us to finish, not the programs to die.
         .process_group(0)
@@ -181,7 +211,12 @@ mod tests {
             ("QBROKER_MESSAGE_ID".to_owned(), "m-1".to_owned()),
             ("QBROKER_MESSAGE_HEADERS".to_owned(), "a\0b".to_owned()),
         ];
-        Job { payload: Bytes::from_static(payload.as_bytes()), variables }
+        let payload = Bytes::from_static(payload.as_bytes());
+        Job { payload, variables, takes_output: false }
+    }
+
+    fn done() -> Verdict {
+        Verdict::Done(Bytes::new())
     }
 
     async fn run(command: &str, payload: &'static str) -> Verdict {
@@ -191,7 +226,7 @@ mod tests {
     fn failure(verdict: Verdict) -> (String, String, String) {
         match verdict {
             Verdict::Failed { kind, message, details } => (kind, message, details),
-            other @ (Verdict::Done | Verdict::Stopped) => panic!("{other:?} is no failure"),
+            other @ (Verdict::Done(_) | Verdict::Stopped) => panic!("{other:?} is no failure"),
         }
     }
 
@@ -203,8 +238,22 @@ mod tests {
             "{{ cat; printf ' %s %s' \"$QBROKER_MESSAGE_ID\" \"$QBROKER_MESSAGE_HEADERS\"; }} > '{}'",
             out.display()
         );
-        assert_eq!(run(&command, "hello").await, Verdict::Done);
+        assert_eq!(run(&command, "hello").await, done());
         assert_eq!(std::fs::read_to_string(out).unwrap(), "hello m-1 a\u{fffd}b");
+    }
+
+    #[tokio::test]
+    async fn output_is_taken_where_it_is_asked_for_up_to_a_bound() {
+        let take = async |command| {
+            let job = Job { takes_output: true, ..job("in") };
+            execute(command, job, &CancellationToken::new()).await.unwrap()
+        };
+        assert_eq!(take("cat; echo out").await, Verdict::Done(Bytes::from_static(b"inout\n")));
+        assert_eq!(take("head -c 12582912 /dev/zero").await, {
+            Verdict::Done(vec![0; 12 << 20].into())
+        });
+        let (kind, _, _) = failure(take("head -c 12582913 /dev/zero; exit 0").await);
+        assert_eq!(kind, "output");
     }
 
     #[tokio::test]
@@ -228,8 +277,8 @@ mod tests {
     #[tokio::test]
     async fn a_program_need_not_read_a_large_payload() {
         let payload: &'static str = Box::leak("x".repeat(4 << 20).into_boxed_str());
-        assert_eq!(run("exit 0", payload).await, Verdict::Done);
-        assert_eq!(run("wc -c | grep -q 4194304", payload).await, Verdict::Done);
+        assert_eq!(run("exit 0", payload).await, done());
+        assert_eq!(run("wc -c | grep -q 4194304", payload).await, done());
     }
 
     #[tokio::test]
@@ -238,7 +287,7 @@ mod tests {
         let fifo = folder.path().join("fifo");
         // The grandchild holds stderr open until the fifo is opened, long after its parent ended.
         let command = format!("mkfifo '{0}'; (cat '{0}' >&2) & exit 0", fifo.display());
-        assert_eq!(run(&command, "").await, Verdict::Done);
+        assert_eq!(run(&command, "").await, done());
         std::fs::write(fifo, "").unwrap();
     }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qbroker::exit::Exit;
-use qbroker_client::{Consumer, Delivery, Error, Failure as Why, Settling};
+use qbroker_client::{
+    Consumer, Delivery, Error, Failure as Why, OutgoingMessage, Settlement, Settling,
+};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -29,6 +31,8 @@ pub(super) const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// Hands messages to a command.
 pub(super) struct Worker {
     command: Arc<str>,
+    /// What the command writes is published there.
+    then: Option<String>,
     concurrency: u32,
     /// Messages to take in all.
     wanted: u64,
@@ -68,6 +72,7 @@ impl Worker {
     pub(super) fn new(command: &str, concurrency: u32, count: Option<u64>, stops: Stops) -> Self {
         Self {
             command: command.into(),
+            then: None,
             concurrency,
             wanted: count.unwrap_or(u64::MAX),
             stops,
@@ -76,6 +81,11 @@ impl Worker {
             running: 0,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// Publishes what the command writes to this queue, together with the ack.
+    pub(super) fn then_publish(self, then: Option<String>) -> Self {
+        Self { then, ..self }
     }
 
     /// Works until it is told to stop, has had enough, or `empty` says that there is no more; then
@@ -150,7 +160,8 @@ impl Worker {
         self.taken += 1;
         self.running += 1;
         let stop = self.stops.now.child_token();
-        self.tasks.spawn(work(Arc::clone(&self.command), delivery, stop));
+        let takes_output = self.then.is_some();
+        self.tasks.spawn(work(Arc::clone(&self.command), takes_output, delivery, stop));
     }
 
     fn end(&mut self, consumer: &Consumer, ended: Result<Ended, JoinError>) -> Result<(), Failure> {
@@ -166,6 +177,12 @@ impl Worker {
             Ended::Settled(Err(Error::LeaseLost(reason))) => {
                 // Its outcome does not count: somebody else has the message, or will.
                 warn!(reason, "a message was lost before it was settled");
+                Ok(())
+            }
+            Ended::Settled(Err(error @ Error::Refused(_))) if self.then.is_some() => {
+                // Nothing was published, and the message comes again.
+                warn!(%error, "what a command wrote was not taken: its message was nacked");
+                (self.tally.done, self.tally.failed) = (self.tally.done - 1, self.tally.failed + 1);
                 Ok(())
             }
             Ended::Settled(Err(error)) => Err(error.into()),
@@ -191,9 +208,15 @@ impl Worker {
             return Ok(delivery.release());
         }
         Ok(match verdict {
-            Ok(Verdict::Done) => {
+            Ok(Verdict::Done(output)) => {
                 self.tally.done += 1;
-                delivery.ack()
+                match &self.then {
+                    None => delivery.ack(),
+                    Some(queue) => {
+                        let message = OutgoingMessage::new(output).queue(queue);
+                        delivery.settle(Settlement::ack().publish(message))
+                    }
+                }
             }
             Ok(Verdict::Failed { kind, message, details }) => {
                 self.tally.failed += 1;
@@ -214,8 +237,14 @@ impl Worker {
 }
 
 /// Runs the command on one message; its end, or the lease's, whichever comes first.
-async fn work(command: Arc<str>, delivery: Delivery, stop: CancellationToken) -> Ended {
-    let job = Job { payload: delivery.message.payload.clone(), variables: variables(&delivery) };
+async fn work(
+    command: Arc<str>,
+    takes_output: bool,
+    delivery: Delivery,
+    stop: CancellationToken,
+) -> Ended {
+    let (payload, variables) = (delivery.message.payload.clone(), variables(&delivery));
+    let job = Job { payload, variables, takes_output };
     let running = execute(&command, job, &stop);
     tokio::pin!(running);
     let verdict = tokio::select! {

@@ -100,6 +100,17 @@ fn new_message(
 ) -> Result<NewMessage, Fault> {
     let message = OutgoingMessage::decode(encoded)
         .map_err(|error| Fault::invalid("messages", format!("one cannot be read: {error}")))?;
+    outgoing_message(message, default_queue, hasher, prefixes)
+}
+
+/// One message, for a queue of its own or the default one.
+pub(super) fn outgoing_message(
+    message: OutgoingMessage,
+    default_queue: &Arc<str>,
+    hasher: IdHasher,
+    prefixes: &mut BytesMut,
+) -> Result<NewMessage, Fault> {
+    check_later(&message)?;
     bounds::id("message_id", &message.message_id)?;
     bounds::headers(&message.headers)?;
     bounds::text("content_type", &message.content_type, 128)?;

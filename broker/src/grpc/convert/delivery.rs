@@ -95,9 +95,7 @@ struct Told<'a> {
 
 impl<'a> Told<'a> {
     fn new(queue: &str, priority: u8, stored: &'a Stored) -> Result<Self, Fault> {
-        let Record::Published(published) = head(&stored.message)? else {
-            return Err(Fault::Damaged("a message's record is of another kind".to_owned()));
-        };
+        let published = facts(&stored.message)?;
         let mut own = Vec::with_capacity(OVERHEAD_BYTES);
         let mut body = Vec::with_capacity(FIELDS.len());
         let mut has_id = false;
@@ -130,6 +128,15 @@ impl<'a> Told<'a> {
         for (number, content) in &self.body {
             put(*number, content, room);
         }
+    }
+}
+
+/// What the record with a message's content says of the message.
+pub(in crate::grpc) fn facts(record: &StoredRecord) -> Result<Published, Fault> {
+    match head(record)? {
+        Record::Published(published) => Ok(published),
+        Record::Patched(patched) => Ok(patched.published),
+        _ => Err(Fault::Damaged("a message's record is of another kind".to_owned())),
     }
 }
 
@@ -280,7 +287,10 @@ fn head(record: &StoredRecord) -> Result<Record, Fault> {
     Record::decode_head(&record.head).map_err(|error| Fault::Damaged(error.to_string()))
 }
 
-fn body<T: prost::Message + Default>(record: &StoredRecord) -> Result<T, Fault> {
+/// Reads a record's body.
+pub(in crate::grpc) fn body<T: prost::Message + Default>(
+    record: &StoredRecord,
+) -> Result<T, Fault> {
     let [prefix, rest] = record.body.parts().clone();
     T::decode(prefix.chain(rest)).map_err(|error| Fault::Damaged(error.to_string()))
 }
@@ -386,6 +396,7 @@ mod tests {
             priority: 0,
             failures: 2,
             crashes: 0,
+            content: Lsn(7),
             last_failure: Lsn(8),
             dead_letter: Lsn(0),
             duration_ms: 1,

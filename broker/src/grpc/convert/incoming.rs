@@ -1,19 +1,14 @@
-//! What clients hand in: settlements, extensions, consumers, pulls.
+//! What clients hand in: extensions, consumers, pulls.
 
 use bytes::Bytes;
-use prost::Message as _;
-use qbroker_proto::raw::SettleRequest;
-use qbroker_proto::v1::{
-    self, ConsumeOpen, ExtendLeasesRequest, FlowUpdate, PullRequest, Started, settlement,
-};
+use qbroker_proto::v1::{ConsumeOpen, ExtendLeasesRequest, FlowUpdate, PullRequest, Started};
 
-use super::time::{DURATION_MS_MAX, duration_ms};
+use super::time::duration_ms;
 use super::token::Seal;
 use super::{bounds, selector};
 use crate::grpc::fault::Fault;
-use crate::queue::body::StoredFailure;
 use crate::queue::ids::{ConsumerId, LeaseToken};
-use crate::queue::{Extend, OpenConsumer, Outcome, Pull, Settle, Settlement, Window};
+use crate::queue::{Extend, OpenConsumer, Pull, Window};
 
 const LEASE_MS_MIN: u64 = 1_000;
 const LEASE_MS_MAX: u64 = 12 * 60 * 60 * 1_000;
@@ -25,67 +20,6 @@ const EXTENSION_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1_000;
 pub(in crate::grpc) struct Understood<T> {
     pub(in crate::grpc) command: T,
     pub(in crate::grpc) invalid: Vec<Bytes>,
-}
-
-pub(in crate::grpc) fn settle(
-    request: SettleRequest,
-    consumer: ConsumerId,
-    seal: Seal,
-) -> Result<Understood<Settle>, Fault> {
-    let count = request.settlements.len();
-    bounds::batch("settlements", count, bounds::SETTLEMENTS_MAX, "settlements")?;
-    let number = |field, number: i64| {
-        u64::try_from(number).map_err(|_| Fault::invalid(field, "it must not be negative"))
-    };
-    let mut invalid = Vec::new();
-    let mut settlements = Vec::with_capacity(count);
-    for encoded in request.settlements {
-        let settlement = v1::Settlement::decode(encoded).map_err(|error| {
-            Fault::invalid("settlements", format!("one cannot be read: {error}"))
-        })?;
-        bounds::later(!settlement.effects.is_empty(), "effects", "effects")?;
-        let outcome = outcome(settlement.outcome)?;
-        match seal.open(&settlement.lease_token) {
-            Some(token) => settlements.push(Settlement { token, outcome }),
-            None => invalid.push(settlement.lease_token),
-        }
-    }
-    let command = Settle {
-        consumer,
-        number: number("call_id", request.call_id)?,
-        answered_through: number("answered_through_call_id", request.answered_through_call_id)?,
-        settlements,
-    };
-    Ok(Understood { command, invalid })
-}
-
-fn outcome(outcome: Option<settlement::Outcome>) -> Result<Outcome, Fault> {
-    let delay_ms = |delay| duration_ms("delay", delay, 0, DURATION_MS_MAX);
-    match outcome {
-        None => Err(Fault::invalid("outcome", "one of ack, nack, release, dead_letter is needed")),
-        Some(settlement::Outcome::Ack(_)) => Ok(Outcome::Ack),
-        Some(settlement::Outcome::Nack(nack)) => {
-            bounds::later(nack.patch.is_some(), "patch", "patch")?;
-            let chance = rand::random();
-            Ok(Outcome::Nack {
-                delay_ms: delay_ms(nack.delay)?,
-                failure: failure(nack.failure),
-                chance,
-            })
-        }
-        Some(settlement::Outcome::Release(release)) => {
-            Ok(Outcome::Release { delay_ms: delay_ms(release.delay)?.unwrap_or_default() })
-        }
-        Some(settlement::Outcome::DeadLetter(letter)) => {
-            bounds::later(letter.patch.is_some(), "patch", "patch")?;
-            Ok(Outcome::DeadLetter { failure: failure(letter.failure) })
-        }
-    }
-}
-
-fn failure(failure: Option<v1::Failure>) -> StoredFailure {
-    let v1::Failure { r#type, message, details } = failure.unwrap_or_default();
-    StoredFailure { kind: r#type, message, details }
 }
 
 pub(in crate::grpc) fn extend(

@@ -207,6 +207,7 @@ mod tests {
             ttl_end: None,
             max_attempts: 0,
             keys: Keys::NONE,
+            patched: Lsn(0),
         }
     }
 

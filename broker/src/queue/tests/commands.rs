@@ -6,7 +6,7 @@ use super::args::{Args, duration_ms, number};
 use super::script::Script;
 use super::show;
 use super::stage::{STEPS_MAX, StageIndex, WALL_MS, deliveries_of};
-use super::{operations, queues, streams};
+use super::{effects, operations, queues, streams};
 use crate::queue::body::{StoredFailure, StoredMessage};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::record::BatchRefused;
@@ -96,7 +96,7 @@ fn messages(args: &mut Args<'_>) -> Publish {
     Publish { messages: args.rest().into_iter().map(|text| message(queue, text)).collect() }
 }
 
-fn message(queue: &str, text: &str) -> NewMessage {
+pub(super) fn message(queue: &str, text: &str) -> NewMessage {
     let mut parts = text.split(':');
     let mut payload = parts.next().unwrap().as_bytes().to_vec();
     let mut message = NewMessage { queue: queue.into(), ..NewMessage::default() };
@@ -213,14 +213,14 @@ pub(super) fn token<I>(script: &Script<I>, text: &str) -> LeaseToken {
 /// `ack a b`, `nack a delay=5s error=boom`, all on `on=c.1.1/call/answered`.
 fn settle_all<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>, outcome: &str) {
     let outcome = outcome_of(outcome, args);
-    let settle = Settle {
-        settlements: args
-            .rest()
-            .into_iter()
-            .map(|text| Settlement { token: token(script, text), outcome: outcome.clone() })
-            .collect(),
-        ..call_of(args)
+    let with = effects::With::of(args);
+    let settlement = |text: &str| {
+        let token = token(script, text);
+        let effects = with.effects(script, token).map(Box::new);
+        Settlement { effects, ..Settlement::plain(token, outcome.clone()) }
     };
+    let settlements = args.rest().into_iter().map(settlement).collect();
+    let settle = Settle { settlements, ..call_of(args) };
     settle_now(script, &settle);
 }
 
@@ -230,7 +230,7 @@ fn settle_each<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     for text in args.rest() {
         let (outcome, of) = text.split_once(':').unwrap();
         let outcome = outcome_of(outcome, &mut Args::new(""));
-        settlements.push(Settlement { token: token(script, of), outcome });
+        settlements.push(Settlement::plain(token(script, of), outcome));
     }
     let settle = Settle { settlements, ..call_of(args) };
     settle_now(script, &settle);

@@ -56,7 +56,7 @@ pub(super) fn check_pages<I: StageIndex>(stage: &Stage<I>) {
                 let attempts = (some.failures, some.crashes);
                 assert!(some.failures <= whole.failures, "{birth}: {attempts:?}");
                 assert!(some.crashes <= whole.crashes, "{birth}: {attempts:?}");
-                let named = [some.last_failure, some.dead_letter];
+                let named = [some.last_failure, some.dead_letter, some.patched];
                 assert!(named.iter().all(|lsn| *lsn == Lsn(0) || stage.is_kept(*lsn)));
             }
         }
@@ -178,17 +178,21 @@ pub(super) fn check_gaps<I: StageIndex>(stage: &Stage<I>) {
         let torn = Torn { log: &stage.log, run, of };
         let (mut core, kept) = torn.replay::<I>();
         check_invariants(&core, stage.now);
-        let mut there = BTreeSet::new();
+        let mut needed = BTreeSet::new();
         let snapshot = core.snapshot().encode(std::iter::empty()).concat().into();
-        Core::restore(I::fresh(), Limits::default(), snapshot, |lsn| _ = there.insert(lsn))
+        Core::restore(I::fresh(), Limits::default(), snapshot, |lsn| _ = needed.insert(lsn))
             .unwrap();
+        let mut there = BTreeSet::new();
+        core.index.frozen().for_each(&mut |birth, _| _ = there.insert(birth));
         for page in core.index.frozen().pages() {
             there.extend(page.births());
+            let messages = page_messages(&torn.log[&Lsn(page.lsn)].1).unwrap();
+            needed.extend(messages.iter().map(|(birth, message)| message.content(*birth)));
         }
         let waiting = torn.waiting();
         assert!(waiting.is_subset(&there), "{waiting:?} wait, {there:?} are there");
-        let in_memory = there.iter().filter(|lsn| !kept.contains(*lsn));
-        assert_eq!(in_memory.count(), 0, "{there:?} need records, kept are {kept:?}");
+        let not_kept = needed.iter().filter(|lsn| !kept.contains(*lsn));
+        assert_eq!(not_kept.count(), 0, "{needed:?} are needed, kept are {kept:?}");
         go_on(&torn, &mut core, stage.now);
     }
 }

@@ -71,7 +71,7 @@ pub(super) struct Message {
     pub(super) ordering: Option<u64>,
     pub(super) leads: bool,
     pub(super) fairness: Option<u64>,
-    size: u64,
+    pub(super) size: u64,
 }
 
 impl Message {
@@ -130,6 +130,8 @@ pub(super) struct Asked {
     pub(super) begun: BTreeSet<u64>,
     pub(super) reset: Option<u64>,
     pub(super) purge: Option<(u32, StateSet)>,
+    /// The message that gets another content, with its size and perhaps another priority.
+    pub(super) patch: Option<(u64, u64, Option<u8>)>,
     /// Messages that are deleted by name.
     pub(super) remove: BTreeSet<u64>,
     /// Messages that are changed, with the priority and the time asked for.
@@ -315,6 +317,17 @@ impl Model {
                 }
             }
             Record::Advanced(it) => it.births.iter().for_each(|birth| self.check_advanced(*birth)),
+            Record::Patched(it) => {
+                let (birth, size, priority) = asked.patch.take().expect("nobody patched it");
+                assert_eq!(it.birth, birth);
+                let message = self.message(birth);
+                assert!(message.lease().is_some(), "{birth} is held by nobody");
+                message.size = size;
+                message.priority = priority.map_or(message.priority, u32::from);
+                let (queue, ttl_end) = (message.queue, message.ttl_end);
+                assert_eq!(u64::from(it.published.size), size);
+                assert_eq!((it.published.queue, it.published.ttl_end()), (queue, ttl_end));
+            }
             Record::PagedOut(it) => {
                 for birth in &it.births {
                     let what = &self.message(*birth).what;

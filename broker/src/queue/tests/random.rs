@@ -2,6 +2,7 @@
 
 mod operations;
 mod publish;
+mod effects;
 mod queues;
 mod takers;
 mod wanted;
@@ -52,6 +53,7 @@ enum Command {
     Close(u8),
     Kick { consumer: u8, end_session: bool },
     Settle(Vec<(u8, u8)>),
+    SettleWith { lease: u8, kind: u8, publish: Option<u8>, patch: Option<(u16, Option<u8>)> },
     Extend { leases: Vec<u8>, session: Option<u8> },
     Purge { queue: u8, states: u8 },
     Delete(u8),
@@ -146,6 +148,7 @@ fn command() -> impl Strategy<Value = Command> {
             Command::Kick { consumer, end_session }
         }),
         8 => prop::collection::vec((any::<u8>(), any::<u8>()), 1..5).prop_map(Command::Settle),
+        3 => effects::settle_with(),
         2 => (leases(), prop::option::of(0..3_u8)).prop_map(|(leases, session)| {
             Command::Extend { leases, session }
         }),
@@ -335,6 +338,9 @@ impl<I: StageIndex> Play<I> {
             Command::Close(consumer) => self.close(*consumer),
             Command::Kick { consumer, end_session } => self.kick(*consumer, *end_session),
             Command::Settle(picks) => self.settle(picks),
+            Command::SettleWith { lease, kind, publish, patch } => {
+                self.settle_with((*lease, *kind), *publish, *patch);
+            }
             Command::Extend { leases, session } => self.extend(leases, *session),
             Command::Purge { queue, states } => self.purge(*queue, StateSet(u32::from(*states))),
             Command::Delete(queue) => self.delete(*queue),
@@ -370,6 +376,7 @@ impl<I: StageIndex> Play<I> {
             self.model.check(*lsn, record, &mut asked, self.stage.now);
         }
         assert!(asked.settle.is_empty(), "settled, and not in the log: {:?}", asked.settle);
+        assert!(asked.patch.is_none(), "patched, and not in the log: {:?}", asked.patch);
         assert!(asked.resumed.is_empty(), "named, and not resumed: {:?}", asked.resumed);
         assert!(asked.unreadable.is_empty(), "unreadable, and still held: {:?}", asked.unreadable);
         asked
@@ -408,7 +415,7 @@ impl<I: StageIndex> Play<I> {
         let settlements: Vec<_> = tokens
             .into_iter()
             .zip(picks)
-            .map(|(token, (_, kind))| Settlement { token, outcome: outcome(*kind) })
+            .map(|(token, (_, kind))| Settlement::plain(token, outcome(*kind)))
             .collect();
         let (mut asked, mut seen) = (Asked::default(), BTreeSet::new());
         let mut expected = Vec::new();

@@ -31,6 +31,10 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
         Record::OperationStarted(it) => operations::started(it),
         Record::OperationStepped(it) => format!("operation {}", operations::progress(it)),
         Record::Advanced(it) => format!("advanced {}", numbers(&it.births)),
+        Record::Patched(it) => {
+            let priority = given(", priority", it.published.priority);
+            format!("patched {} to {}{priority}", it.birth, payload(body))
+        }
         Record::PagedOut(it) => format!("paged out {}", numbers(&it.births)),
         Record::Started(it) => format!("started epoch {} {}", it.epoch, it.boot_id),
         Record::QueuePut(it) => definition(it),
@@ -176,6 +180,9 @@ pub(super) fn effect(effect: &Effect) -> Vec<String> {
 
 pub(super) fn delivery(it: &Delivery) -> String {
     let mut text = format!("{} of {}", token(it.token), it.queue);
+    if it.content != it.token.birth {
+        text += &format!(", patched in {}", it.content);
+    }
     if (it.failures, it.crashes) != (0, 0) {
         text += &format!(", failures {}, crashes {}", it.failures, it.crashes);
     }

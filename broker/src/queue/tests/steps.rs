@@ -95,7 +95,7 @@ fn a_call_that_names_very_many_messages_takes_several_records() {
     let messages = 2 * u32::try_from(BIRTHS_MAX).unwrap() + 1;
     let (mut stage, consumer) = holding(messages);
     let tokens = stage.tokens.values().map(|tokens| tokens[0]);
-    let settlements = tokens.map(|token| Settlement { token, outcome: Outcome::Ack }).collect();
+    let settlements = tokens.map(|token| Settlement::plain(token, Outcome::Ack)).collect();
     let settle = Settle { consumer, number: 1, answered_through: 0, settlements };
     let outcome = stage.turn(|core, now, out| core.settle(&settle, now, out));
     assert!(outcome.answer.unwrap().is_empty());

@@ -1,0 +1,60 @@
+//! A settlement with all that is done together with it, or not at all.
+//!
+//! What it publishes, the content that it patches and the settlement itself are one commit: a crash
+//! leaves all of it or nothing. Where one part is refused, nothing is done and the lease is kept.
+
+use super::index::Index;
+use super::patch::Patch;
+use super::publish::NewMessage;
+use super::record::{Acked, Call, Record};
+use super::refused::Refused;
+use super::settle::{Outcome, Settlement};
+use super::time::Now;
+use super::{Core, Draft, Output, Turn};
+
+/// What is done together with a settlement.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// Of a nack or a dead-letter alone.
+    pub patch: Option<Patch>,
+    pub publish: Vec<NewMessage>,
+}
+
+impl<I: Index> Core<I> {
+    /// Settles one lease that holds, with its effects.
+    pub(super) fn settle_with(
+        &mut self,
+        (call, answered_through): (Call, u64),
+        (settlement, effects): (&Settlement, &Effects),
+        now: Now,
+        out: &mut Output,
+    ) -> Turn<()> {
+        if self.disk_full {
+            return Err(Refused::DiskFull.into());
+        }
+        let birth = settlement.token.birth;
+        let message = self.index.message(birth)?.expect("a lease is of a message that is there");
+        let mut draft = self.draft();
+        self.draft_effects(&mut draft, effects, now)?;
+        if let Some(patch) = &effects.patch {
+            self.draft_patch(&mut draft, birth, &message, patch)?;
+        }
+        match settlement.outcome {
+            Outcome::Ack => {
+                let births = vec![birth.0];
+                draft.fact(Record::Acked(Acked { call, answered_through, births }));
+            }
+            _ => self.draft_settlement(&mut draft, call, settlement, now)?,
+        }
+        self.commit_settlements(draft, out);
+        Ok(())
+    }
+
+    fn draft_effects(&self, draft: &mut Draft, effects: &Effects, now: Now) -> Turn<()> {
+        if !effects.publish.is_empty() {
+            let drafted = self.draft_messages(draft, &effects.publish, now);
+            drafted.map_err(|(_, stop)| stop)?;
+        }
+        Ok(())
+    }
+}
