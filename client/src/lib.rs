@@ -60,6 +60,7 @@ mod options;
 mod publisher;
 mod reason;
 mod settlement;
+mod state;
 mod stream;
 mod time;
 
@@ -80,3 +81,6 @@ pub use publisher::{
     BatchReceipt, PendingBatch, PendingReceipt, Publisher, PublisherBuilder, Receipt,
 };
 pub use settlement::{Outcome, Patch, Settlement};
+pub use state::{
+    Barrier, BarrierMember, BarrierState, Counted, CounterChange, Holder, NewBarrier, State,
+};

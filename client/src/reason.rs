@@ -74,6 +74,8 @@ reasons! {
     DeadLetterQueueInvalid = "DEAD_LETTER_QUEUE_INVALID",
     /// The message is with a consumer.
     MessageLeased = "MESSAGE_LEASED",
+    /// A counter would pass its bounds, or is there already.
+    CounterOutOfBounds = "COUNTER_OUT_OF_BOUNDS",
     /// The lease ended before this.
     LeaseLost = "LEASE_LOST",
     /// The lease was settled with another outcome.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use qbroker_proto::v1::{self, effect, settlement};
 
 use crate::message::{Failure, OutgoingMessage};
+use crate::state::{self, CounterChange};
 use crate::time;
 
 /// What became of the work on a message.
@@ -107,6 +108,38 @@ impl Settlement {
     /// Publishes a message, which must name its queue.
     pub fn publish(mut self, message: OutgoingMessage) -> Self {
         self.effects.push(effect::Kind::Publish(message.0));
+        self
+    }
+
+    /// Stores a value under a key; `None`: until it is deleted.
+    pub fn store(
+        mut self,
+        key: impl Into<String>,
+        value: impl Into<Bytes>,
+        ttl: Option<Duration>,
+    ) -> Self {
+        let (key, value, ttl) = (key.into(), value.into(), ttl.map(time::duration));
+        let store = v1::StoreValue { key, value, ttl, if_absent: false };
+        self.effects.push(effect::Kind::StoreValue(store));
+        self
+    }
+
+    /// Changes a counter; where that would pass its bounds, the settlement is refused.
+    pub fn count(mut self, change: CounterChange) -> Self {
+        self.effects.push(effect::Kind::AddToCounter(change.0));
+        self
+    }
+
+    /// Arrives at a barrier; where that is not open, or the member has arrived, nothing is done there.
+    pub fn arrive(
+        mut self,
+        barrier: &str,
+        member_id: &str,
+        value: impl Into<Bytes>,
+        failed: bool,
+    ) -> Self {
+        let arrive = state::arrival(barrier, member_id, value.into(), failed);
+        self.effects.push(effect::Kind::Arrive(arrive));
         self
     }
 

@@ -28,6 +28,7 @@ mod queue;
 mod serve;
 mod signals;
 mod tally;
+mod state;
 mod token;
 mod version;
 
@@ -68,6 +69,9 @@ enum Command {
     /// List, show, cancel and wait for operations: moves and deletions of many messages.
     #[command(subcommand, visible_alias = "operations")]
     Operation(operation::OperationCommand),
+    /// Values, counters, permits and barriers beside the messages.
+    #[command(subcommand)]
+    State(state::StateCommand),
     /// Ask whether a broker is there and ready.
     Health(health::HealthArgs),
     /// Check or repair a data folder, while no broker uses it.
@@ -104,6 +108,7 @@ fn run(cli: Cli) -> Exit {
         Command::Consumer(command) => command.run(&globals),
         Command::Dead(command) => command.run(&globals),
         Command::Operation(command) => command.run(&globals),
+        Command::State(command) => command.run(&globals),
         Command::Health(args) => args.run(&globals),
         Command::Data(command) => command.run(&globals),
         Command::Config(command) => command.run(&globals),

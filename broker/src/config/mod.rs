@@ -38,6 +38,7 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// Waiting messages that the index keeps in memory.
     pub messages_in_memory: u32,
+    pub state_bytes_max: usize,
     /// Where gRPC listens; port 0 takes a free one.
     pub grpc_listen: SocketAddr,
     /// Where HTTP listens; `None` is off.
@@ -133,6 +134,7 @@ impl Settings {
             when_damaged: WhenDamaged::Exit,
             segment_bytes: 0,
             messages_in_memory: 0,
+            state_bytes_max: 0,
             grpc_listen: nowhere,
             http_listen: None,
             tls_cert: None,

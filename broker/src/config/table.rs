@@ -141,6 +141,20 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "state-memory",
+        section: STORAGE,
+        takes: "SIZE",
+        default: Fallback::Text("64MiB"),
+        doc: "The most memory for values, counters, permits and barriers, at some 250 to 500 bytes each \
+              and twice the key; values themselves are on the disk. What needs more is refused with \
+              LIMIT_REACHED. From 64KiB to 16GiB.",
+        advanced: true,
+        set: |settings, text| {
+            settings.state_bytes_max = value::memory_within(text, 64 << 10, 16 << 30)?;
+            Ok(())
+        },
+    },
+    Setting {
         name: "segment-bytes",
         section: STORAGE,
         takes: "SIZE",

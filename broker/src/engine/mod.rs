@@ -18,6 +18,7 @@ mod streams;
 mod scan;
 mod timer;
 mod unsynced;
+mod watching;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -33,6 +34,7 @@ pub use outbox::Outbox;
 pub use replay::recover;
 pub use scan::{Match, Scan, Scanned};
 pub use streams::{About, Connected};
+pub use watching::Watching;
 
 use streams::Stream;
 use unsynced::Unsynced;
@@ -41,6 +43,7 @@ use crate::clock::Clock;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::paged::PagedIndex;
 use crate::queue::refused::Refused;
+use crate::queue::state::{Key, Kind};
 use crate::queue::time::Now;
 use crate::queue::{
     self, BatchOutcome, Delivery, Effect, Lost, Output, ProducerOpened, PullId, Pulled, Stop,
@@ -133,6 +136,8 @@ struct State {
     consumers: HashMap<ConsumerId, Stream, FxBuildHasher>,
     pulls: HashMap<PullId, oneshot::Sender<(Lsn, Vec<Delivery>)>, FxBuildHasher>,
     publishers: HashMap<u64, Arc<Outbox<PublishEvent>>, FxBuildHasher>,
+    /// Calls that wait for something under a key to change.
+    watchers: HashMap<(Kind, Key), Vec<Arc<Notify>>, FxBuildHasher>,
     last_stream: u64,
     letters: letters::Letters,
     /// When the timer will look by itself, on the boot clock.
@@ -492,6 +497,7 @@ impl State {
                     publisher.push(lsn, PublishEvent::Refused(refused));
                 }
             }
+            Effect::StateChanged { kind, key } => self.state_changed(kind, key),
             Effect::DeadLetters { queue, count } => self.letters.arrived(queue, count, now),
         }
     }

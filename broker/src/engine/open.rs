@@ -152,6 +152,7 @@ impl Engine {
                 consumers: Default::default(),
                 pulls: Default::default(),
                 publishers: Default::default(),
+                watchers: Default::default(),
                 last_stream: 0,
                 letters: letters::Letters::default(),
                 armed_ms: u64::MAX,

@@ -15,6 +15,7 @@ use super::{Context, browse, consumers, messages, operations, queue_list, stats}
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
+use crate::queue::state::BARRIER_BYTES_MAX;
 use crate::queue::{self, Expected, Lost, Queue as Stored};
 
 #[cfg(test)]
@@ -119,6 +120,8 @@ impl AdminService for Admin {
             ("max_dedup_ids", number(core.message_ids_max)),
             ("max_operations", number(core.operations_max)),
             ("max_pulled", number(core.pulled_max)),
+            ("max_state_bytes", number(core.state_bytes_max)),
+            ("max_barrier_bytes", number(BARRIER_BYTES_MAX)),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
         Ok(Response::new(GetServerInfoResponse {

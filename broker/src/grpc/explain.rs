@@ -23,7 +23,6 @@ pub(super) async fn explain(request: Request, next: Next) -> Response {
 /// The feature of a service that this version does not have.
 fn later(path: &str) -> Option<&'static str> {
     match path.split('/').nth(1)? {
-        "qbroker.v1.StateService" => Some("state"),
         "qbroker.v1.ScheduleService" => Some("schedule"),
         _ => None,
     }

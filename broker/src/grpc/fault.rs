@@ -22,6 +22,8 @@ pub(super) const REASON_TRAILER: &str = "qbroker-reason";
 const RETRY_FULL: Duration = Duration::from_secs(5);
 /// When a full queue is worth another try: it is drained sooner than a disk.
 const RETRY_QUEUE_FULL: Duration = Duration::from_secs(1);
+/// When a counter that somebody else changes may be within bounds.
+const RETRY_COUNTER: Duration = Duration::from_secs(1);
 /// When a broker that stops may be back.
 const RETRY_STOPPING: Duration = Duration::from_secs(1);
 
@@ -207,6 +209,7 @@ fn retry_delay(reason: &str) -> Option<Duration> {
     match reason {
         "DISK_FULL" | "LIMIT_REACHED" | "LEASES_FULL" => Some(RETRY_FULL),
         "QUEUE_FULL" => Some(RETRY_QUEUE_FULL),
+        "COUNTER_OUT_OF_BOUNDS" => Some(RETRY_COUNTER),
         "SHUTTING_DOWN" => Some(RETRY_STOPPING),
         _ => None,
     }
@@ -234,10 +237,13 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::Priority { .. }
         | Refused::DuplicateInBatch { .. }
         | Refused::TokenTwice
+        | Refused::KeyTwice(_)
+        | Refused::ValueTooLarge { .. }
         | Refused::Unfit { .. }
         | Refused::BatchOutOfOrder { .. } => Code::InvalidArgument,
         Refused::QueueNotEmpty { .. }
         | Refused::QueuePaused(_)
+        | Refused::Counter { .. }
         | Refused::DeadLetterQueue { .. }
         | Refused::LeaseLost
         | Refused::MessageLeased(_)
@@ -300,6 +306,15 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
         Refused::OperationNotFound(id) => vec![("operation_id", format!("o.{id}"))],
         // The key under which GetServerInfo tells the limit.
         Refused::Limit { what, .. } => vec![("limit", format!("max_{what}"))],
+        Refused::ValueTooLarge { bytes, max } => vec![
+            ("field", "value".to_owned()),
+            ("size", bytes.to_string()),
+            ("limit", max.to_string()),
+        ],
+        Refused::KeyTwice(key) => vec![("key", key.clone())],
+        Refused::Counter { key, value } => {
+            vec![("key", key.clone()), ("value", value.to_string())]
+        }
         Refused::Unfit { values, .. } => values.clone(),
         Refused::LeasesFull(_) => vec![("limit", "max_leases".to_owned())],
         Refused::BatchOutOfOrder { expected, got } => {

@@ -28,6 +28,7 @@ pub(super) const FEATURES: &[&str] = &[
     "queue_rank",
     "queue_window",
     "reports_started",
+    "state",
     "subscribe",
     "retention_bytes",
     "ttl",

@@ -22,6 +22,7 @@ mod settle;
 #[cfg(test)]
 mod stage;
 mod stats;
+mod state;
 mod unanswered;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use qbroker_proto::raw::consumer_service_server::ConsumerServiceServer;
 use qbroker_proto::raw::publisher_service_server::PublisherServiceServer;
 use qbroker_proto::v1::admin_service_server::AdminServiceServer;
+use qbroker_proto::v1::state_service_server::StateServiceServer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -111,6 +113,8 @@ pub fn routes(
     let consumer = ConsumerServiceServer::new(leases::Consumer::new(context.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let admin = AdminServiceServer::new(admin::Admin::new(context.clone()));
+    let state = StateServiceServer::new(state::StateCalls::new(context.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(qbroker_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -118,6 +122,7 @@ pub fn routes(
     let services = Routes::new(InterceptedService::new(publisher, auth.clone()))
         .add_service(InterceptedService::new(consumer, auth.clone()))
         .add_service(InterceptedService::new(admin, auth.clone()))
+        .add_service(InterceptedService::new(state, auth.clone()))
         .add_service(InterceptedService::new(reflection, auth))
         .add_service(health);
     let explain = axum::middleware::from_fn(explain::explain);

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::Index as _;
 use crate::queue::refused::Refused;
+use crate::queue::state::StateChange;
 use crate::queue::{Settle, Settlement};
 
 /// What became of a call; it may be told once the log is durable up to the LSN.
@@ -151,5 +152,6 @@ async fn settle_part(
 fn bytes_of(settlement: &Settlement) -> usize {
     let Some(effects) = &settlement.effects else { return 0 };
     let patch = effects.patch.as_ref().map_or(0, |patch| patch.body.len());
-    publish::bytes(&effects.publish) + patch
+    let changes: usize = effects.changes.iter().map(StateChange::bytes).sum();
+    publish::bytes(&effects.publish) + changes + patch
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::accept::ConnectionCounts;
 use crate::auth::{Access, AuthFailures};
+use crate::queue::state::StateFigures;
 use crate::web::{Health, Phase};
 
 use super::process::ProcessFigures;
@@ -19,6 +20,8 @@ pub trait Figures: Debug + Send + Sync + 'static {
     fn operations_running(&self) -> u64;
     /// The log and the disk below it.
     fn log(&self) -> LogFigures;
+    /// Values, counters, permits and barriers.
+    fn state(&self) -> StateFigures;
 }
 
 /// Who is asked at a scrape.
@@ -163,6 +166,7 @@ pub struct Snapshot {
     pub(super) queue_count: usize,
     pub(super) operations_running: u64,
     pub(super) log: LogFigures,
+    pub(super) state: StateFigures,
     pub(super) process: ProcessFigures,
     pub(super) auth_failures: AuthFailures,
     pub(super) connections: Arc<ConnectionCounts>,
@@ -181,6 +185,7 @@ impl Sources {
             queues: queues::most_active(all),
             operations_running: self.figures.operations_running(),
             log: self.figures.log(),
+            state: self.figures.state(),
             process: ProcessFigures::read(),
             auth_failures: self.access.failures(),
             connections: Arc::clone(&self.connections),

@@ -80,6 +80,10 @@ pub(crate) mod tests {
                 Histogram { bounds: vec![0.001, 0.01], counts: vec![5, 2, 1], sum: 0.5 };
             LogFigures { sync_seconds, frames_total: 8, ..LogFigures::default() }
         }
+
+        fn state(&self) -> crate::queue::state::StateFigures {
+            crate::queue::state::StateFigures { values: 4, ..Default::default() }
+        }
     }
 
     /// A registry over figures that never change.
@@ -103,6 +107,7 @@ pub(crate) mod tests {
             "qbroker_ready 0",
             "qbroker_queue_messages{queue=\"jobs\",state=\"ready\"} 3",
             "qbroker_queue_oldest_ready_age_seconds{queue=\"jobs\"} 1.5",
+            "qbroker_state_entries{kind=\"value\"} 4",
             "qbroker_messages_acked_total{queue=\"jobs\"} 7",
             "qbroker_operations_running 2",
             "qbroker_log_sync_duration_seconds_bucket{le=\"0.001\"} 5",

@@ -27,7 +27,10 @@ impl<I: Index> Core<I> {
             Record::Published(published) => self.apply_published(lsn, published),
             Record::SessionOpened(opened) => self.sessions.open(SessionId(lsn.0), opened),
             Record::SessionChanged(changed) => self.sessions.change(changed),
-            Record::SessionEnded(ended) => self.sessions.end(SessionId(ended.session)),
+            Record::SessionEnded(ended) => {
+                self.sessions.end(SessionId(ended.session));
+                self.state.end_session(SessionId(ended.session));
+            }
             Record::Granted(granted) => self.apply_granted(lsn, granted),
             Record::Extended(extended) => {
                 self.leases.extend(&extended.births, extended.duration_ms)
@@ -49,6 +52,7 @@ impl<I: Index> Core<I> {
             Record::OperationStarted(started) => self.apply_operation_started(lsn, started),
             Record::OperationStepped(stepped) => self.apply_operation_stepped(stepped),
             Record::Advanced(advanced) => self.apply_advanced(advanced),
+            Record::StateChanged(changed) => self.state.apply(lsn, changed, &mut self.retired),
             Record::Patched(patched) => self.apply_patched(lsn, patched),
             Record::PagedOut(paged) => self.index.page_out(lsn, &paged.births),
         }
@@ -72,6 +76,7 @@ impl<I: Index> Core<I> {
     fn apply_started(&mut self, started: &Started) {
         if started.boot_id != self.boot_id {
             self.index.forget_boot_clock();
+            self.state.forget_boot_clock();
             self.boot_id.clone_from(&started.boot_id);
         }
         self.epoch = started.epoch;

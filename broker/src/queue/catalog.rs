@@ -328,6 +328,20 @@ impl<I: Index> Core<I> {
         Ok(self.draft_queue(draft, definition, now)?)
     }
 
+    /// [`Self::queue_or_draft`] for a name that may be, whatever the limits.
+    pub(super) fn queue_or_draft_unbounded(
+        &self,
+        draft: &mut Draft,
+        name: &str,
+        now: Now,
+    ) -> QueueId {
+        let there = self.catalog.named(name).map(Queue::id).or_else(|| draft.queue_named(name));
+        there.unwrap_or_else(|| {
+            let definition = QueueDefinition { name: name.to_owned(), ..Default::default() };
+            self.draft_queue_unbounded(draft, definition, now)
+        })
+    }
+
     fn draft_queue(
         &self,
         draft: &mut Draft,

@@ -1,14 +1,17 @@
 //! A settlement with all that is done together with it, or not at all.
 //!
-//! What it publishes, the content that it patches and the settlement itself are one commit: a crash
-//! leaves all of it or nothing. Where one part is refused, nothing is done and the lease is kept.
+//! What it publishes, what it changes of the state, the content that it patches and the settlement
+//! itself are one commit: a crash leaves all of it or nothing. Where one part is refused, nothing is done
+//! and the lease is kept.
 
 use super::index::Index;
+use super::overflow::Evicted;
 use super::patch::Patch;
 use super::publish::NewMessage;
 use super::record::{Acked, Call, Record};
 use super::refused::Refused;
 use super::settle::{Outcome, Settlement};
+use super::state::StateChange;
 use super::time::Now;
 use super::{Core, Draft, Output, Turn};
 
@@ -18,6 +21,7 @@ pub struct Effects {
     /// Of a nack or a dead-letter alone.
     pub patch: Option<Patch>,
     pub publish: Vec<NewMessage>,
+    pub changes: Vec<StateChange>,
 }
 
 impl<I: Index> Core<I> {
@@ -35,7 +39,7 @@ impl<I: Index> Core<I> {
         let birth = settlement.token.birth;
         let message = self.index.message(birth)?.expect("a lease is of a message that is there");
         let mut draft = self.draft();
-        self.draft_effects(&mut draft, effects, now)?;
+        let evicted = self.draft_effects(&mut draft, effects, now)?;
         if let Some(patch) = &effects.patch {
             self.draft_patch(&mut draft, birth, &message, patch)?;
         }
@@ -47,14 +51,33 @@ impl<I: Index> Core<I> {
             _ => self.draft_settlement(&mut draft, call, settlement, now)?,
         }
         self.commit_settlements(draft, out);
+        self.evict(&evicted, now, out);
         Ok(())
     }
 
-    fn draft_effects(&self, draft: &mut Draft, effects: &Effects, now: Now) -> Turn<()> {
-        if !effects.publish.is_empty() {
-            let drafted = self.draft_messages(draft, &effects.publish, now);
-            drafted.map_err(|(_, stop)| stop)?;
+    /// Drafts effects; returns what makes room for them, after them.
+    fn draft_effects(&self, draft: &mut Draft, effects: &Effects, now: Now) -> Turn<Vec<Evicted>> {
+        if effects.changes.is_empty() {
+            return self.draft_also(draft, &effects.publish, now);
         }
-        Ok(())
+        // One batch: of two, neither would know of the queues, ids and room that the other takes.
+        let completions = self.draft_changes(draft, &effects.changes, now)?;
+        let messages: Vec<_> = effects.publish.iter().cloned().chain(completions).collect();
+        self.draft_also(draft, &messages, now)
+    }
+
+    /// Drafts messages that are published together with something else; returns what makes room for
+    /// them, after them.
+    pub(super) fn draft_also(
+        &self,
+        draft: &mut Draft,
+        messages: &[NewMessage],
+        now: Now,
+    ) -> Turn<Vec<Evicted>> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let drafted = self.draft_messages(draft, messages, now);
+        Ok(drafted.map_err(|(_, stop)| stop)?.1)
     }
 }

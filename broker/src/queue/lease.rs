@@ -360,6 +360,7 @@ impl<I: Index> Core<I> {
     pub(super) fn end_lease(&mut self, birth: Lsn) -> Option<Lease> {
         let was_full = self.limits.leases_max <= self.leases.len();
         let lease = self.leases.remove(birth)?;
+        self.state.end_lease(birth);
         if let Some(session) = self.sessions.get_mut(lease.session) {
             session.leases.remove(&birth);
         }

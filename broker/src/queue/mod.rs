@@ -63,6 +63,8 @@ mod session;
 mod dead_letter;
 mod unreadable;
 
+pub mod state;
+
 mod dedup;
 mod settled;
 mod tick;
@@ -129,6 +131,8 @@ pub struct Limits {
     pub operations_kept_max: usize,
     /// Leases of answered pulls remembered for a repeated call; the oldest are forgotten first.
     pub pulled_max: usize,
+    /// Memory of values, counters, permits and barriers, about; what needs more is refused.
+    pub state_bytes_max: usize,
     /// Batches of one stream whose outcomes the client may not have seen.
     pub unconfirmed_batches_max: usize,
     /// Whether publishing to a queue, or consuming from one, makes it.
@@ -149,6 +153,7 @@ impl Default for Limits {
             operations_max: 20,
             operations_kept_max: 100,
             pulled_max: 100_000,
+            state_bytes_max: 64 << 20,
             unconfirmed_batches_max: 8_192,
             auto_create_queues: true,
         }
@@ -194,6 +199,8 @@ pub enum Effect {
     Disconnected { consumer: ids::ConsumerId },
     /// The producer's stream was replaced by another one.
     Fenced { stream: StreamId, producer: String },
+    /// What is under this key, which somebody watches, has changed.
+    StateChanged { kind: state::Kind, key: state::Key },
     /// Messages of this queue were dead-lettered.
     DeadLetters { queue: String, count: u64 },
 }
@@ -324,6 +331,7 @@ pub struct Core<I> {
     fairness: fairness::Fairness,
     /// Queues that hold more than they may, and of which something may go. Of this start.
     overfull: BTreeSet<ids::QueueId>,
+    state: state::State,
     /// No publish is taken while the disk is at its reserve.
     disk_full: bool,
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
@@ -356,6 +364,7 @@ impl<I: Index> Core<I> {
             leaderless: ordering::Leaderless::default(),
             fairness: fairness::Fairness::default(),
             overfull: BTreeSet::new(),
+            state: state::State::default(),
             disk_full: false,
             frozen: false,
             retired: Vec::new(),
@@ -481,5 +490,6 @@ impl<I: Index> Core<I> {
                 .push(record.retention(!body.is_empty()), body, |head| record.encode_head(head));
         }
         out.retired.append(&mut self.retired);
+        self.tell_watchers(out);
     }
 }

@@ -97,7 +97,8 @@ impl<I: Index> Core<I> {
             | Record::Begun(_)
             | Record::OperationStarted(_)
             | Record::OperationStepped(_)
-            | Record::Resumed(_) => Ok(()),
+            | Record::Resumed(_)
+            | Record::StateChanged(_) => Ok(()),
         }
     }
 

@@ -6,9 +6,23 @@
 use qbroker_storage::{Body, Lsn};
 
 use super::index::{Index, Message, State};
-use super::record::{Patched, Published, Record};
+use super::record::{Published, Record};
 use super::refused::Refused;
 use super::{Core, Draft};
+
+/// A message has another content from here on: the body, a [`super::body::StoredMessage`], takes the
+/// place of the one that it had.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Patched {
+    #[prost(uint64, tag = "1")]
+    pub birth: u64,
+    /// What the birth's head says, with the queue, the priority and the size that it has now.
+    #[prost(message, required, tag = "2")]
+    pub published: Published,
+    /// When it came into its queue.
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+}
 
 /// Another content for a message.
 #[derive(Clone, Debug)]

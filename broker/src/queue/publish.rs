@@ -210,6 +210,27 @@ impl<I: Index> Core<I> {
         Ok((receipts, evicted))
     }
 
+    /// Stores messages whatever the queues say, for what happens by itself: nobody would hear of a
+    /// refusal. Their queues have names that may be.
+    pub(super) fn draft_unrefused(
+        &self,
+        draft: &mut Draft,
+        messages: &[NewMessage],
+        now: Now,
+    ) -> Lookup<()> {
+        let mut seen = Seen::default();
+        for message in messages {
+            let queue = self.queue_or_draft_unbounded(draft, &message.queue, now);
+            let policy = self.catalog.get(queue).map(|queue| &queue.definition.policy);
+            match self.draft_message(draft, &mut seen, (queue, policy), message, now) {
+                Err(Stop::Missing(page)) => return Err(page),
+                // An id that is there twice is a duplicate like any other.
+                Ok(_) | Err(Stop::Refused(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The queue of each message.
     fn draft_queues(
         &self,

@@ -95,6 +95,7 @@ impl<I: Index> Core<I> {
                 duration_ms: lease.duration_ms,
                 timed: true,
                 size: message.size,
+                content: message.content(birth),
             });
         }
         Ok(Some(deliveries))

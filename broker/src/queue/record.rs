@@ -12,6 +12,8 @@ use qbroker_storage::Retention;
 
 use super::ids::QueueId;
 pub use super::ordering::Advanced;
+use super::patch::Patched;
+use super::state::record::{Change, StateChanged};
 use super::time::Due;
 pub use operation::*;
 pub use producers::{BatchRefused, BatchStored, ProducerOpened, ProducersForgotten};
@@ -91,13 +93,15 @@ pub enum Record {
     Dropped(Dropped),
     #[prost(message, tag = "62")]
     Patched(Box<Patched>),
+    #[prost(message, tag = "63")]
+    StateChanged(Box<StateChanged>),
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 44, 47, 48, 49, 51, 56, 62"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 44, 47, 48, 49, 51, 56, 62, 63"
     )]
     record: Option<Record>,
 }
@@ -119,7 +123,11 @@ impl Record {
 
     /// Reads what [`Self::encode_head`] wrote.
     pub fn decode_head(head: &[u8]) -> Result<Self, UnknownRecord> {
-        Head::decode(head)?.record.ok_or(UnknownRecord::Kind)
+        match Head::decode(head)?.record {
+            None => Err(UnknownRecord::Kind),
+            Some(Self::StateChanged(it)) if it.change.is_none() => Err(UnknownRecord::Kind),
+            Some(record) => Ok(record),
+        }
     }
 
     /// Whether the log must keep the record until the core retires it. `body` tells whether it has one.
@@ -129,6 +137,9 @@ impl Record {
                 Retention::Keep
             }
             Self::Nacked(_) if has_body => Retention::Keep,
+            Self::StateChanged(it) if matches!(it.change, Some(Change::ValueStored(_))) => {
+                Retention::Keep
+            }
             _ => Retention::Passing,
         }
     }
@@ -537,20 +548,6 @@ pub struct Updated {
     /// place.
     #[prost(bool, tag = "4")]
     pub at_once: bool,
-}
-
-/// A message has another content from here on: the body, a [`super::body::StoredMessage`], takes the
-/// place of the one that it had.
-#[derive(Clone, PartialEq, Message)]
-pub struct Patched {
-    #[prost(uint64, tag = "1")]
-    pub birth: u64,
-    /// What the birth's head says, with the queue, the priority and the size that it has now.
-    #[prost(message, required, tag = "2")]
-    pub published: Published,
-    /// When it came into its queue.
-    #[prost(uint64, tag = "3")]
-    pub since_ms: u64,
 }
 
 /// What the index knew of messages that wait long is in this record's body from here on, no longer in

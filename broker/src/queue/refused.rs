@@ -69,6 +69,15 @@ pub enum Refused {
     ConsumerNotFound(ConsumerId),
     #[error("the lease token occurs twice in the call")]
     TokenTwice,
+    #[error("the value has {bytes} bytes; at most {max} are allowed")]
+    ValueTooLarge { bytes: u64, max: u64 },
+    #[error("the key \"{0}\" is changed twice in the settlement")]
+    KeyTwice(String),
+    #[error(
+        "the counter \"{key}\", {value} now, cannot be changed so: it would pass its bounds, or is \
+         there already"
+    )]
+    Counter { key: String, value: i64 },
     /// One item of a call, as whoever took the call in has found it.
     #[error("{why}")]
     Unfit { reason: &'static str, why: String, values: Vec<(&'static str, String)> },
@@ -106,12 +115,15 @@ impl Refused {
             Self::Policy { .. } | Self::Priority { .. } => "INVALID_ARGUMENT",
             Self::DeadLetterQueue { .. } => "DEAD_LETTER_QUEUE_INVALID",
             Self::EmptyBatch => "EMPTY_BATCH",
-            Self::MessageTooLarge { .. } | Self::LargerThanQueue { is_one_message: true, .. } => {
-                "MESSAGE_TOO_LARGE"
-            }
+            Self::MessageTooLarge { .. }
+            | Self::ValueTooLarge { .. }
+            | Self::LargerThanQueue { is_one_message: true, .. } => "MESSAGE_TOO_LARGE",
             Self::LargerThanQueue { .. } => "BATCH_TOO_LARGE",
             Self::QueueFull { .. } => "QUEUE_FULL",
-            Self::DuplicateInBatch { .. } | Self::TokenTwice => "DUPLICATE_IN_BATCH",
+            Self::DuplicateInBatch { .. } | Self::TokenTwice | Self::KeyTwice(_) => {
+                "DUPLICATE_IN_BATCH"
+            }
+            Self::Counter { .. } => "COUNTER_OUT_OF_BOUNDS",
             Self::DiskFull => "DISK_FULL",
             Self::Limit { .. } => "LIMIT_REACHED",
             Self::LeasesFull(_) => "LEASES_FULL",

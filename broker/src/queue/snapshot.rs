@@ -22,6 +22,7 @@ use super::operation::Operation;
 use super::producer::BatchOutcome;
 use super::record::{BatchStored, QueueDefinition, SessionOpened};
 use super::settled::Kind;
+use super::state::StateItem;
 use super::stored::StoredState;
 use super::{Core, Limits, Totals};
 
@@ -39,7 +40,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34, 38")]
+    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34, 38, 42")]
     item: Option<Item>,
 }
 
@@ -74,6 +75,8 @@ enum Item {
     Leaderless(LeaderlessItem),
     #[prost(message, tag = "38")]
     Pulled(PulledItem),
+    #[prost(message, tag = "42")]
+    State(Box<StateItem>),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -318,6 +321,9 @@ impl<I: Index> Core<I> {
                     .collect(),
             }));
         }
+        for item in self.state.items() {
+            pieces.add(Item::State(Box::new(item)));
+        }
         for (queue, hash, birth, expire_ms) in self.dedup.iter() {
             #[expect(clippy::cast_possible_truncation, reason = "halves of a hash")]
             let (hash_high, hash_low) = ((hash >> 64) as u64, hash as u64);
@@ -389,6 +395,7 @@ impl<I: Index> Core<I> {
                 let id = Lsn(progress.operation);
                 self.operations.insert(id, Operation { started, progress });
             }
+            Item::State(item) => self.state.restore(*item, keep)?,
             Item::Lease(item) => self.restore_lease(&item),
             Item::Leaderless(item) => {
                 self.leaderless.insert((QueueId(item.queue), item.line));

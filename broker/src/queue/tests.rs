@@ -15,6 +15,7 @@ mod random;
 mod script;
 mod show;
 mod stage;
+mod state;
 mod steps;
 mod streams;
 
@@ -49,6 +50,13 @@ scripts! {
     dead_letter_name
     patch
     effects
+    state_values
+    state_counters
+    state_permits
+    state_barriers
+    state_effects
+    state_limit
+    state_disk_full
     retention
     ttl
     unreadable

@@ -11,6 +11,7 @@ use crate::engine::{Core, Engine};
 use crate::grpc::figures;
 use crate::metrics::{Figures, Histogram, LogFigures, QueueFigures};
 use crate::queue::Queue;
+use crate::queue::state::StateFigures;
 
 /// Reads the engine when somebody scrapes.
 #[derive(Debug)]
@@ -39,6 +40,10 @@ impl Figures for EngineFigures {
 
     fn operations_running(&self) -> u64 {
         self.engine.look(|core| core.running_operations().count() as u64).1
+    }
+
+    fn state(&self) -> StateFigures {
+        self.engine.look(Core::state_figures).1
     }
 
     fn log(&self) -> LogFigures {

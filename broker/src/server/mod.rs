@@ -248,6 +248,7 @@ async fn recover(
                 payload_bytes_max: settings.payload_bytes_max as u64,
                 auto_create_queues: settings.auto_create_queues,
                 messages_in_memory: settings.messages_in_memory as usize,
+                state_bytes_max: settings.state_bytes_max,
                 ..Limits::default()
             },
             pending_bytes_max: settings.pending_bytes_max,

@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use qbroker_client::{
-    Consumer, Delivery, Error, Failure, LostReason, Outcome, OutgoingMessage, Patch, Reason,
-    Settlement,
-};
+use qbroker_client::{Consumer, Delivery, Error, Failure, LostReason, Outcome, Reason};
 use qbroker_proto::v1::{
     ConsumeOpen, ExtendLeasesResponse, GoingAway, ItemError, LeaseLostReason, LeasesLost,
-    SettleRequest, Subscribed, consume_request, consume_response, effect, settlement,
+    SettleRequest, Subscribed, consume_request, consume_response, settlement,
 };
 use tonic::{Code, Status};
 
@@ -67,73 +64,6 @@ async fn every_outcome_says_what_it_means() {
     drop(next().dead_letter(Failure::new("Bad", "input")));
     let dead = outcome(&talk.hear_settle().await);
     assert!(matches!(dead, settlement::Outcome::DeadLetter(_)), "{dead:?}");
-}
-
-#[tokio::test]
-async fn a_settlement_takes_a_patch_and_messages_along() {
-    let (_broker, consumer, mut talk) = open().await;
-    talk.deliver(&["a"]);
-    let delivery = take(&consumer, 1).await.pop().unwrap();
-    let patch = Patch::new().payload("again").priority(3);
-    let next = OutgoingMessage::new("n").queue("next");
-    let failure = Failure::new("Oops", "broke");
-    drop(delivery.settle(Settlement::nack(failure).patch(patch).publish(next)));
-    let settle = talk.hear_settle().await;
-    let effects = &settle.settlements[0].effects;
-    match &effects[0].kind {
-        Some(effect::Kind::Publish(message)) => assert_eq!(message.queue, "next"),
-        other => panic!("{other:?}"),
-    }
-    let settlement::Outcome::Nack(nack) = outcome(&settle) else { panic!("{settle:?}") };
-    let patch = nack.patch.unwrap();
-    assert_eq!((patch.payload, patch.priority), (Some("again".into()), Some(3)));
-    assert_eq!((patch.content_type, patch.headers), (None, None));
-}
-
-#[tokio::test]
-async fn a_refused_effect_leaves_the_delivery_to_who_tried_and_nacks_what_was_given_up() {
-    let (_broker, consumer, mut talk) = open().await;
-    talk.deliver(&["a", "b", "c"]);
-    let mut batch = take(&consumer, 3).await.into_iter();
-    let mut next = || batch.next().unwrap();
-    let then = || Settlement::ack().publish(OutgoingMessage::new("n").queue("full"));
-    let mut tried = next();
-    let trying = async {
-        let error = soon(tried.try_settle(then())).await.unwrap_err();
-        assert_eq!(error.reason(), Some(&Reason::QueueFull));
-        soon(tried.try_settle(Outcome::Ack)).await
-    };
-    let answering = async {
-        assert_eq!(tokens_of(&talk.hear_settle().await), tokens(&["a"]));
-        talk.say_settled(1, &[("a", "QUEUE_FULL")]);
-        assert_eq!(acked(&talk.hear_settle().await), tokens(&["a"]));
-        talk.say_settled(2, &[]);
-    };
-    let (tried, ()) = tokio::join!(trying, answering);
-    tried.unwrap();
-
-    // Nobody holds this one any more when it is refused.
-    let settling = next().settle(then());
-    talk.hear_settle().await;
-    talk.say_settled(3, &[("b", "QUEUE_FULL")]);
-    let error = soon(settling).await.unwrap_err();
-    assert_eq!(error.reason(), Some(&Reason::QueueFull));
-    let settle = talk.hear_settle().await;
-    assert_eq!(tokens_of(&settle), tokens(&["b"]));
-    assert!(matches!(outcome(&settle), settlement::Outcome::Nack(_)), "{settle:?}");
-    talk.say_settled(4, &[]);
-
-    // Nor this one: whoever tried has gone.
-    let mut tried = next();
-    let answered = tokio::time::timeout(Duration::from_millis(1), tried.try_settle(then())).await;
-    assert!(answered.is_err(), "there is no answer yet");
-    drop(tried);
-    talk.hear_settle().await;
-    talk.say_settled(5, &[("c", "QUEUE_FULL")]);
-    let settle = talk.hear_settle().await;
-    assert_eq!(tokens_of(&settle), tokens(&["c"]));
-    assert!(matches!(outcome(&settle), settlement::Outcome::Nack(_)), "{settle:?}");
-    talk.say_settled(6, &[("c", "LEASE_LOST")]);
 }
 
 #[tokio::test]
@@ -574,7 +504,7 @@ async fn several_tasks_share_one_consumer() {
     assert_eq!(payloads, ["a", "b", "c"]);
 }
 
-async fn open() -> (Broker, Consumer, ConsumeTalk) {
+pub(crate) async fn open() -> (Broker, Consumer, ConsumeTalk) {
     let mut broker = Broker::start();
     let client = broker.client().await;
     let session = client.session_id().to_owned();
@@ -597,7 +527,7 @@ async fn next_talk(broker: &mut Broker) -> ConsumeTalk {
 }
 
 /// Takes so many deliveries.
-async fn take(consumer: &Consumer, count: usize) -> Vec<Delivery> {
+pub(crate) async fn take(consumer: &Consumer, count: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     while taken.len() < count {
         taken.extend(soon(consumer.next_batch(count - taken.len())).await.unwrap());
@@ -613,7 +543,7 @@ fn held(open: &ConsumeOpen) -> Vec<String> {
 }
 
 /// The tokens of a request that acks all it settles.
-fn acked(settle: &SettleRequest) -> Vec<Bytes> {
+pub(crate) fn acked(settle: &SettleRequest) -> Vec<Bytes> {
     let token = |settlement: &qbroker_proto::v1::Settlement| {
         assert!(matches!(settlement.outcome, Some(settlement::Outcome::Ack(_))), "{settlement:?}");
         settlement.lease_token.clone()
@@ -621,12 +551,8 @@ fn acked(settle: &SettleRequest) -> Vec<Bytes> {
     settle.settlements.iter().map(token).collect()
 }
 
-fn tokens_of(settle: &SettleRequest) -> Vec<Bytes> {
-    settle.settlements.iter().map(|settlement| settlement.lease_token.clone()).collect()
-}
-
 /// The outcome in a request of one settlement.
-fn outcome(settle: &SettleRequest) -> settlement::Outcome {
+pub(crate) fn outcome(settle: &SettleRequest) -> settlement::Outcome {
     assert_eq!(settle.settlements.len(), 1);
     settle.settlements[0].outcome.clone().unwrap()
 }

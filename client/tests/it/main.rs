@@ -4,4 +4,5 @@
 mod broker;
 mod calls;
 mod consume;
+mod effects;
 mod publish;

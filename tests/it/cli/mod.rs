@@ -16,6 +16,7 @@ mod operations;
 mod publish;
 mod pull;
 mod queue;
+mod state;
 mod stop;
 mod top;
 

@@ -12,13 +12,14 @@ use qbroker::queue::ids::{ConsumerId, LeaseToken};
 use qbroker::queue::index::paged::PagedIndex;
 use qbroker::queue::index::{Index as _, Missing};
 use qbroker::queue::record::Record;
+use qbroker::queue::state::{StateChange, StoreValue};
 use qbroker::queue::time::Now;
 use qbroker::queue::{
     self, Delivery, Effects, Limits, NewDue, NewMessage, OnStream, OpenConsumer, OpenProducer,
     Outcome, Patch, Publish, Pull, Selector, Settle, Settlement, StreamId, Window, page_messages,
 };
 use qbroker_storage::disk::sim::SimDisk;
-use qbroker_storage::{Lsn, StoredRecord, Writer};
+use qbroker_storage::{Body, Lsn, StoredRecord, Writer};
 
 /// Why the history cannot go on: the power is off.
 #[derive(Debug)]
@@ -236,6 +237,13 @@ impl Story {
         let effects = Effects {
             patch: patch.as_ref().map(|name| self.patch(token.birth, name)),
             publish: then.iter().map(|(queue, name)| message(queue, name, None)).collect(),
+            // It is part of the state that is compared, and goes with the delays.
+            changes: vec![StateChange::Store(StoreValue {
+                key: then[0].1.as_str().into(),
+                value: Body::new(Bytes::new(), Bytes::from_static(b"stored")),
+                ttl_ms: Some(3_000),
+                if_absent: false,
+            })],
         };
         let before = self.engine.look(|core| core.last_lsn()).1;
         let settlement = Settlement { token, outcome, effects: Some(Box::new(effects)) };
@@ -247,7 +255,7 @@ impl Story {
         };
         let (lsn, refused) = self.engine.turn(|core, now, out| core.settle(&call, now, out))?;
         assert_eq!(refused.unwrap(), [], "the lease holds");
-        let records = then.len() as u64 + u64::from(patch.is_some()) + 1;
+        let records = then.len() as u64 + u64::from(patch.is_some()) + 2;
         self.commits.push((before.next(), Lsn(before.0 + records)));
         for (position, (_, name)) in (1..).zip(then) {
             self.facts.push((lsn, Fact::Stored { birth: Lsn(before.0 + position), name }));

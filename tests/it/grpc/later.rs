@@ -6,7 +6,6 @@ use std::path::Path;
 
 use qbroker_proto::v1::*;
 use qbroker_tests::wire::{Refusal, Wire};
-use settlement::Outcome;
 use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
@@ -108,7 +107,6 @@ impl Seen {
 async fn every_field_that_comes_later_is_refused() {
     let broker = Broker::start(&[]).await;
     let mut seen = Seen::default();
-    check_settlements(&broker, &mut seen).await;
     check_policies(&broker.wire, &mut seen).await;
     let expected = marked().fields;
     let names = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<BTreeSet<_>>();
@@ -117,21 +115,6 @@ async fn every_field_that_comes_later_is_refused() {
     let unmarked: Vec<_> = checked.difference(&told).collect();
     assert_eq!((unchecked, unmarked), (vec![], vec![]), "every marked field, and no other");
     assert_eq!(seen.features, expected, "under the name that its file gives");
-}
-
-async fn check_settlements(broker: &Broker, seen: &mut Seen) {
-    let token = broker.lease().await;
-    let effects = [
-        ("Effect.store_value", effect::Kind::StoreValue(StoreValue::default())),
-        ("Effect.add_to_counter", effect::Kind::AddToCounter(AddToCounter::default())),
-        ("Effect.arrive", effect::Kind::Arrive(Arrive::default())),
-    ];
-    for (field, kind) in effects {
-        let (outcome, effects) = (Outcome::Ack(Ack {}), vec![Effect { kind: Some(kind) }]);
-        let settlement = Settlement { lease_token: token.clone(), outcome: Some(outcome), effects };
-        seen.check(field, &broker.settle(vec![settlement]).await.expect_err(field));
-    }
-    assert_eq!(broker.stats("work").await.leased, 1, "nothing was settled by halves");
 }
 
 async fn check_policies(wire: &Wire, seen: &mut Seen) {

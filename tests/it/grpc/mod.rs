@@ -20,6 +20,7 @@ mod ordering_key;
 mod priority;
 mod publish;
 mod repeats;
+mod state;
 mod streams;
 mod subscribe;
 mod totals;

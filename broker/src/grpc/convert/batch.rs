@@ -110,7 +110,6 @@ pub(super) fn outgoing_message(
     hasher: IdHasher,
     prefixes: &mut BytesMut,
 ) -> Result<NewMessage, Fault> {
-    check_later(&message)?;
     bounds::id("message_id", &message.message_id)?;
     bounds::headers(&message.headers)?;
     bounds::text("content_type", &message.content_type, 128)?;

@@ -9,10 +9,15 @@ use qbroker_storage::StoredRecord;
 
 use super::batch::outgoing_message;
 use super::settlements::Reading;
-use super::{bounds, delivery};
+use super::{bounds, delivery, state};
 use crate::grpc::fault::Fault;
 use crate::queue::body::StoredMessage;
+use crate::queue::state::StateChange;
 use crate::queue::{Effects, Patch};
+
+/// Barriers that one settlement may complete: what they publish then is part of its commit, beside what
+/// it has itself.
+const ARRIVALS_MAX: usize = 2;
 
 /// The effects of one settlement, which has so many bytes as it is encoded.
 pub(super) fn effects(
@@ -32,15 +37,26 @@ pub(super) fn effects(
     let nowhere: Arc<str> = Arc::from("");
     let mut prefixes = BytesMut::new();
     let mut understood = Effects::default();
+    let arrivals = effects.iter().filter(|it| matches!(it.kind, Some(Kind::Arrive(_)))).count();
+    if ARRIVALS_MAX < arrivals {
+        let (size, limit, unit) = (arrivals, ARRIVALS_MAX, "arrivals in one settlement");
+        return Err(Fault::BatchTooLarge { size, limit, unit });
+    }
     for effect in effects {
         match effect.kind {
             Some(Kind::Publish(message)) => {
                 let message = outgoing_message(message, &nowhere, hasher, &mut prefixes)?;
                 understood.publish.push(message);
             }
-            Some(Kind::StoreValue(_)) => return Err(state("store_value")),
-            Some(Kind::AddToCounter(_)) => return Err(state("add_to_counter")),
-            Some(Kind::Arrive(_)) => return Err(state("arrive")),
+            Some(Kind::StoreValue(store)) => {
+                understood.changes.push(StateChange::Store(state::store_value(store)?));
+            }
+            Some(Kind::AddToCounter(add)) => {
+                understood.changes.push(StateChange::Add(state::add_to_counter(add)?));
+            }
+            Some(Kind::Arrive(arrive)) => {
+                understood.changes.push(StateChange::Arrive(state::arrive(arrive, hasher)?));
+            }
             None => {
                 let why = "each is one that this server knows";
                 return Err(Fault::invalid("effects", why));
@@ -48,10 +64,6 @@ pub(super) fn effects(
         }
     }
     Ok(understood)
-}
-
-fn state(field: &'static str) -> Fault {
-    Fault::Unsupported { field, feature: "state" }
 }
 
 /// Refuses what no message may have.

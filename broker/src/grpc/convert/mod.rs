@@ -13,5 +13,6 @@ pub(super) mod outgoing;
 pub(super) mod policy;
 pub(super) mod selector;
 pub(super) mod settlements;
+pub(super) mod state;
 pub(super) mod time;
 pub(super) mod token;

@@ -6,7 +6,7 @@ use super::args::{Args, duration_ms, number};
 use super::script::Script;
 use super::show;
 use super::stage::{STEPS_MAX, StageIndex, WALL_MS, deliveries_of};
-use super::{effects, operations, queues, streams};
+use super::{effects, operations, queues, state, streams};
 use crate::queue::body::{StoredFailure, StoredMessage};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::record::BatchRefused;
@@ -68,6 +68,15 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
             let full = args.word() == "full";
             script.stage.core.set_disk_full(full);
         }
+        "put" => state::put(script, args),
+        "forget" => state::forget(script, args),
+        "look" => state::look(script, args),
+        "watch" => state::watch(script, args),
+        "add" => state::add(script, args),
+        "acquire" => state::acquire(script, args),
+        "give-back" => state::give_back(script, args),
+        "barrier" => state::barrier(script, args),
+        "arrive" => state::arrive(script, args),
         "freeze" => script.stage.core.freeze(),
         "hold" => script.stage.hold = true,
         "let-go" => {

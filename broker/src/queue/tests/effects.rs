@@ -6,15 +6,19 @@ use super::args::{Args, number};
 use super::commands::message;
 use super::script::Script;
 use super::stage::StageIndex;
+use super::state;
 use crate::queue::ids::LeaseToken;
 use crate::queue::record::{Published, Record};
+use crate::queue::state::{AddToCounter, StateChange, StoreValue};
 use crate::queue::{Effects, NewMessage, Patch};
 
-/// `patch=PAYLOAD patch-priority=5 then=QUEUE/a:id=x then=QUEUE/b`
+/// `patch=PAYLOAD patch-priority=5 then=QUEUE/a:id=x then=QUEUE/b store=KEY/VALUE add=KEY/5/MAXIMUM
+/// arrive=BARRIER/MEMBER`
 pub(super) struct With {
     patch: Option<NewMessage>,
     priority: Option<u8>,
     publish: Vec<NewMessage>,
+    changes: Vec<StateChange>,
 }
 
 impl With {
@@ -26,7 +30,11 @@ impl With {
             message(queue, text)
         };
         let publish = args.keys_with("then").into_iter().map(publish).collect();
-        Self { patch, priority, publish }
+        let mut changes = Vec::new();
+        for kind in ["store", "add", "arrive"] {
+            changes.extend(args.keys_with(kind).into_iter().map(|(_, text)| change(kind, text)));
+        }
+        Self { patch, priority, publish, changes }
     }
 
     pub(super) fn effects<I: StageIndex>(
@@ -40,8 +48,27 @@ impl With {
             payload_bytes: new.payload_bytes,
             body: new.body.clone(),
         });
-        let is_any = patch.is_some() || !self.publish.is_empty();
-        is_any.then(|| Effects { patch, publish: self.publish.clone() })
+        let is_any = patch.is_some() || !self.publish.is_empty() || !self.changes.is_empty();
+        let (publish, changes) = (self.publish.clone(), self.changes.clone());
+        is_any.then_some(Effects { patch, publish, changes })
+    }
+}
+
+fn change(kind: &str, text: &str) -> StateChange {
+    let mut parts = text.split('/');
+    let key = parts.next().expect("a key").into();
+    match kind {
+        "store" => {
+            let value = state::value(parts.next().expect("a value"));
+            StateChange::Store(StoreValue { key, value, ttl_ms: None, if_absent: false })
+        }
+        "add" => StateChange::Add(AddToCounter {
+            key,
+            amount: number(parts.next().expect("an amount")),
+            maximum: parts.next().map(number),
+            ..AddToCounter::default()
+        }),
+        _ => StateChange::Arrive(state::member(key, parts.next().expect("a member"), "", false)),
     }
 }
 

@@ -4,10 +4,12 @@
 //! it is the first that is ready and somebody has room, it is gone only when it was acked, purged or
 //! discarded, a lease ends only when its time, its session or its stream is over.
 
+mod effects;
 mod ends;
 mod bounds;
 mod room;
 mod takers;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,6 +121,8 @@ pub(super) struct Pulling {
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     pub(super) publish: bool,
+    /// Values, counters or permits may change.
+    pub(super) state: bool,
     pub(super) tick: bool,
     pub(super) settle: BTreeMap<u64, Outcome>,
     /// Leases that may be returned uncounted.
@@ -155,6 +159,7 @@ pub(super) struct Model {
     settled: BTreeMap<(u64, u64), (&'static str, u64)>,
     /// Message ids by queue, with the message and the end of the window.
     pub(super) ids: BTreeMap<(u32, u8), (u64, u64)>,
+    pub(super) state: state::StateModel,
     /// When messages of queues with a rate were delivered, since the start.
     delivered: BTreeMap<u32, Vec<u64>>,
     epoch: u32,
@@ -317,36 +322,15 @@ impl Model {
                 }
             }
             Record::Advanced(it) => it.births.iter().for_each(|birth| self.check_advanced(*birth)),
-            Record::Patched(it) => {
-                let (birth, size, priority) = asked.patch.take().expect("nobody patched it");
-                assert_eq!(it.birth, birth);
-                let message = self.message(birth);
-                assert!(message.lease().is_some(), "{birth} is held by nobody");
-                message.size = size;
-                message.priority = priority.map_or(message.priority, u32::from);
-                let (queue, ttl_end) = (message.queue, message.ttl_end);
-                assert_eq!(u64::from(it.published.size), size);
-                assert_eq!((it.published.queue, it.published.ttl_end()), (queue, ttl_end));
-            }
+            Record::StateChanged(it) => self.state.check(lsn, it, asked, now),
+            Record::Patched(it) => self.check_patched(it, asked),
             Record::PagedOut(it) => {
                 for birth in &it.births {
                     let what = &self.message(*birth).what;
                     assert!(!matches!(what, What::Leased(_)), "{birth} is held");
                 }
             }
-            Record::Expired(it) => {
-                assert!(it.by_ttl, "no queue has a retention");
-                for birth in &it.births {
-                    self.check_outlived(*birth, now);
-                    let queue = &self.queues[&self.messages[birth].queue];
-                    let stays_nowhere = queue.policy.discards_dead_letters();
-                    assert!(
-                        queue.is_dead_letter_queue || stays_nowhere,
-                        "{birth} is a dead letter"
-                    );
-                    self.messages.remove(birth);
-                }
-            }
+            Record::Expired(it) => self.check_expired(it, now),
             Record::Purged(_)
             | Record::ProducerOpened(_)
             | Record::ProducersForgotten(_)
@@ -545,6 +529,9 @@ impl Model {
             session.broken.clear();
             session.touch(now.boot_ms);
         }
+        if rebooted {
+            self.state.forget_boot_clock();
+        }
         for message in self.messages.values_mut() {
             if let Some(end) = message.ttl_end.as_mut().filter(|_| rebooted) {
                 end.boot_ms = None;
@@ -567,6 +554,7 @@ impl Model {
     /// Nothing is left undone that was due by now.
     pub(super) fn check_nothing_is_overdue(&mut self, now: Now) {
         self.check_nothing_is_beyond_bounds();
+        self.check_state_is_not_overdue(now);
         for (birth, message) in &self.messages {
             let is_over = message.ttl_end.is_some_and(|end| end.is_over(now));
             assert!(!is_over || message.lease().is_some(), "{birth} is too old");

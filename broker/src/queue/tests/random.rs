@@ -4,6 +4,7 @@ mod operations;
 mod publish;
 mod effects;
 mod queues;
+mod state;
 mod takers;
 mod wanted;
 
@@ -54,6 +55,7 @@ enum Command {
     Kick { consumer: u8, end_session: bool },
     Settle(Vec<(u8, u8)>),
     SettleWith { lease: u8, kind: u8, publish: Option<u8>, patch: Option<(u16, Option<u8>)> },
+    State { key: u8, how: state::How },
     Extend { leases: Vec<u8>, session: Option<u8> },
     Purge { queue: u8, states: u8 },
     Delete(u8),
@@ -149,6 +151,7 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         8 => prop::collection::vec((any::<u8>(), any::<u8>()), 1..5).prop_map(Command::Settle),
         3 => effects::settle_with(),
+        4 => state::state(),
         2 => (leases(), prop::option::of(0..3_u8)).prop_map(|(leases, session)| {
             Command::Extend { leases, session }
         }),
@@ -341,6 +344,7 @@ impl<I: StageIndex> Play<I> {
             Command::SettleWith { lease, kind, publish, patch } => {
                 self.settle_with((*lease, *kind), *publish, *patch);
             }
+            Command::State { key, how } => self.state(*key, how),
             Command::Extend { leases, session } => self.extend(leases, *session),
             Command::Purge { queue, states } => self.purge(*queue, StateSet(u32::from(*states))),
             Command::Delete(queue) => self.delete(*queue),
@@ -383,8 +387,9 @@ impl<I: StageIndex> Play<I> {
     }
 
     /// The core and the model hold the same messages, in the same states.
-    fn compare(&self) {
+    fn compare(&mut self) {
         self.model.check_lines();
+        self.compare_state();
         let messages = self.stage.messages();
         let births: Vec<_> = messages.keys().map(|birth| birth.0).collect();
         assert_eq!(births, self.model.messages.keys().copied().collect::<Vec<_>>());

@@ -101,6 +101,7 @@ fn limits_of(text: &str) -> Limits {
     number(args.key("operations-kept"), &mut limits.operations_kept_max);
     number(args.key("pulled"), &mut limits.pulled_max);
     number(args.key("batches"), &mut limits.unconfirmed_batches_max);
+    number(args.key("state"), &mut limits.state_bytes_max);
     limits.payload_bytes_max = args.number("payload").unwrap_or(limits.payload_bytes_max);
     limits.auto_create_queues = !args.flag("no-auto-create");
     args.done();

@@ -31,6 +31,7 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
         Record::OperationStarted(it) => operations::started(it),
         Record::OperationStepped(it) => format!("operation {}", operations::progress(it)),
         Record::Advanced(it) => format!("advanced {}", numbers(&it.births)),
+        Record::StateChanged(it) => super::state::change(it, body),
         Record::Patched(it) => {
             let priority = given(", priority", it.published.priority);
             format!("patched {} to {}{priority}", it.birth, payload(body))
@@ -174,6 +175,7 @@ pub(super) fn effect(effect: &Effect) -> Vec<String> {
         Effect::Replaced { consumer } => vec![format!("{consumer} is replaced")],
         Effect::Disconnected { consumer } => vec![format!("{consumer} is disconnected")],
         Effect::Fenced { stream, .. } => vec![format!("stream {} is fenced", stream.0)],
+        Effect::StateChanged { kind, key } => vec![format!("{kind:?} {key} has changed")],
         Effect::DeadLetters { queue, count } => vec![format!("{count} dead letters of {queue}")],
     }
 }
@@ -222,7 +224,7 @@ pub(super) fn time(ms: u64) -> String {
     format!("{}{name}", ms / unit)
 }
 
-fn due(due: StoredDue) -> String {
+pub(super) fn due(due: StoredDue) -> String {
     let due = Due::from(due);
     let clock = if due.boot_ms.is_some() { "" } else { " by the wall clock" };
     format!(", due {}{clock}", moment(due.wall_ms))
@@ -271,6 +273,9 @@ fn call(call: &Call) -> String {
 fn payload(body: &Body) -> String {
     let payload = read::<StoredMessage>(body).payload;
     let name = payload_of(body);
+    if let Some(results) = super::state::results(&payload) {
+        return format!("results {results}");
+    }
     if payload.len() == name.len() { name } else { format!("{name} of {} bytes", payload.len()) }
 }
 
@@ -303,7 +308,7 @@ fn told(failure: &StoredFailure, previous: u64) -> String {
     format!(", failure {message}{before}")
 }
 
-fn read<M: prost::Message + Default>(body: &Body) -> M {
+pub(super) fn read<M: prost::Message + Default>(body: &Body) -> M {
     let [prefix, payload]: &[Bytes; 2] = body.parts();
     M::decode(prefix.clone().chain(payload.clone())).expect("a body can be read")
 }

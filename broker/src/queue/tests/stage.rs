@@ -328,6 +328,7 @@ pub(super) fn deliveries_of(effect: &Effect) -> &[Delivery] {
         | Effect::Replaced { .. }
         | Effect::Disconnected { .. }
         | Effect::Fenced { .. }
+        | Effect::StateChanged { .. }
         | Effect::DeadLetters { .. } => &[],
     }
 }

@@ -48,6 +48,7 @@ impl<I: StageIndex> Play<I> {
                 body: bytes(size),
             }),
             publish: queue.map(message).into_iter().collect(),
+            changes: Vec::new(),
         };
         let is_paused =
             |queue| self.model.queue_named(queue).is_some_and(|queue| queue.publishing_paused);

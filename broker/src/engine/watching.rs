@@ -1,0 +1,62 @@
+//! Calls that wait for something of the state to change.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::{Engine, State};
+use crate::queue::state::{Key, Kind};
+
+/// Hears of changes under its keys while it lives.
+#[derive(Debug)]
+pub struct Watching {
+    engine: Arc<Engine>,
+    kind: Kind,
+    keys: Vec<Key>,
+    changed: Arc<Notify>,
+}
+
+impl Engine {
+    /// Hears of changes under these keys from now on. To be taken before the first look.
+    pub fn watch_state(self: &Arc<Self>, kind: Kind, keys: &[Key]) -> Watching {
+        let changed = Arc::new(Notify::new());
+        let mut state = self.state.lock();
+        for key in keys {
+            state.core.watch_state(kind, key);
+            state.watchers.entry((kind, key.clone())).or_default().push(changed.clone());
+        }
+        Watching { engine: self.clone(), kind, keys: keys.to_vec(), changed }
+    }
+}
+
+impl Watching {
+    /// The next change, counted from this call on, whether it is waited for by then or not. It may not
+    /// be durable yet: what is asked after it is.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut state = self.engine.state.lock();
+        for key in &self.keys {
+            state.core.unwatch_state(self.kind, key);
+            let name = (self.kind, key.clone());
+            if let Some(watchers) = state.watchers.get_mut(&name) {
+                watchers.retain(|changed| !Arc::ptr_eq(changed, &self.changed));
+                if watchers.is_empty() {
+                    state.watchers.remove(&name);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    pub(super) fn state_changed(&self, kind: Kind, key: Key) {
+        let watchers = self.watchers.get(&(kind, key));
+        watchers.into_iter().flatten().for_each(|changed| changed.notify_waiters());
+    }
+}
