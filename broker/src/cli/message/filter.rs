@@ -19,7 +19,7 @@ Filters, of which all must hold:
   correlation-id=ID     with this correlation id
   header.KEY=VALUE      with this header, its whole value
   failure-type=TYPE     whose last failure is of this type
-  reason=REASON         a dead letter: max-attempts, max-crashes, expired, by-consumer
+  reason=REASON         a dead letter: max-attempts, max-crashes, expired, by-consumer, overflow
   source=QUEUE          a dead letter from this queue
   contains=TEXT         with this text somewhere in its payload";
 
@@ -83,7 +83,11 @@ fn condition(text: &str) -> Result<MessageFilter, String> {
 /// A time, or how long ago it was.
 fn moment(text: &str) -> Result<SystemTime, String> {
     match humantime::parse_duration(text) {
-        Ok(ago) => SystemTime::now().checked_sub(ago).ok_or_else(|| "that is too long ago".into()),
+        Ok(ago) => {
+            let then = SystemTime::now().checked_sub(ago);
+            let then = then.filter(|then| SystemTime::UNIX_EPOCH <= *then);
+            then.ok_or_else(|| "that is too long ago".into())
+        }
         Err(_) => timestamp(text),
     }
 }
@@ -94,7 +98,11 @@ fn reason(text: &str) -> Result<DeadLetterReason, String> {
         "max-crashes" => Ok(DeadLetterReason::MaxCrashes),
         "expired" => Ok(DeadLetterReason::Expired),
         "by-consumer" => Ok(DeadLetterReason::ByConsumer),
-        _ => Err("a reason is max-attempts, max-crashes, expired or by-consumer".to_owned()),
+        "overflow" => Ok(DeadLetterReason::Overflow),
+        _ => {
+            let known = "max-attempts, max-crashes, expired, by-consumer or overflow";
+            Err(format!("a reason is {known}"))
+        }
     }
 }
 
