@@ -135,6 +135,9 @@ impl<I: Index> Core<I> {
 
     fn apply_parked(&mut self, parked: &Parked) {
         for &birth in &parked.births {
+            if parked.unreadable {
+                self.note_unreadable(Lsn(birth));
+            }
             self.end_lease(Lsn(birth));
             let mut message = self.present(Lsn(birth));
             if !parked.unreadable {

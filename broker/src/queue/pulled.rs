@@ -62,6 +62,23 @@ impl PulledLately {
         }
     }
 
+    /// A lease was never told of: its message could not be read. Who got nothing else is not remembered,
+    /// so that the pull goes on, and does not look answered with nothing.
+    fn take_back(&mut self, lease: Key) {
+        let mut requests = self.requests.iter_mut();
+        let Some((key, pulled)) = requests.find(|(_, pulled)| pulled.leases.contains(&lease))
+        else {
+            return;
+        };
+        pulled.leases.retain(|other| *other != lease);
+        self.leases -= 1;
+        if pulled.leases.is_empty() {
+            let key = key.clone();
+            self.requests.remove(&key);
+            self.order.retain(|other| *other != key);
+        }
+    }
+
     /// Every request with its time and its leases, as they were answered.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, u64, &[Key])> {
         self.order.iter().map(|key| {
@@ -99,6 +116,13 @@ impl<I: Index> Core<I> {
             });
         }
         Ok(Some(deliveries))
+    }
+
+    /// The message of a lease cannot be read, and the lease is about to end.
+    pub(super) fn note_unreadable(&mut self, birth: Lsn) {
+        if let Some(lease) = self.leases.get(birth) {
+            self.pulled.take_back((birth, lease.grant));
+        }
     }
 
     pub(super) fn note_pulled(&mut self, lsn: Lsn, granted: &Granted) {

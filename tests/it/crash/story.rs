@@ -257,7 +257,8 @@ impl Story {
         assert_eq!(refused.unwrap(), [], "the lease holds");
         let records = then.len() as u64 + u64::from(patch.is_some()) + 2;
         self.commits.push((before.next(), Lsn(before.0 + records)));
-        for (position, (_, name)) in (1..).zip(then) {
+        // Behind the change of the state.
+        for (position, (_, name)) in (2..).zip(then) {
             self.facts.push((lsn, Fact::Stored { birth: Lsn(before.0 + position), name }));
         }
         if let Some(name) = patch {
