@@ -52,15 +52,19 @@ impl<I: Index> Core<I> {
         now: Now,
     ) -> Lookup<u64> {
         let mut births = BTreeMap::<Alike, Vec<u64>>::new();
+        let mut coming = BTreeMap::<QueueId, (u64, u64)>::new();
         let mut done = 0;
         for chosen in chosen {
             if done == left {
                 break;
             }
-            match self.check_move(started, &chosen, now) {
+            match self.check_move(started, &chosen, &coming, now) {
                 Ok(to) => {
                     let alike = alike(to, &chosen.1, started.reset_attempts);
                     births.entry(alike).or_default().push(chosen.0.birth.0);
+                    let (messages, bytes) = coming.entry(to).or_default();
+                    *messages += 1;
+                    *bytes += u64::from(chosen.1.size);
                     done += 1;
                 }
                 Err(refused) => progress.refuse(&refused),
@@ -90,6 +94,7 @@ impl<I: Index> Core<I> {
         &self,
         started: &OperationStarted,
         (candidate, message, told): &Chosen<'_>,
+        coming: &BTreeMap<QueueId, (u64, u64)>,
         now: Now,
     ) -> Result<QueueId, Refused> {
         let birth = candidate.birth;
@@ -118,6 +123,8 @@ impl<I: Index> Core<I> {
             let queue = to.definition.name.clone();
             return Err(Refused::DuplicateMessageId { id: id(), queue });
         }
+        let coming = coming.get(&to.id()).copied().unwrap_or_default();
+        self.check_room_beside(to, coming, message.size.into())?;
         Ok(to.id())
     }
 

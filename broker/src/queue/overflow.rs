@@ -1,9 +1,10 @@
 //! Queues that hold as much as they may: what is refused then, and what goes.
 //!
 //! `max_messages` and `max_bytes` bound what publishes put into a queue. Beyond them a publish is refused,
-//! or the oldest ready messages make room for it, in the same turn. Everything else that brings a message
-//! in or back, a dead letter, a lease that ends, is never refused, so a queue may hold more for a while;
-//! what may go then goes by itself, a step at a time. So do the oldest dead letters beyond
+//! or the oldest ready messages make room for it, in the same turn. What an operation moves is refused
+//! likewise, and stays. Everything else that brings a message in or back, a dead letter, a lease that ends,
+//! is never refused, so a queue may hold more for a while; what may go then goes by itself, a step at a
+//! time. So do the oldest dead letters beyond
 //! `retention_bytes`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,6 +131,26 @@ impl<I: Index> Core<I> {
             }
         }
         Ok(evicted)
+    }
+
+    /// Whether a queue takes a message that comes from another one; `coming` are about to, in messages
+    /// and bytes. Where the oldest make room, it does, and they go by themselves.
+    pub(super) fn check_room_beside(
+        &self,
+        to: &Queue,
+        coming: (u64, u64),
+        bytes: u64,
+    ) -> Result<(), Refused> {
+        let policy = &to.definition.policy;
+        if !policy.bounds_size() || policy.overflow() != Overflow::RejectPublish {
+            return Ok(());
+        }
+        let (messages, bytes) = (coming.0 + 1, coming.1 + bytes);
+        let held = Size::of(self.index.counts(to.id())).and(Size { messages, bytes });
+        match held.beyond(most(policy)) {
+            excess if excess == Size::default() => Ok(()),
+            excess => Err(queue_full(to, excess)),
+        }
     }
 
     /// The oldest that are ready, as far as it takes, of the batch itself last.
