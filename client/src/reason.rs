@@ -64,6 +64,8 @@ reasons! {
     NotDeadLetter = "NOT_DEAD_LETTER",
     /// The queue has lately got another message of this id; an operation only.
     DuplicateMessageId = "DUPLICATE_MESSAGE_ID",
+    /// Another unfinished message of the queue has the message's unique key; an operation only.
+    UniqueKeyHeld = "UNIQUE_KEY_HELD",
     /// A queue of that name exists (with another policy, where an equal one is allowed).
     QueueExists = "QUEUE_EXISTS",
     /// The queue holds messages.

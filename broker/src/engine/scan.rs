@@ -138,12 +138,13 @@ impl Engine {
     }
 }
 
-/// The records of a message that are needed: its own, its last failure's, its letter's; zero: none.
+/// The records of a message that are needed: its content's, its last failure's, its letter's; zero:
+/// none.
 fn parts(candidate: &Candidate, needs: Needs) -> [Lsn; 3] {
     let Message { last_failure, dead_letter, .. } = candidate.message;
     let needed = |is_needed: bool, lsn: Lsn| if is_needed { lsn } else { Lsn(0) };
     [
-        needed(needs.message, candidate.birth),
+        needed(needs.message, candidate.message.content(candidate.birth)),
         needed(needs.failure, last_failure),
         needed(needs.letter, dead_letter),
     ]

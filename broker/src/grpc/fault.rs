@@ -249,6 +249,7 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::MessageLeased(_)
         | Refused::NotDeadLetter(_)
         | Refused::DuplicateMessageId { .. }
+        | Refused::UniqueKeyHeld { .. }
         | Refused::AlreadySettled(_)
         | Refused::SessionLost(_)
         | Refused::ProducerUnknown(_) => Code::FailedPrecondition,
@@ -296,7 +297,9 @@ fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
         | Refused::MessageLeased(id)
         | Refused::MessageUnreadable(id)
         | Refused::NotDeadLetter(id) => vec![("message_id", id.clone())],
-        Refused::TooLargeFor { id, queue, .. } | Refused::DuplicateMessageId { id, queue } => {
+        Refused::TooLargeFor { id, queue, .. }
+        | Refused::DuplicateMessageId { id, queue }
+        | Refused::UniqueKeyHeld { id, queue } => {
             vec![("message_id", id.clone()), ("queue", queue.clone())]
         }
         Refused::ConsumerNotFound(id) => vec![("consumer_id", id.to_string())],

@@ -229,7 +229,12 @@ impl Told {
         letter: Option<(&Record, &Body)>,
     ) -> Self {
         let mut told = Self::default();
-        if let Some((Record::Published(published), body)) = message {
+        let content = match message {
+            Some((Record::Published(published), body)) => Some((published, body)),
+            Some((Record::Patched(patched), body)) => Some((&patched.published, body)),
+            _ => None,
+        };
+        if let Some((published, body)) = content {
             told.publish_ms = Some(published.wall_ms);
             told.id_hash = published.id_hash();
             told.message = decoded(body);

@@ -3,7 +3,7 @@
 //! A moved message keeps its birth, its body and its id; its place is that of one that came now. What a
 //! queue refuses stays where it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qbroker_storage::Lsn;
 
@@ -15,10 +15,29 @@ use super::index::{Index, Lookup, Message, State};
 use super::record::{BIRTHS_MAX, Moved, OperationStarted, OperationStepped, Record};
 use super::refused::Refused;
 use super::time::Now;
-use super::{Core, Draft};
+use super::{Core, Draft, Stop, Turn};
 
 /// A message that is to be moved, and what its records tell, where they can be read.
 type Chosen<'a> = (&'a Candidate, Message, Option<&'a Told>);
+
+/// What a step is about to move, beside which the next message must find its place.
+#[derive(Default)]
+struct Coming {
+    /// Messages and bytes.
+    sizes: BTreeMap<QueueId, (u64, u64)>,
+    unique_keys: BTreeSet<(QueueId, u64)>,
+}
+
+impl Coming {
+    fn add(&mut self, to: QueueId, message: &Message) {
+        let (messages, bytes) = self.sizes.entry(to).or_default();
+        *messages += 1;
+        *bytes += u64::from(message.size);
+        if message.keys.unique != 0 {
+            self.unique_keys.insert((to, message.keys.unique));
+        }
+    }
+}
 
 /// What the messages of one record share: the queue they go to, the failures and crashes that they keep,
 /// and whether they are without a time to live.
@@ -52,7 +71,7 @@ impl<I: Index> Core<I> {
         now: Now,
     ) -> Lookup<u64> {
         let mut births = BTreeMap::<Alike, Vec<u64>>::new();
-        let mut coming = BTreeMap::<QueueId, (u64, u64)>::new();
+        let mut coming = Coming::default();
         let mut done = 0;
         for chosen in chosen {
             if done == left {
@@ -62,12 +81,11 @@ impl<I: Index> Core<I> {
                 Ok(to) => {
                     let alike = alike(to, &chosen.1, started.reset_attempts);
                     births.entry(alike).or_default().push(chosen.0.birth.0);
-                    let (messages, bytes) = coming.entry(to).or_default();
-                    *messages += 1;
-                    *bytes += u64::from(chosen.1.size);
+                    coming.add(to, &chosen.1);
                     done += 1;
                 }
-                Err(refused) => progress.refuse(&refused),
+                Err(Stop::Refused(refused)) => progress.refuse(&refused),
+                Err(Stop::Missing(page)) => return Err(page),
             }
         }
         for ((to, failures, crashes, without_ttl), births) in births {
@@ -94,38 +112,51 @@ impl<I: Index> Core<I> {
         &self,
         started: &OperationStarted,
         (candidate, message, told): &Chosen<'_>,
-        coming: &BTreeMap<QueueId, (u64, u64)>,
+        coming: &Coming,
         now: Now,
-    ) -> Result<QueueId, Refused> {
+    ) -> Turn<QueueId> {
         let birth = candidate.birth;
         let id = || format!("q.{birth}");
         if message.state == State::Leased {
-            return Err(Refused::MessageLeased(id()));
+            return Err(Refused::MessageLeased(id()).into());
         }
         let told = told.ok_or_else(|| Refused::MessageUnreadable(id()))?;
         let to = match (started.destination.as_str(), &told.letter) {
-            ("", None) => return Err(Refused::NotDeadLetter(id())),
+            ("", None) => return Err(Refused::NotDeadLetter(id()).into()),
             ("", Some((_, source))) => self.queue(source)?,
             (name, _) => self.queue(name)?,
         };
         if to.id() == message.queue {
-            return Err(Refused::NotDeadLetter(id()));
+            return Err(Refused::NotDeadLetter(id()).into());
         }
         check_open(to)?;
         let max = to.definition.policy.max_payload_bytes.unwrap_or(u64::MAX);
         let bytes = told.message.as_ref().map_or(0, |stored| stored.payload.len() as u64);
         if max < bytes {
             let queue = to.definition.name.clone();
-            return Err(Refused::TooLargeFor { id: id(), bytes, max, queue });
+            return Err(Refused::TooLargeFor { id: id(), bytes, max, queue }.into());
         }
         let known = told.id_hash.and_then(|hash| self.dedup.find(to.id(), hash, now.wall_ms));
         if known.is_some_and(|known| known != birth) {
             let queue = to.definition.name.clone();
-            return Err(Refused::DuplicateMessageId { id: id(), queue });
+            return Err(Refused::DuplicateMessageId { id: id(), queue }.into());
         }
-        let coming = coming.get(&to.id()).copied().unwrap_or_default();
+        if self.is_key_held(to, message.keys.unique, coming)? {
+            let queue = to.definition.name.clone();
+            return Err(Refused::UniqueKeyHeld { id: id(), queue }.into());
+        }
+        let coming = coming.sizes.get(&to.id()).copied().unwrap_or_default();
         self.check_room_beside(to, coming, message.size.into())?;
         Ok(to.id())
+    }
+
+    /// Whether another message has the unique key where this one is to go. Dead letters may share one.
+    fn is_key_held(&self, to: &Queue, key: u64, coming: &Coming) -> Lookup<bool> {
+        if key == 0 || to.definition.is_dead_letter_queue {
+            return Ok(false);
+        }
+        Ok(coming.unique_keys.contains(&(to.id(), key))
+            || self.index.holder(to.id(), key)?.is_some())
     }
 
     pub(super) fn apply_moved(&mut self, lsn: Lsn, moved: &Moved) {

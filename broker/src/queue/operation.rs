@@ -291,6 +291,7 @@ impl<I: Index> Core<I> {
             let Some(message) = self.index.message(birth)? else { continue };
             let seen = &candidate.message;
             let same = message.queue.0 == started.queue
+                && message.patched == seen.patched
                 && message.last_failure == seen.last_failure
                 && message.dead_letter == seen.dead_letter;
             // What came later may be what this very operation has moved, given up once more.

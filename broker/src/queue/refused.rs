@@ -98,6 +98,8 @@ pub enum Refused {
     TooLargeFor { id: String, bytes: u64, max: u64, queue: String },
     #[error("queue \"{queue}\" has lately got another message with the id of \"{id}\"")]
     DuplicateMessageId { id: String, queue: String },
+    #[error("queue \"{queue}\" has another unfinished message with the unique key of \"{id}\"")]
+    UniqueKeyHeld { id: String, queue: String },
     #[error("operation o.{0} is not known; it may have ended long ago")]
     OperationNotFound(Lsn),
 }
@@ -142,6 +144,7 @@ impl Refused {
             Self::MoveToItself(_) => "INVALID_ARGUMENT",
             Self::TooLargeFor { .. } => "MESSAGE_TOO_LARGE",
             Self::DuplicateMessageId { .. } => "DUPLICATE_MESSAGE_ID",
+            Self::UniqueKeyHeld { .. } => "UNIQUE_KEY_HELD",
             Self::OperationNotFound(_) => "OPERATION_NOT_FOUND",
         }
     }

@@ -86,6 +86,7 @@ scripts! {
     remove
     totals
     operation
+    move_meets
     redrive
     pause
     queue

@@ -47,7 +47,8 @@ fn tell<I>(stage: &Stage<I>, candidate: &Candidate) -> Told {
         stage.log.get(&lsn).map(|(record, body)| (record, body))
     };
     let message = candidate.message;
-    Told::read(read(candidate.birth), read(message.last_failure), read(message.dead_letter))
+    let content = message.content(candidate.birth);
+    Told::read(read(content), read(message.last_failure), read(message.dead_letter))
 }
 
 /// `move mail.dead to=other reset states=ready,parked births=a,5 contains=x source=mail limit=2 rate=500`;
