@@ -111,6 +111,15 @@ pub enum Pace {
     Ended,
 }
 
+/// An operation in a checkpoint.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct OperationItem {
+    #[prost(message, required, tag = "1")]
+    started: OperationStarted,
+    #[prost(message, required, tag = "2")]
+    progress: OperationStepped,
+}
+
 /// Operations by the LSN of their first record, which is their id.
 #[derive(Debug, Default)]
 pub(super) struct Operations(BTreeMap<Lsn, Operation>);
@@ -124,8 +133,15 @@ impl Operations {
         self.0.iter().map(|(id, operation)| (*id, operation))
     }
 
-    pub(super) fn insert(&mut self, id: Lsn, operation: Operation) {
-        self.0.insert(id, operation);
+    /// Every operation, for a checkpoint.
+    pub(super) fn items(&self) -> impl Iterator<Item = Box<OperationItem>> {
+        let item = |Operation { started, progress }| Box::new(OperationItem { started, progress });
+        self.0.values().cloned().map(item)
+    }
+
+    /// Takes one of a checkpoint.
+    pub(super) fn restore(&mut self, OperationItem { started, progress }: OperationItem) {
+        self.0.insert(Lsn(progress.operation), Operation { started, progress });
     }
 
     fn running(&self) -> impl Iterator<Item = Lsn> {
@@ -324,7 +340,7 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_operation_started(&mut self, lsn: Lsn, started: &OperationStarted) {
         self.operations.prune(started.wall_ms, self.limits.operations_kept_max);
         let progress = OperationStepped { operation: lsn.0, ..OperationStepped::default() };
-        self.operations.insert(lsn, Operation { started: started.clone(), progress });
+        self.operations.0.insert(lsn, Operation { started: started.clone(), progress });
     }
 
     pub(super) fn apply_operation_stepped(&mut self, stepped: &OperationStepped) {

@@ -11,14 +11,14 @@ use prost::{Message as _, Oneof, length_delimiter_len};
 use qbroker_storage::Lsn;
 
 use items::{
-    KeptItem, LeaderlessItem, MessageIdItem, OperationItem, PageBackItem, ProducerItem, PulledItem,
-    SettledItem,
+    HeaderItem, KeptItem, LeaderlessItem, LeaseItem, MessageIdItem, PageBackItem, ProducerItem,
+    PulledItem, QueueItem, SessionItem, SettledItem,
 };
 
 use super::ids::{ConsumerId, QueueId, SessionId};
 use super::index::{Frozen, Index, Page};
 use super::lease::Lease;
-use super::operation::Operation;
+use super::operation::OperationItem;
 use super::producer::BatchOutcome;
 use super::record::{BatchStored, QueueDefinition, SessionOpened};
 use super::settled::Kind;
@@ -77,86 +77,6 @@ enum Item {
     Pulled(PulledItem),
     #[prost(message, tag = "42")]
     State(Box<StateItem>),
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct HeaderItem {
-    #[prost(uint32, tag = "1")]
-    epoch: u32,
-    #[prost(string, tag = "2")]
-    boot_id: String,
-    #[prost(uint64, tag = "3")]
-    next: u64,
-    #[prost(uint32, tag = "4")]
-    last_queue: u32,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct QueueItem {
-    #[prost(message, required, tag = "1")]
-    definition: QueueDefinition,
-    #[prost(uint64, tag = "2")]
-    published: u64,
-    #[prost(uint64, tag = "3")]
-    delivered: u64,
-    #[prost(uint64, tag = "4")]
-    acked: u64,
-    #[prost(uint64, tag = "5")]
-    retried: u64,
-    #[prost(uint64, tag = "6")]
-    dead_lettered: u64,
-    #[prost(uint64, tag = "7")]
-    expired_leases: u64,
-    #[prost(uint64, tag = "30")]
-    expired: u64,
-    #[prost(uint64, tag = "56")]
-    deleted: u64,
-    #[prost(uint64, tag = "47")]
-    moved: u64,
-    #[prost(uint64, tag = "44")]
-    dropped: u64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct SessionItem {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-    #[prost(message, required, tag = "2")]
-    opened: SessionOpened,
-    /// Streams, and beside them the names by which the client may still call them.
-    #[prost(uint64, repeated, tag = "3")]
-    streams: Vec<u64>,
-    #[prost(uint64, repeated, tag = "4")]
-    known_as: Vec<u64>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct LeaseItem {
-    #[prost(uint64, tag = "1")]
-    birth: u64,
-    #[prost(uint64, tag = "2")]
-    grant: u64,
-    #[prost(uint32, tag = "3")]
-    epoch: u32,
-    #[prost(uint64, tag = "4")]
-    session: u64,
-    #[prost(uint64, tag = "5")]
-    consumer: u64,
-    #[prost(uint64, tag = "6")]
-    duration_ms: u64,
-    #[prost(bool, tag = "7")]
-    timed: bool,
-    #[prost(uint64, tag = "8")]
-    extension_ms_max: u64,
-    #[prost(uint32, tag = "9")]
-    size: u32,
-    #[prost(bool, tag = "56")]
-    unstarted: bool,
-    /// Told where there is a fairness key.
-    #[prost(uint32, tag = "51")]
-    queue: u32,
-    #[prost(fixed32, tag = "52")]
-    fairness: u32,
 }
 
 /// Words of [`KeptItem`] per item: none grows large.
@@ -280,10 +200,7 @@ impl<I: Index> Core<I> {
         for (page, since) in &self.pages_back {
             pieces.add(Item::PageBack(PageBackItem { page: page.0, since: since.0 }));
         }
-        for (_, operation) in self.operations.iter() {
-            let Operation { started, progress } = operation.clone();
-            pieces.add(Item::Operation(Box::new(OperationItem { started, progress })));
-        }
+        self.operations.items().for_each(|item| pieces.add(Item::Operation(item)));
         for &(queue, line) in &self.leaderless {
             pieces.add(Item::Leaderless(LeaderlessItem { queue: queue.0, line }));
         }
@@ -390,11 +307,7 @@ impl<I: Index> Core<I> {
                     bits.for_each(|bit| keep(Lsn(item.first + at * 8 + bit)));
                 }
             }
-            Item::Operation(item) => {
-                let OperationItem { started, progress } = *item;
-                let id = Lsn(progress.operation);
-                self.operations.insert(id, Operation { started, progress });
-            }
+            Item::Operation(item) => self.operations.restore(*item),
             Item::State(item) => self.state.restore(*item, keep)?,
             Item::Lease(item) => self.restore_lease(&item),
             Item::Leaderless(item) => {

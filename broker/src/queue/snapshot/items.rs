@@ -1,6 +1,86 @@
-//! What is remembered of calls, producers and operations, as items of a snapshot.
+//! What the items of a snapshot hold, but for messages, pages, operations and state.
 
-use crate::queue::record::{BatchRefused, BatchStored, Call, OperationStarted, OperationStepped};
+use crate::queue::record::{BatchRefused, BatchStored, Call, QueueDefinition, SessionOpened};
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct HeaderItem {
+    #[prost(uint32, tag = "1")]
+    pub(super) epoch: u32,
+    #[prost(string, tag = "2")]
+    pub(super) boot_id: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) next: u64,
+    #[prost(uint32, tag = "4")]
+    pub(super) last_queue: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct QueueItem {
+    #[prost(message, required, tag = "1")]
+    pub(super) definition: QueueDefinition,
+    #[prost(uint64, tag = "2")]
+    pub(super) published: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) delivered: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) acked: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) retried: u64,
+    #[prost(uint64, tag = "6")]
+    pub(super) dead_lettered: u64,
+    #[prost(uint64, tag = "7")]
+    pub(super) expired_leases: u64,
+    #[prost(uint64, tag = "30")]
+    pub(super) expired: u64,
+    #[prost(uint64, tag = "56")]
+    pub(super) deleted: u64,
+    #[prost(uint64, tag = "47")]
+    pub(super) moved: u64,
+    #[prost(uint64, tag = "44")]
+    pub(super) dropped: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct SessionItem {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    #[prost(message, required, tag = "2")]
+    pub(super) opened: SessionOpened,
+    /// Streams, and beside them the names by which the client may still call them.
+    #[prost(uint64, repeated, tag = "3")]
+    pub(super) streams: Vec<u64>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub(super) known_as: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct LeaseItem {
+    #[prost(uint64, tag = "1")]
+    pub(super) birth: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) grant: u64,
+    #[prost(uint32, tag = "3")]
+    pub(super) epoch: u32,
+    #[prost(uint64, tag = "4")]
+    pub(super) session: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) consumer: u64,
+    #[prost(uint64, tag = "6")]
+    pub(super) duration_ms: u64,
+    #[prost(bool, tag = "7")]
+    pub(super) timed: bool,
+    #[prost(uint64, tag = "8")]
+    pub(super) extension_ms_max: u64,
+    #[prost(uint32, tag = "9")]
+    pub(super) size: u32,
+    #[prost(bool, tag = "56")]
+    pub(super) unstarted: bool,
+    /// Told where there is a fairness key.
+    #[prost(uint32, tag = "51")]
+    pub(super) queue: u32,
+    #[prost(fixed32, tag = "52")]
+    pub(super) fairness: u32,
+}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct SettledItem {
@@ -77,14 +157,6 @@ pub(super) struct KeptItem {
     pub(super) first: u64,
     #[prost(bytes = "vec", tag = "2")]
     pub(super) bits: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct OperationItem {
-    #[prost(message, required, tag = "1")]
-    pub(super) started: OperationStarted,
-    #[prost(message, required, tag = "2")]
-    pub(super) progress: OperationStepped,
 }
 
 /// A line of an ordering key that is about to get a new leader.

@@ -4,12 +4,14 @@
 //! it is the first that is ready and somebody has room, it is gone only when it was acked, purged or
 //! discarded, a lease ends only when its time, its session or its stream is over.
 
+mod bounds;
 mod effects;
 mod ends;
-mod bounds;
+mod keys;
+mod operations;
 mod room;
-mod takers;
 mod state;
+mod takers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +20,8 @@ use qbroker_storage::Lsn;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::StateSet;
 use crate::queue::record::{
-    DeadLetterReason, DeadLettered, Granted, Moved, Nacked, QueueDefinition, Record, Released,
-    Resumed, Updated,
+    DeadLetterReason, DeadLettered, Granted, Nacked, QueueDefinition, Record, Released, Resumed,
+    Updated,
 };
 use crate::queue::refused::Refused;
 use crate::queue::settled::REMEMBERED_MS;
@@ -361,31 +363,6 @@ impl Model {
         }
     }
 
-    fn check_moved(&mut self, lsn: Lsn, it: &Moved, asked: &Asked) {
-        let (from, anew) = asked.moving.expect("nobody moves anything");
-        assert_eq!(it.reset_attempts, anew);
-        let to = &self.queues[&it.to_queue];
-        assert!(!to.publishing_paused, "{} takes nothing", to.name);
-        assert_eq!(it.is_to_dead_letters, to.is_dead_letter_queue);
-        for birth in &it.births {
-            let message = self.message(*birth);
-            assert!(message.queue == from && from != it.to_queue, "{birth} is elsewhere");
-            assert!(message.lease().is_none(), "{birth} is held");
-            message.queue = it.to_queue;
-            if !matches!(message.what, What::Scheduled(_)) {
-                message.what = What::Ready;
-            }
-            if message.place != 0 {
-                message.place = lsn.0;
-            }
-            if anew {
-                (message.failures, message.crashes) = (0, 0);
-            }
-            message.leads = false;
-            self.join_line(*birth);
-        }
-    }
-
     fn check_granted(&mut self, lsn: Lsn, it: &Granted, asked: &mut Asked, now: Now) {
         let queue = self.message(it.births[0]).queue;
         let name = self.queues[&queue].name.clone();
@@ -596,5 +573,3 @@ fn after(due: Option<Due>, delay_ms: u64, now: Now) -> What {
     assert_eq!(due, (0 < delay_ms).then(|| now.after(delay_ms)));
     due.map_or(What::Ready, What::Scheduled)
 }
-
-mod keys;
