@@ -2,8 +2,9 @@
 //!
 //! An operation is a fact of the log, and so is each of its steps: what the step did and how far the
 //! operation is by then are on disk together or not at all, so one that a crash interrupts goes on where
-//! it was, and does nothing twice. It looks through the queue twice, so that what changed its state
-//! meanwhile is met, and leaves alone what came into the queue after it was begun.
+//! it was, and does nothing twice. It looks through the queue again for as long as that does something, so
+//! that what changed its state meanwhile is met, and leaves alone what came into the queue after it was
+//! begun.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +24,9 @@ use super::{Core, Lost, Output, Turn};
 
 /// How long an operation that has ended can be asked for.
 const KEPT_MS: u64 = 24 * 60 * 60 * 1_000;
-/// How often a queue is looked through.
-const PASSES: u32 = 2;
+/// How often a queue is looked through at most, while each look did something. Without a bound two
+/// operations that move to and fro would never end.
+const PASSES: u32 = 10;
 
 /// An operation as it is.
 #[derive(Clone, Debug, PartialEq)]
