@@ -1,9 +1,11 @@
 //! Deleting the messages of a queue: in steps, however many there are.
 
+use std::collections::BTreeSet;
+
 use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
-use super::index::{Cursor, Index, StateSet};
+use super::index::{Cursor, Index, Message, StateSet};
 use super::record::{Deleted, Record};
 use super::refused::Refused;
 use super::tick::STEP_MAX;
@@ -16,10 +18,34 @@ pub struct Purge {
     states: StateSet,
     why: Lost,
     /// Only messages that were there when it began.
-    born_before: Lsn,
+    before: Lsn,
+    lines: Lines,
     after: Option<Cursor>,
     /// Something was deleted since the listing was begun.
     deleted: bool,
+}
+
+/// Lines of ordering keys whose first ones a purge has deleted that is not to take those behind: whoever
+/// is the first then was behind when it began.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines(BTreeSet<u32>);
+
+impl Lines {
+    pub(super) fn was_behind(&self, message: &Message) -> bool {
+        self.0.contains(&message.keys.ordering)
+    }
+
+    /// Notes whom a step in these states is about to delete.
+    pub(super) fn note<'a>(
+        &mut self,
+        states: StateSet,
+        deleted: impl IntoIterator<Item = &'a Message>,
+    ) {
+        if !states.contains(StateSet::BEHIND) {
+            let lines = deleted.into_iter().map(|message| message.keys.ordering);
+            self.0.extend(lines.filter(|line| *line != 0));
+        }
+    }
 }
 
 /// What a step of a purge did.
@@ -36,8 +62,8 @@ impl<I: Index> Core<I> {
     /// told who hold one of them.
     pub fn begin_purge(&self, queue: &str, states: StateSet, why: Lost) -> Result<Purge, Refused> {
         let queue = self.queue(queue)?.id();
-        let born_before = self.next;
-        Ok(Purge { queue, states, why, born_before, after: None, deleted: false })
+        let (before, lines) = (self.next, Lines::default());
+        Ok(Purge { queue, states, why, before, lines, after: None, deleted: false })
     }
 
     /// Does the next step of a purge. A message that was settled otherwise meanwhile, or that was
@@ -45,10 +71,17 @@ impl<I: Index> Core<I> {
     pub fn purge(&mut self, purge: &mut Purge, out: &mut Output) -> Turn<PurgeStep> {
         let mut listed = Vec::new();
         self.index.list(purge.queue, purge.states, purge.after, STEP_MAX, &mut listed)?;
-        let births = listed.iter().map(|cursor| cursor.birth);
-        let births: Vec<Lsn> = births.filter(|birth| *birth < purge.born_before).collect();
+        let (mut births, mut messages) = (Vec::new(), Vec::new());
+        for &Cursor { birth, .. } in &listed {
+            let message = self.index.message(birth)?.expect("what is listed is there");
+            if purge.means(birth, &message) {
+                births.push(birth);
+                messages.push(message);
+            }
+        }
         let deleted = births.len() as u64;
         if !births.is_empty() {
+            purge.lines.note(purge.states, &messages);
             out.effects.extend(self.lost_leases(births.iter().copied(), purge.why));
             let mut draft = self.draft();
             let births = births.into_iter().map(|birth| birth.0).collect();
@@ -68,6 +101,15 @@ impl<I: Index> Core<I> {
 }
 
 impl Purge {
+    /// Whether a message was there when it began, as far as can be told: one that is ready by now may
+    /// have been with a consumer then, or behind another one that is done.
+    fn means(&self, birth: Lsn, message: &Message) -> bool {
+        // Became ready, or was moved here, since: what was scheduled then has its place since, too.
+        let is_new = !self.states.contains(StateSet::SCHEDULED) && self.before <= message.place;
+        let came = birth.max(message.dead_letter);
+        came < self.before && !is_new && !self.lines.was_behind(message)
+    }
+
     /// Notes what a step has listed; whether it was the last one.
     fn step(&mut self, listed: &[Cursor], deleted: bool) -> bool {
         let is_end = listed.len() < STEP_MAX;

@@ -8,6 +8,7 @@ use qbroker_storage::Lsn;
 use super::catalog::Queue;
 use super::ids::QueueId;
 use super::index::{Cursor, Index, Lookup, StateSet};
+use super::purge::Lines;
 use super::record::{Deleted, Record};
 use super::refused::Refused;
 use super::tick::STEP_MAX;
@@ -20,6 +21,7 @@ pub struct LettersPurge {
     states: StateSet,
     /// Only letters that were there when it began.
     before: Lsn,
+    lines: Lines,
     after: Option<Cursor>,
     /// Something was deleted since the listing was begun.
     deleted: bool,
@@ -49,9 +51,9 @@ impl<I: Index> Core<I> {
     ) -> Result<Option<LettersPurge>, Refused> {
         let name = self.queue(queue)?.dead_letter_queue_name();
         let letters = name.and_then(|name| self.catalog.named(&name)).map(Queue::id);
-        let before = self.next;
-        let begun = |letters| LettersPurge { letters, states, before, after: None, deleted: false };
-        Ok(letters.map(begun))
+        let (before, lines) = (self.next, Lines::default());
+        let (after, deleted) = (None, false);
+        Ok(letters.map(|letters| LettersPurge { letters, states, before, lines, after, deleted }))
     }
 
     /// The letters that a purge comes to next.
@@ -63,7 +65,8 @@ impl<I: Index> Core<I> {
         for Cursor { birth, .. } in listed {
             let message = self.index.message(birth)?.expect("what is listed is there");
             let record = message.dead_letter;
-            if record != Lsn(0) && record < purge.before {
+            let is_new = record == Lsn(0) || purge.before <= record;
+            if !is_new && !purge.lines.was_behind(&message) {
                 letters.push(LetterRecord { birth, record });
             }
         }
@@ -79,16 +82,18 @@ impl<I: Index> Core<I> {
         from_queue: &[LetterRecord],
         out: &mut Output,
     ) -> Turn<PurgeStep> {
-        let mut births = Vec::new();
+        let (mut births, mut messages) = (Vec::new(), Vec::new());
         for &LetterRecord { birth, record } in from_queue {
             let message = self.index.message(birth)?.filter(|message| {
                 let is_there = message.queue == purge.letters && message.dead_letter == record;
                 is_there && purge.states.contains(message.state.into())
             });
             births.extend(message.map(|_| birth));
+            messages.extend(message);
         }
         let deleted = births.len() as u64;
         if !births.is_empty() {
+            purge.lines.note(purge.states, &messages);
             out.effects.extend(self.lost_leases(births.iter().copied(), Lost::Purged));
             let mut draft = self.draft();
             let births = births.into_iter().map(|Lsn(birth)| birth).collect();

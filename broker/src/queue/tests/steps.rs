@@ -4,6 +4,7 @@ use bytes::Bytes;
 use qbroker_storage::{Body, Lsn};
 
 use super::stage::Stage;
+use crate::queue::body::StoredFailure;
 use crate::queue::ids::ConsumerId;
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::paged::PagedIndex;
@@ -11,7 +12,7 @@ use crate::queue::index::{Index, StateSet};
 use crate::queue::policy::{Overflow, Policy};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
-    Expected, Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, PurgeStep,
+    Expected, Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, Purge, PurgeStep,
     Selector, Settle, Settlement, UpdateQueue, Window,
 };
 
@@ -132,6 +133,57 @@ fn a_large_queue_is_purged_in_steps_of_what_was_there_when_it_began() {
     assert_eq!(step(&mut stage), PurgeStep { deleted: 1, is_last: true });
     let queue = stage.core.queue("mail").unwrap().id();
     assert_eq!(stage.core.index().counts(queue).ready, 3);
+}
+
+/// Purges a queue to the end; how many went.
+fn purge_all(stage: &mut Stage<PagedIndex>, purge: &mut Purge) -> u64 {
+    let mut deleted = 0;
+    loop {
+        let step = stage.turn(|core, _, out| core.purge(purge, out)).answer.unwrap();
+        deleted += step.deleted;
+        if step.is_last {
+            return deleted;
+        }
+    }
+}
+
+#[test]
+fn a_purge_of_what_is_ready_leaves_those_behind_however_many_steps_it_takes() {
+    let (mut stage, _) = Stage::<PagedIndex>::new(Limits::default());
+    let mut messages = vec![NewMessage { ordering_hash: Some(7), ..message("mail") }; 5];
+    messages.extend(vec![message("mail"); MESSAGES as usize]);
+    let publish = Publish { messages };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let mut purge = stage.core.begin_purge("mail", StateSet::READY, Lost::Purged).unwrap();
+    assert_eq!(purge_all(&mut stage, &mut purge), 1 + u64::from(MESSAGES));
+    let queue = stage.core.queue("mail").unwrap().id();
+    let counts = stage.core.index().counts(queue);
+    assert_eq!((counts.ready, counts.behind), (1, 3));
+    let all = StateSet::READY.with(StateSet::BEHIND);
+    let mut purge = stage.core.begin_purge("mail", all, Lost::Purged).unwrap();
+    assert_eq!(purge_all(&mut stage, &mut purge), 4);
+}
+
+#[test]
+fn what_dies_while_its_dead_letter_queue_is_purged_stays() {
+    let (mut stage, consumer) = holding(1);
+    let publish = Publish { messages: vec![message("mail.dead"); MESSAGES as usize] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let mut purge = stage.core.begin_purge("mail.dead", StateSet::ALL, Lost::Purged).unwrap();
+    let mut step = |stage: &mut Stage<MemoryIndex>| {
+        stage.turn(|core, _, out| core.purge(&mut purge, out)).answer.unwrap()
+    };
+    assert_eq!(step(&mut stage), PurgeStep { deleted: 1_000, is_last: false });
+    let token = *stage.tokens.values().next().expect("one is held").last().expect("by this");
+    let dead = Outcome::DeadLetter { failure: StoredFailure::default() };
+    let settlements = vec![Settlement::plain(token, dead)];
+    let settle = Settle { consumer, number: 1, answered_through: 0, settlements };
+    stage.turn(|core, now, out| core.settle(&settle, now, out)).answer.unwrap();
+    assert_eq!(step(&mut stage), PurgeStep { deleted: 1_000, is_last: false });
+    assert_eq!(step(&mut stage), PurgeStep { deleted: 500, is_last: false });
+    assert_eq!(step(&mut stage), PurgeStep { deleted: 0, is_last: true });
+    let letters = stage.core.queue("mail.dead").unwrap().id();
+    assert_eq!(stage.core.index().counts(letters).ready, 1);
 }
 
 #[test]
