@@ -130,7 +130,7 @@ impl Fault {
 
     fn values(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Refused(refused) => refused_metadata(refused),
+            Self::Refused(refused) => refused.values(),
             Self::Invalid { field, .. } => vec![("field", (*field).to_owned())],
             Self::Unsupported { field, feature } => {
                 vec![("feature", (*feature).to_owned()), ("field", (*field).to_owned())]
@@ -192,8 +192,8 @@ impl Fault {
     }
 }
 
-/// An error of which the log keeps the reason and the sentence, as when it was made; the values
-/// stand in the sentence alone.
+/// An error of which the log keeps the reason and the sentence, as when it was made, and perhaps the
+/// values.
 pub(crate) fn retold(reason: String, message: String) -> ItemError {
     let delay = retry_delay(&reason);
     ItemError {
@@ -259,71 +259,6 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::QueueFull { .. }
         | Refused::Limit { .. }
         | Refused::LeasesFull(_) => Code::ResourceExhausted,
-    }
-}
-
-fn refused_metadata(refused: &Refused) -> Vec<(&'static str, String)> {
-    match refused {
-        Refused::QueueNotFound(name)
-        | Refused::QueueExists(name)
-        | Refused::QueuePaused(name)
-        | Refused::QueueName { name, .. }
-        | Refused::QueueNotEmpty { name, .. }
-        | Refused::DeadLetterQueue { name, .. }
-        | Refused::EtagMismatch { name, .. } => vec![("queue", name.clone())],
-        Refused::Policy { field, .. } => vec![("field", format!("policy.{field}"))],
-        Refused::MessageTooLarge { index, bytes, max, queue } => vec![
-            ("field", "payload".to_owned()),
-            ("index", index.to_string()),
-            ("size", bytes.to_string()),
-            ("limit", max.to_string()),
-            ("queue", queue.clone()),
-        ],
-        Refused::QueueFull { queue, bound, max } => vec![
-            ("field", format!("policy.{bound}")),
-            ("limit", max.to_string()),
-            ("queue", queue.clone()),
-        ],
-        Refused::LargerThanQueue { queue, bound, size, max, .. } => vec![
-            ("field", format!("policy.{bound}")),
-            ("size", size.to_string()),
-            ("limit", max.to_string()),
-            ("queue", queue.clone()),
-        ],
-        Refused::Priority { queue, .. } => {
-            vec![("field", "priority".to_owned()), ("queue", queue.clone())]
-        }
-        Refused::MessageNotFound(id)
-        | Refused::MessageLeased(id)
-        | Refused::MessageUnreadable(id)
-        | Refused::NotDeadLetter(id) => vec![("message_id", id.clone())],
-        Refused::TooLargeFor { id, queue, .. }
-        | Refused::DuplicateMessageId { id, queue }
-        | Refused::UniqueKeyHeld { id, queue } => {
-            vec![("message_id", id.clone()), ("queue", queue.clone())]
-        }
-        Refused::ConsumerNotFound(id) => vec![("consumer_id", id.to_string())],
-        Refused::MoveToItself(queue) => {
-            vec![("field", "destination_queue".to_owned()), ("queue", queue.clone())]
-        }
-        Refused::OperationNotFound(id) => vec![("operation_id", format!("o.{id}"))],
-        // The key under which GetServerInfo tells the limit.
-        Refused::Limit { what, .. } => vec![("limit", format!("max_{what}"))],
-        Refused::ValueTooLarge { bytes, max } => vec![
-            ("field", "value".to_owned()),
-            ("size", bytes.to_string()),
-            ("limit", max.to_string()),
-        ],
-        Refused::KeyTwice(key) => vec![("key", key.clone())],
-        Refused::Counter { key, value } => {
-            vec![("key", key.clone()), ("value", value.to_string())]
-        }
-        Refused::Unfit { values, .. } => values.clone(),
-        Refused::LeasesFull(_) => vec![("limit", "max_leases".to_owned())],
-        Refused::BatchOutOfOrder { expected, got } => {
-            vec![("expected", expected.to_string()), ("got", got.to_string())]
-        }
-        _ => Vec::new(),
     }
 }
 

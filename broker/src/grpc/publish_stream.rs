@@ -176,7 +176,8 @@ impl Reader {
             }
             // What is refused was read all the same.
             Err(Malformed { index, fault, bytes }) => {
-                (Err(refusal(producer, number, index, &fault)), bytes)
+                let refused = fault.into_refused();
+                (Err(BatchRefused::new(producer, number, index, &refused)), bytes)
             }
         };
         let on = OnStream { producer, stream: self.id, batch: number, confirmed_through };
@@ -190,8 +191,16 @@ impl Reader {
         };
         let confirmed_through =
             number("confirmed_through_batch_id", open.confirmed_through_batch_id)?;
+        let epoch = number("epoch", open.epoch)?;
+        if epoch == 0 && confirmed_through != 0 {
+            let why = "a new producer has no outcomes; epoch is needed";
+            return Err(Fault::invalid("confirmed_through_batch_id", why));
+        }
+        if epoch != 0 && open.producer_id.is_empty() {
+            return Err(Fault::invalid("epoch", "nothing is remembered without producer_id"));
+        }
         let open = OpenProducer {
-            epoch: number("epoch", open.epoch)?,
+            epoch,
             name: open.producer_id,
             confirmed_through,
             stream: self.id,
@@ -279,15 +288,11 @@ impl Taken {
                 Ok(receipts) => BatchOutcome::stored(self.on.batch, &receipts),
                 Err(RefusedAt { index, refused }) => {
                     let index = index.unwrap_or_default();
-                    BatchOutcome::refused(refusal(0, self.on.batch, index, &refused.into()))
+                    BatchOutcome::refused(BatchRefused::new(0, self.on.batch, index, &refused))
                 }
             }),
         }
     }
-}
-
-fn refusal(producer: u64, batch: u64, index: usize, fault: &Fault) -> BatchRefused {
-    BatchRefused::new(producer, batch, index, fault.reason(), &fault.to_string())
 }
 
 /// Tells a stream what became of its batches.

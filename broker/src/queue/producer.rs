@@ -23,24 +23,31 @@ pub(super) const IDLE_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Bytes of the refused batches that one producer's next stored batch is logged with.
 pub(super) const REFUSED_BYTES_MAX: usize = 512 << 10;
-/// Bytes of the sentence that tells why a batch is refused; what is longer is cut.
+/// Bytes of the sentence that tells why a batch is refused, and of each value of it; what is longer is
+/// cut.
 const REFUSAL_BYTES_MAX: usize = 256;
 
 impl BatchRefused {
-    /// A batch of which nothing is stored. It is kept until the client knows, so its text is cut.
-    pub fn new(producer: u64, batch: u64, index: usize, reason: &str, message: &str) -> Self {
+    /// A batch of which nothing is stored, and which of its messages is the cause. It is kept until the
+    /// client knows, so its texts are cut.
+    pub fn new(producer: u64, batch: u64, index: usize, why: &Refused) -> Self {
+        let cut = |text: &str| prefix(text, REFUSAL_BYTES_MAX).to_owned();
+        let values = why.values().into_iter();
         Self {
             producer,
             batch,
             index: u32::try_from(index).unwrap_or(u32::MAX),
-            reason: reason.to_owned(),
-            message: prefix(message, REFUSAL_BYTES_MAX).to_owned(),
+            reason: why.reason().to_owned(),
+            message: cut(&why.to_string()),
+            values: values.map(|(name, value)| (name.to_owned(), cut(&value))).collect(),
         }
     }
 
     /// About what its record takes.
     fn bytes(&self) -> usize {
-        MESSAGE_OVERHEAD_BYTES / 2 + self.reason.len() + self.message.len()
+        let values = self.values.iter().map(|(name, value)| name.len() + value.len() + 6);
+        let texts = self.reason.len() + self.message.len() + values.sum::<usize>();
+        MESSAGE_OVERHEAD_BYTES / 2 + texts
     }
 }
 

@@ -164,9 +164,8 @@ impl<I: Index> Core<I> {
             }
             Err((_, Stop::Missing(missing))) => Err(missing.into()),
             Err((index, Stop::Refused(refused))) => {
-                let (index, message) = (index.unwrap_or_default(), refused.to_string());
-                let reason = refused.reason();
-                let batch = BatchRefused::new(on.producer, on.batch, index, reason, &message);
+                let index = index.unwrap_or_default();
+                let batch = BatchRefused::new(on.producer, on.batch, index, &refused);
                 let outcomes_max = self.limits.unconfirmed_batches_max;
                 self.producers.refuse(on, batch.clone(), outcomes_max);
                 Ok(BatchOutcome::refused(batch))

@@ -148,4 +148,70 @@ impl Refused {
             Self::OperationNotFound(_) => "OPERATION_NOT_FOUND",
         }
     }
+
+    /// The values of the sentence, by the names that the list of reasons gives.
+    pub fn values(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::QueueNotFound(name)
+            | Self::QueueExists(name)
+            | Self::QueuePaused(name)
+            | Self::QueueName { name, .. }
+            | Self::QueueNotEmpty { name, .. }
+            | Self::DeadLetterQueue { name, .. }
+            | Self::EtagMismatch { name, .. } => vec![("queue", name.clone())],
+            Self::Policy { field, .. } => vec![("field", format!("policy.{field}"))],
+            Self::MessageTooLarge { index, bytes, max, queue } => vec![
+                ("field", "payload".to_owned()),
+                ("index", index.to_string()),
+                ("size", bytes.to_string()),
+                ("limit", max.to_string()),
+                ("queue", queue.clone()),
+            ],
+            Self::QueueFull { queue, bound, max } => vec![
+                ("field", format!("policy.{bound}")),
+                ("limit", max.to_string()),
+                ("queue", queue.clone()),
+            ],
+            Self::LargerThanQueue { queue, bound, size, max, .. } => vec![
+                ("field", format!("policy.{bound}")),
+                ("size", size.to_string()),
+                ("limit", max.to_string()),
+                ("queue", queue.clone()),
+            ],
+            Self::Priority { queue, .. } => {
+                vec![("field", "priority".to_owned()), ("queue", queue.clone())]
+            }
+            Self::MessageNotFound(id)
+            | Self::MessageLeased(id)
+            | Self::MessageUnreadable(id)
+            | Self::NotDeadLetter(id) => vec![("message_id", id.clone())],
+            Self::TooLargeFor { id, queue, .. }
+            | Self::DuplicateMessageId { id, queue }
+            | Self::UniqueKeyHeld { id, queue } => {
+                vec![("message_id", id.clone()), ("queue", queue.clone())]
+            }
+            Self::ConsumerNotFound(id) => vec![("consumer_id", id.to_string())],
+            Self::MoveToItself(queue) => {
+                vec![("field", "destination_queue".to_owned()), ("queue", queue.clone())]
+            }
+            Self::OperationNotFound(id) => vec![("operation_id", format!("o.{id}"))],
+            // The key under which GetServerInfo tells the limit.
+            Self::Limit { what, .. } => vec![("limit", format!("max_{what}"))],
+            Self::ValueTooLarge { bytes, max } => vec![
+                ("field", "value".to_owned()),
+                ("size", bytes.to_string()),
+                ("limit", max.to_string()),
+            ],
+            Self::KeyTwice(key) => vec![("key", key.clone())],
+            Self::Counter { key, value } => {
+                vec![("key", key.clone()), ("value", value.to_string())]
+            }
+            Self::Unfit { values, .. } => values.clone(),
+            Self::LeasesFull(_) => vec![("limit", "max_leases".to_owned())],
+            Self::BatchOutOfOrder { expected, got } => {
+                vec![("expected", expected.to_string()), ("got", got.to_string())]
+            }
+            _ => Vec::new(),
+        }
+    }
 }

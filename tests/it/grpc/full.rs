@@ -6,6 +6,7 @@ use qbroker_proto::v1::*;
 use qbroker_tests::patiently;
 use tonic::Code::{InvalidArgument, ResourceExhausted};
 
+use super::streams::{batch, open};
 use super::{Broker, answer, message, publish, refusal, settlement};
 
 async fn create(broker: &Broker, name: &str, policy: QueuePolicy) -> Queue {
@@ -62,6 +63,28 @@ async fn a_full_queue_refuses_a_batch_whole_and_says_when_to_come_again() {
     let refused = broker.publish(publish("small", messages(&["0123456789"]))).await.unwrap_err();
     assert_eq!(refused.is(), (InvalidArgument, "MESSAGE_TOO_LARGE"), "{}", refused.message);
     broker.publish(publish("small", messages(&["012345"]))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_tells_the_values_of_a_refusal_also_after_a_kill() {
+    let broker = Broker::start(&[]).await;
+    create(&broker, "q", QueuePolicy { max_messages: Some(1), ..QueuePolicy::default() }).await;
+    let mut stream = broker.publishing(open("producer", 0)).await;
+    let epoch = stream.opened().await.epoch;
+    for (number, queue) in (1..).zip(["q", "q", "other"]) {
+        stream.say(batch(number, publish(queue, messages(&["m"]))));
+    }
+    let refused = stream.refused_through(3).await;
+    assert_eq!(refused, [(2, 0, "QUEUE_FULL".to_owned())]);
+    let broker = broker.kill_and_start().await;
+    let mut stream = broker.publishing(open("producer", epoch)).await;
+    let missed = stream.opened().await.missed.unwrap();
+    assert_eq!((missed.through_batch_id, missed.refused.len()), (3, 1));
+    let error = missed.refused[0].error.clone().unwrap();
+    let told = ["queue", "field", "limit"].map(|key| error.metadata[key].as_str());
+    assert_eq!(told, ["q", "policy.max_messages", "1"]);
+    assert_eq!((error.reason.as_str(), error.retryable), ("QUEUE_FULL", true));
+    assert_eq!(error.retry_delay.map(|delay| delay.seconds), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

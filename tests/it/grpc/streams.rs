@@ -162,6 +162,22 @@ async fn a_publishing_stream_ends_at_what_is_out_of_turn() {
     assert_eq!(broker.publishing(None).await.failure().await.reason, "INVALID_ARGUMENT");
     let bad_name = broker.publishing(open("a b", 0)).await.failure().await;
     assert_eq!(bad_name.metadata["field"], "producer_id");
+    let opening = |producer: &str, epoch, confirmed_through_batch_id| {
+        let producer_id = producer.to_owned();
+        Some(Offer::Open(PublishOpen { producer_id, epoch, confirmed_through_batch_id }))
+    };
+    let opens = [
+        (opening("new", 0, 1), "confirmed_through_batch_id"),
+        (opening("", 0, 1), "confirmed_through_batch_id"),
+        (opening("new", 0, -1), "confirmed_through_batch_id"),
+        (opening("new", -1, 0), "epoch"),
+        (opening("", 1, 0), "epoch"),
+    ];
+    for (open, field) in opens {
+        let refused = broker.publishing(open).await.failure().await;
+        assert_eq!(refused.is(), (InvalidArgument, "INVALID_ARGUMENT"));
+        assert_eq!(refused.metadata["field"], field);
+    }
 
     let mut partial = good();
     partial.allow_partial = true;

@@ -41,7 +41,8 @@ pub(in crate::grpc) fn confirmed(
             confirmed.duplicates.push(v1::BatchDuplicates { batch_id, indexes });
         }
         if let Some(refused) = outcome.refused {
-            let error = retold(refused.reason, refused.message);
+            let metadata = refused.values.into_iter().collect();
+            let error = v1::ItemError { metadata, ..retold(refused.reason, refused.message) };
             let index = refused.index.cast_signed();
             confirmed.refused.push(v1::BatchRefused { batch_id, index, error: Some(error) });
         }

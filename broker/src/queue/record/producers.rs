@@ -1,5 +1,7 @@
 //! The facts about producers and their batches.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 
 /// A producer whose batches are stored once. Its epoch is this record's LSN.
@@ -53,4 +55,7 @@ pub struct BatchRefused {
     pub reason: String,
     #[prost(string, tag = "5")]
     pub message: String,
+    /// The values of the message, by their names on the wire.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub values: BTreeMap<String, String>,
 }
