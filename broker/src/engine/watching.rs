@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::{Engine, State};
-use crate::queue::state::{Key, Kind};
+use crate::queue::state::{Key, Kind, Waiter};
 
 /// Hears of changes under its keys while it lives.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub struct Watching {
     engine: Arc<Engine>,
     kind: Kind,
     keys: Vec<Key>,
+    waiter: Waiter,
     changed: Arc<Notify>,
 }
 
@@ -22,11 +23,11 @@ impl Engine {
     pub fn watch_state(self: &Arc<Self>, kind: Kind, keys: &[Key]) -> Watching {
         let changed = Arc::new(Notify::new());
         let mut state = self.state.lock();
+        let waiter = state.core.watch_state(kind, keys);
         for key in keys {
-            state.core.watch_state(kind, key);
             state.watchers.entry((kind, key.clone())).or_default().push(changed.clone());
         }
-        Watching { engine: self.clone(), kind, keys: keys.to_vec(), changed }
+        Watching { engine: self.clone(), kind, keys: keys.to_vec(), waiter, changed }
     }
 }
 
@@ -36,18 +37,26 @@ impl Watching {
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
+
+    /// Who it is among those that wait.
+    pub fn waiter(&self) -> Waiter {
+        self.waiter
+    }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
         let mut state = self.engine.state.lock();
+        state.core.unwatch_state(self.kind, &self.keys, self.waiter);
         for key in &self.keys {
-            state.core.unwatch_state(self.kind, key);
             let name = (self.kind, key.clone());
             if let Some(watchers) = state.watchers.get_mut(&name) {
                 watchers.retain(|changed| !Arc::ptr_eq(changed, &self.changed));
                 if watchers.is_empty() {
                     state.watchers.remove(&name);
+                } else if self.kind == Kind::Permit {
+                    // What is free may have been this one's, and is the next one's then.
+                    watchers.iter().for_each(|changed| changed.notify_waiters());
                 }
             }
         }

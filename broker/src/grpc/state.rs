@@ -12,6 +12,7 @@ use super::Context;
 use super::convert::settlements::Reading;
 use super::convert::state;
 use super::fault::{Fault, flat};
+use crate::engine::Watching;
 use crate::queue::state::{BarrierState as State, BarrierView, Key, Kind, PermitId};
 
 /// Bytes of values that one answer holds.
@@ -207,16 +208,22 @@ impl StateCalls {
         let (acquire, wait) = state::acquire_permit(request, self.reading())?;
         let until = Instant::now() + wait;
         let engine = &self.context.engine;
-        let watching = engine.watch_state(Kind::Permit, std::slice::from_ref(&acquire.key));
+        // Who does not wait is in nobody's way.
+        let wait_for = std::slice::from_ref(&acquire.key);
+        let watching = (!wait.is_zero()).then(|| engine.watch_state(Kind::Permit, wait_for));
         loop {
-            let changed = watching.changed();
-            let taken = engine.call(|core, now, out| core.acquire_permit(&acquire, now, out)).await;
+            let changed = watching.as_ref().map(Watching::changed);
+            let waiter = watching.as_ref().map(Watching::waiter);
+            let taken =
+                engine.call(|core, now, out| core.acquire_permit(&acquire, waiter, now, out)).await;
             let taken = flat(taken)?;
-            if taken.is_some() || until <= Instant::now() {
-                let permit_id = taken.map(|id| id.to_string()).unwrap_or_default();
-                return Ok(AcquirePermitResponse { acquired: taken.is_some(), permit_id });
+            match changed.filter(|_| taken.is_none() && Instant::now() < until) {
+                Some(changed) => self.wait(changed, until).await?,
+                None => {
+                    let permit_id = taken.map(|id| id.to_string()).unwrap_or_default();
+                    return Ok(AcquirePermitResponse { acquired: taken.is_some(), permit_id });
+                }
             }
-            self.wait(changed, until).await?;
         }
     }
 

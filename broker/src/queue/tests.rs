@@ -53,6 +53,7 @@ scripts! {
     state_values
     state_counters
     state_permits
+    state_permits_order
     state_barriers
     state_effects
     state_limit

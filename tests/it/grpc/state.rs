@@ -5,6 +5,7 @@ use prost::Message as _;
 use qbroker_proto::v1::state_service_client::StateServiceClient;
 use qbroker_proto::v1::*;
 use qbroker_tests::patiently;
+use tokio::task::JoinHandle;
 use tonic::Code::{FailedPrecondition, InvalidArgument, ResourceExhausted};
 use tonic::transport::Channel;
 
@@ -145,6 +146,66 @@ async fn who_waits_is_answered_when_it_is_there() {
     let (seen, _) = tokio::join!(patiently("the barrier", waiting), arriving);
     let barrier = seen.unwrap().into_inner().barrier.unwrap();
     assert_eq!(barrier.state(), BarrierState::Complete);
+}
+
+impl Broker {
+    /// Takes a permit of so many, where one is free by now beside those for who waits.
+    async fn try_permit(&self, limit: i32) -> Option<String> {
+        let asked = AcquirePermitRequest { limit, ..acquire("p") };
+        let got = self.state().acquire_permit(asked).await.unwrap().into_inner();
+        got.acquired.then_some(got.permit_id)
+    }
+
+    async fn give_back(&self, permit_id: String) {
+        let released = self.state().release_permit(ReleasePermitRequest { permit_id }).await;
+        assert!(released.unwrap().into_inner().released);
+    }
+
+    /// Somebody who waits for the only permit, once he stands in line behind `others`.
+    async fn in_line(&self, others: i32) -> JoinHandle<String> {
+        let mut state = self.state();
+        let waits = AcquirePermitRequest { wait_timeout: Some(seconds(60)), ..acquire("p") };
+        let waiting = tokio::spawn(async move {
+            let got = state.acquire_permit(waits).await.unwrap().into_inner();
+            assert!(got.acquired);
+            got.permit_id
+        });
+        // One is held and the others wait: with one more than that, only he keeps it from being free.
+        let stands = async {
+            while let Some(permit) = self.try_permit(others + 2).await {
+                self.give_back(permit).await;
+            }
+        };
+        patiently("his place in the line", stands).await;
+        waiting
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_permit_gets_it_in_the_order_of_coming() {
+    let broker = Broker::start(&[]).await;
+    let mut held = broker.try_permit(1).await.expect("it is free");
+    let mut waiting = Vec::new();
+    for others in 0..5 {
+        waiting.push(broker.in_line(others).await);
+    }
+    // Who goes away is in nobody's way, once the broker knows: then there is one more beside the others.
+    waiting.remove(2).abort();
+    let gone = async {
+        loop {
+            if let Some(permit) = broker.try_permit(6).await {
+                return broker.give_back(permit).await;
+            }
+        }
+    };
+    patiently("the end of the call", gone).await;
+    while !waiting.is_empty() {
+        assert!(!waiting.iter().any(JoinHandle::is_finished));
+        broker.give_back(held).await;
+        held = patiently("the permit", waiting.remove(0)).await.unwrap();
+    }
+    broker.give_back(held).await;
+    assert!(broker.try_permit(1).await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,7 @@ pub use counters::{AddToCounter, ChangeCounter, Changed};
 pub use permits::{AcquirePermit, Holder, PermitId};
 pub(super) use snapshot::StateItem;
 pub use values::StoreValue;
+pub use watch::Waiter;
 
 use super::index::Index;
 use super::publish::NewMessage;

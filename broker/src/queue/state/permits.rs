@@ -8,6 +8,7 @@ use qbroker_storage::Lsn;
 
 use super::ends::Named;
 use super::record::{Change, PermitTaken, Removed};
+use super::watch::Waiter;
 use super::{Key, Kind, State, cost};
 use crate::queue::ids::{LeaseToken, SessionId};
 use crate::queue::index::Index;
@@ -181,10 +182,12 @@ impl State {
 }
 
 impl<I: Index> Core<I> {
-    /// Takes a permit, where one is free.
+    /// Takes a permit, where one is free beside those for who waits longer. `waiter`: who asks, where he
+    /// waits for one.
     pub fn acquire_permit(
         &mut self,
         acquire: &AcquirePermit,
+        waiter: Option<Waiter>,
         now: Now,
         out: &mut Output,
     ) -> Turn<Option<PermitId>> {
@@ -207,7 +210,8 @@ impl<I: Index> Core<I> {
         };
         let mut room = self.room()?;
         room.take(Kind::Permit, key, 0, permit_cost(key, &acquire.request_id))?;
-        if acquire.limit as usize <= self.state.permits.taken(key) {
+        let free = (acquire.limit as usize).saturating_sub(self.state.permits.taken(key));
+        if !self.state.watch.is_among_first(Kind::Permit, key, waiter, free) {
             return Ok(None);
         }
         let mut draft = self.draft();
@@ -221,6 +225,10 @@ impl<I: Index> Core<I> {
             request_id: acquire.request_id.clone(),
         }));
         self.commit(draft, out);
+        // What is left is for those behind, who may ask before this one has heard.
+        if let Some(waiter) = waiter {
+            self.state.watch.leave(Kind::Permit, key, waiter);
+        }
         Ok(Some(PermitId { lsn, epoch: self.epoch }))
     }
 

@@ -72,6 +72,7 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "forget" => state::forget(script, args),
         "look" => state::look(script, args),
         "watch" => state::watch(script, args),
+        "leave" => state::leave(script, args),
         "add" => state::add(script, args),
         "acquire" => state::acquire(script, args),
         "give-back" => state::give_back(script, args),

@@ -18,6 +18,7 @@ use crate::queue::Limits;
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::missing::MissingIndex;
 use crate::queue::record::Record;
+use crate::queue::state::Waiter;
 use crate::queue::time::Now;
 
 /// Runs a script on an index that has everything in memory, and on one that misses what it can; both
@@ -115,14 +116,16 @@ pub(super) struct Script<I> {
     pub(super) wall_jump_ms: i64,
     /// Messages by their payloads, the last of each.
     pub(super) names: BTreeMap<String, Lsn>,
+    /// Who waits for a change of the state, by the names that the script gives.
+    pub(super) waiters: BTreeMap<String, Waiter>,
     pub(super) said: Vec<String>,
 }
 
 impl<I: StageIndex> Script<I> {
     fn new(limits: Limits) -> Self {
         let (stage, started) = Stage::new(limits);
-        let (names, said) = (BTreeMap::new(), Vec::new());
-        let mut script = Self { stage, wall_jump_ms: 0, names, said };
+        let (names, waiters) = (BTreeMap::new(), BTreeMap::new());
+        let mut script = Self { stage, wall_jump_ms: 0, names, waiters, said: Vec::new() };
         script.tell(started, |()| Vec::new());
         script
     }

@@ -48,15 +48,27 @@ pub(super) fn look<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     script.said.push(format!("= {}", told.unwrap_or_else(|| "nothing".to_owned())));
 }
 
-/// `watch value k`
-pub(super) fn watch<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
-    let kind = match args.word() {
+fn kind(word: &str) -> Kind {
+    match word {
         "value" => Kind::Value,
         "counter" => Kind::Counter,
         "permit" => Kind::Permit,
         _ => Kind::Barrier,
-    };
-    script.stage.core.watch_state(kind, &args.word().into());
+    }
+}
+
+/// `watch value k as=who`
+pub(super) fn watch<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let who = args.key("as").unwrap_or_default().to_owned();
+    let waiter = script.stage.core.watch_state(kind(args.word()), &[args.word().into()]);
+    script.waiters.insert(who, waiter);
+}
+
+/// `leave permit k who`
+pub(super) fn leave<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let (kind, key) = (kind(args.word()), args.word().into());
+    let waiter = script.waiters.remove(args.word()).expect("somebody who waits");
+    script.stage.core.unwatch_state(kind, &[key], waiter);
 }
 
 /// `add k 5 initial=1 min=0 max=9 with=other,third ttl=5s absent request=r`
@@ -82,7 +94,7 @@ pub(super) fn add<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     });
 }
 
-/// `acquire k limit=1 ttl=1m lease=a session=s request=r`
+/// `acquire k limit=1 ttl=1m lease=a session=s request=r as=who`
 pub(super) fn acquire<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
     let holder = match (args.key("lease"), args.key("session")) {
         (Some(lease), _) => Holder::Lease(token(script, lease)),
@@ -96,7 +108,9 @@ pub(super) fn acquire<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>
         holder,
         request_id: args.key("request").unwrap_or_default().to_owned(),
     };
-    let outcome = script.stage.turn(|core, now, out| core.acquire_permit(&acquire, now, out));
+    let waiter = args.key("as").map(|who| script.waiters[who]);
+    let outcome =
+        script.stage.turn(|core, now, out| core.acquire_permit(&acquire, waiter, now, out));
     script.tell(outcome, |id| vec![id.map_or_else(|| "none".to_owned(), |id| id.to_string())]);
 }
 

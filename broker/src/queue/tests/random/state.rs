@@ -135,7 +135,7 @@ impl<I: StageIndex> Play<I> {
         let request_id = String::new();
         let acquire =
             AcquirePermit { key: key.clone(), limit: PERMITS, ttl_ms, holder, request_id };
-        let heard = self.stage.turn(|core, now, out| core.acquire_permit(&acquire, now, out));
+        let heard = self.stage.turn(|core, now, out| core.acquire_permit(&acquire, None, now, out));
         let refused = is_gone.or_else(|| self.disk_full.then_some(Refused::DiskFull));
         match (&heard.answer, refused) {
             (Err(told), refused) => assert_eq!(Some(told), refused.as_ref()),
