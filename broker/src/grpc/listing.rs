@@ -57,6 +57,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_page_is_brought_down_to_its_bound() {
+        let size = |size: i32| page_size(size).map_err(drop);
+        assert_eq!((size(0), size(1), size(1_000)), (Ok(50), Ok(1), Ok(1_000)));
+        assert_eq!((size(1_001), size(-1)), (Ok(1_000), Err(())));
+    }
+
+    #[test]
     fn a_token_is_good_for_its_own_question_only() {
         let token = to_token(&["mail", "x"], "a.b");
         assert_eq!(from_token(&["mail", "x"], &token).unwrap(), "a.b");

@@ -402,4 +402,85 @@ mod tests {
             assert!(check_name(bad).is_err(), "{bad}");
         }
     }
+
+    fn small_of(number: u64) -> u32 {
+        u32::try_from(number).expect("a small number")
+    }
+
+    fn with(set: impl FnOnce(&mut Policy)) -> Policy {
+        let mut policy = Policy::default();
+        set(&mut policy);
+        policy
+    }
+
+    fn with_retry(set: impl FnOnce(&mut Retry)) -> Policy {
+        // Else what is longer than the longest is refused for that.
+        let mut retry = Retry { max_ms: Some(365 * DAY_MS), ..Retry::default() };
+        set(&mut retry);
+        Policy { retry: Some(retry), ..Policy::default() }
+    }
+
+    #[test]
+    fn every_number_is_allowed_at_its_bounds_and_refused_one_beyond() {
+        type Made = fn(u64) -> Policy;
+        let numbers: [(&str, u64, u64, Made); 12] = [
+            ("lease_duration", 1_000, DAY_MS / 2, |v| with(|p| p.lease_duration_ms = Some(v))),
+            ("dedup_window", 0, DAY_MS, |v| with(|p| p.dedup_window_ms = Some(v))),
+            ("message_ttl", 0, 3_650 * DAY_MS, |v| with(|p| p.message_ttl_ms = Some(v))),
+            ("retention", 1_000, 3_650 * DAY_MS, |v| with(|p| p.retention_ms = Some(v))),
+            ("priority_levels", 1, 10, |v| with(|p| p.priority_levels = Some(small_of(v)))),
+            ("max_leased", 1, 1_000_000, |v| with(|p| p.max_leased = Some(small_of(v)))),
+            ("max_leased_per_fairness_key", 1, 1_000_000, |v| {
+                with(|p| p.max_leased_per_fairness_key = Some(small_of(v)))
+            }),
+            ("max_messages", 1, u64::MAX, |v| with(|p| p.max_messages = Some(v))),
+            ("max_bytes", 1, u64::MAX, |v| with(|p| p.max_bytes = Some(v))),
+            ("retention_bytes", 1, u64::MAX, |v| with(|p| p.retention_bytes = Some(v))),
+            ("retry.initial_backoff", 0, 365 * DAY_MS, |v| {
+                with_retry(|it| it.initial_ms = Some(v))
+            }),
+            ("retry.max_backoff", 5_000, 365 * DAY_MS, |v| with_retry(|it| it.max_ms = Some(v))),
+        ];
+        let refused_field = |policy: Policy| match policy.check() {
+            Ok(()) => None,
+            Err(Refused::Policy { field, .. }) => Some(field),
+            Err(other) => panic!("{other}"),
+        };
+        for (field, min, max, made) in numbers {
+            assert_eq!((refused_field(made(min)), refused_field(made(max))), (None, None), "{field}");
+            for beyond in min.checked_sub(1).into_iter().chain(max.checked_add(1)) {
+                assert_eq!(refused_field(made(beyond)), Some(field), "{field} {beyond}");
+            }
+        }
+        for attempts in [-1, 1, 1_000_000] {
+            let policy = with(|p| (p.max_attempts, p.max_crashes) = (Some(attempts), Some(attempts)));
+            assert_eq!(refused_field(policy), None, "{attempts}");
+        }
+        for attempts in [-2, 0, 1_000_001] {
+            assert_eq!(refused_field(with(|p| p.max_attempts = Some(attempts))), Some("max_attempts"));
+            assert_eq!(refused_field(with(|p| p.max_crashes = Some(attempts))), Some("max_crashes"));
+        }
+        for (rate, field) in [
+            (0.001, None),
+            (1_000_000.0, None),
+            (0.000_9, Some("max_delivery_rate")),
+            (1_000_000.1, Some("max_delivery_rate")),
+            (f64::NAN, Some("max_delivery_rate")),
+        ] {
+            assert_eq!(refused_field(with(|p| p.max_delivery_rate = Some(rate))), field, "{rate}");
+        }
+        for (multiplier, jitter, field) in [
+            (1.0, 0.0, None),
+            (100.0, 1.0, None),
+            (0.99, 0.0, Some("retry.multiplier")),
+            (100.01, 0.0, Some("retry.multiplier")),
+            (2.0, -0.01, Some("retry.jitter")),
+            (2.0, 1.01, Some("retry.jitter")),
+        ] {
+            let policy = with_retry(|it| {
+                (it.multiplier, it.jitter) = (Some(multiplier), Some(jitter));
+            });
+            assert_eq!(refused_field(policy), field, "{multiplier} {jitter}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod args;
 mod check;
 mod commands;
 mod effects;
+mod full;
 mod mend;
 mod model;
 mod operations;

@@ -156,3 +156,63 @@ pub(in crate::grpc) fn pull(request: PullRequest) -> Result<(Pull, std::time::Du
     };
     Ok((pull, std::time::Duration::from_millis(wait_ms.unwrap_or(20_000))))
 }
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Duration;
+    use qbroker_proto::v1::QueueSelector;
+
+    use super::*;
+
+    fn ms(ms: i64) -> Option<Duration> {
+        let nanos = i32::try_from(ms % 1_000 * 1_000_000).unwrap();
+        Some(Duration { seconds: ms / 1_000, nanos })
+    }
+
+    fn queues() -> Vec<QueueSelector> {
+        vec![QueueSelector { queue: "q".to_owned(), ..QueueSelector::default() }]
+    }
+
+    #[test]
+    fn times_of_a_consumer_have_bounds_at_them_and_one_beyond() {
+        type Set = fn(&mut ConsumeOpen, Option<Duration>);
+        let times: [(i64, i64, Set); 3] = [
+            (1_000, 12 * 60 * 60 * 1_000, |open, time| open.lease_duration = time),
+            (1_000, 10 * 60 * 1_000, |open, time| open.session_grace = time),
+            (1_000, 30 * 24 * 60 * 60 * 1_000, |open, time| open.max_lease_extension = time),
+        ];
+        let opens = |set: Set, time| {
+            let mut open = ConsumeOpen { queues: queues(), ..ConsumeOpen::default() };
+            set(&mut open, ms(time));
+            open_consumer(open, Seal::new([0; 16]), String::new).is_ok()
+        };
+        for (min, max, set) in times {
+            assert!(opens(set, min) && opens(set, max));
+            assert!(!opens(set, min - 1) && !opens(set, max + 1), "{min} to {max}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_brought_down_to_its_bounds() {
+        let of = |messages, bytes| {
+            let flow =
+                FlowUpdate { max_outstanding_messages: messages, max_outstanding_bytes: bytes };
+            window(flow).map(|window| (window.messages, window.bytes)).map_err(drop)
+        };
+        assert_eq!(of(100_000, 256 << 20), Ok((100_000, 256 << 20)));
+        assert_eq!(of(100_001, (256 << 20) + 1), Ok((100_000, 256 << 20)));
+        assert_eq!(of(0, 0), Ok((0, bounds::WINDOW_BYTES)));
+        assert_eq!((of(-1, 0), of(0, -1)), (Err(()), Err(())));
+    }
+
+    #[test]
+    fn a_pull_has_bounds_at_them_and_one_beyond() {
+        let pulls = |max_messages, wait| {
+            let wait_timeout = ms(wait);
+            let queues = queues();
+            pull(PullRequest { queues, max_messages, wait_timeout, ..PullRequest::default() }).is_ok()
+        };
+        assert!(pulls(0, 0) && pulls(1, 60_000) && pulls(1_000, 0));
+        assert!(!pulls(-1, 0) && !pulls(1_001, 0) && !pulls(1, 60_001));
+    }
+}

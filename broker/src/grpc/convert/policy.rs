@@ -384,3 +384,36 @@ pub(in crate::grpc) fn to_stats(queue: &Queue, figures: Figures) -> QueueStats {
         dropped_total: number(totals.dropped),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_and_labels_have_bounds_at_them_and_one_beyond() {
+        let taken = |queue| new_queue(queue, &Limits::default(), IdHasher { key: [0; 16] }).is_ok();
+        let described = |bytes: usize| {
+            taken(v1::Queue { description: "d".repeat(bytes), ..v1::Queue::default() })
+        };
+        assert!(described(1_024) && !described(1_025));
+        let labeled = |labels: Vec<(String, String)>| {
+            taken(v1::Queue { labels: labels.into_iter().collect(), ..v1::Queue::default() })
+        };
+        let many = |count: usize| (0..count).map(|number| (format!("k{number}"), String::new()));
+        assert!(labeled(many(64).collect()) && !labeled(many(65).collect()));
+        let one = |key: usize, value: usize| labeled(vec![("k".repeat(key), "v".repeat(value))]);
+        assert!(one(1, 4_095) && !one(1, 4_096));
+        assert!(one(63, 0) && !one(64, 0) && !one(0, 0));
+        assert!(!labeled(vec![("K".to_owned(), String::new())]));
+    }
+
+    #[test]
+    fn a_payload_limit_is_within_that_of_the_server() {
+        let limits = Limits { payload_bytes_max: 1_000, ..Limits::default() };
+        let limited = |bytes| {
+            let policy = QueuePolicy { max_payload_bytes: Some(bytes), ..QueuePolicy::default() };
+            new_policy(policy, &limits, IdHasher { key: [0; 16] }).is_ok()
+        };
+        assert!(limited(1) && limited(1_000) && !limited(0) && !limited(1_001) && !limited(-1));
+    }
+}

@@ -192,3 +192,66 @@ pub(in crate::grpc) fn barrier(key: &str, view: BarrierView) -> v1::Barrier {
         state: state.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Duration;
+
+    use super::*;
+    use crate::grpc::convert::batch::BatchLimits;
+    use crate::grpc::convert::token::Seal;
+
+    fn ms(ms: i64) -> Option<Duration> {
+        let nanos = i32::try_from(ms % 1_000 * 1_000_000).unwrap();
+        Some(Duration { seconds: ms / 1_000, nanos })
+    }
+
+    fn reading() -> Reading {
+        Reading {
+            seal: Seal::new([0; 16]),
+            hasher: IdHasher { key: [0; 16] },
+            limits: BatchLimits { messages_max: 10, bytes_max: 1_000 },
+        }
+    }
+
+    #[test]
+    fn calls_name_so_many_keys_and_wait_so_long() {
+        let many = |count: usize| keys(vec!["k".to_owned(); count]).is_ok();
+        assert!(many(1) && many(1_000) && !many(0) && !many(1_001));
+        let long = |bytes: usize| key("key", "k".repeat(bytes)).is_ok();
+        assert!(long(1) && long(256) && !long(0) && !long(257));
+        assert!(wait(ms(60_000)).is_ok() && wait(ms(60_001)).is_err());
+        let summed = |count: usize| {
+            let sum_with = vec!["k".to_owned(); count];
+            add_to_counter(v1::AddToCounter { key: "k".to_owned(), sum_with, ..Default::default() })
+        };
+        assert!(summed(1_000).is_ok() && summed(1_001).is_err());
+    }
+
+    #[test]
+    fn times_to_live_have_bounds_at_them_and_one_beyond() {
+        let year = 365 * 24 * 60 * 60 * 1_000;
+        let value = |time| {
+            let store = v1::StoreValue { key: "k".to_owned(), ttl: ms(time), ..Default::default() };
+            store_value(store).is_ok()
+        };
+        assert!(value(0) && value(year) && !value(year + 1));
+        let month = 30 * 24 * 60 * 60 * 1_000;
+        let permit = |limit, time| {
+            let key = "k".to_owned();
+            let request = v1::AcquirePermitRequest { key, limit, ttl: ms(time), ..Default::default() };
+            acquire_permit(request, reading()).is_ok()
+        };
+        assert!(permit(1, 1_000) && permit(1_000_000, month));
+        assert!(!permit(1, 999) && !permit(1, month + 1) && !permit(0, 1_000) && !permit(1_000_001, 1_000));
+        let barrier = |parties, time| {
+            let key = "k".to_owned();
+            let request =
+                v1::CreateBarrierRequest { key, parties, ttl: ms(time), ..Default::default() };
+            create_barrier(request, reading()).is_ok()
+        };
+        assert!(barrier(1, 1_000) && barrier(100_000, year));
+        assert!(!barrier(1, 999) && !barrier(1, year + 1));
+        assert!(!barrier(0, 1_000) && !barrier(100_001, 1_000));
+    }
+}
