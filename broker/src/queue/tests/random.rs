@@ -383,6 +383,7 @@ impl<I: StageIndex> Play<I> {
         assert!(asked.patch.is_none(), "patched, and not in the log: {:?}", asked.patch);
         assert!(asked.resumed.is_empty(), "named, and not resumed: {:?}", asked.resumed);
         assert!(asked.unreadable.is_empty(), "unreadable, and still held: {:?}", asked.unreadable);
+        assert!(self.model.state.published.is_empty(), "published by no barrier");
         asked
     }
 
@@ -514,6 +515,7 @@ impl<I: StageIndex> Play<I> {
             let heard = self.stage.turn(|core, now, out| core.tick(now, out));
             self.heard(&heard, Asked { tick: true, ..Asked::default() });
             if !self.stage.core.deadlines().is_over(self.stage.now) {
+                self.check_barriers_are_not_overdue();
                 return self.model.check_nothing_is_overdue(self.stage.now);
             }
         }

@@ -50,12 +50,10 @@ impl<I: StageIndex> Play<I> {
             publish: queue.map(message).into_iter().collect(),
             changes: Vec::new(),
         };
-        let is_paused =
-            |queue| self.model.queue_named(queue).is_some_and(|queue| queue.publishing_paused);
         let refused = match queue {
             _ if self.disk_full => Some(Refused::DiskFull),
-            Some(queue) if is_paused(queue) => Some(Refused::QueuePaused(queue.to_owned())),
-            _ => None,
+            Some(queue) => self.refuses(queue, message(queue).body.len()),
+            None => None,
         };
         let settlement = Settlement { token, outcome, effects: Some(Box::new(effects)) };
         let now = self.stage.now;
