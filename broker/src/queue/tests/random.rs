@@ -1,36 +1,31 @@
 //! Random commands: whatever comes, the core does what the model allows, and nothing is lost.
 
-mod operations;
 mod publish;
+mod messages;
 mod effects;
+mod operations;
 mod queues;
 mod state;
 mod takers;
 mod wanted;
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use qbroker_storage::{Body, Lsn};
+use qbroker_storage::Body;
 
 use self::takers::Pulls;
 use self::wanted::{Wanted, selectors, wanted};
 use super::mend::check_gaps;
 use super::model::{Asked, Model, What};
 use super::stage::{Outcome as Heard, STEPS_MAX, Stage, StageIndex, deliveries_of};
-use crate::queue::body::StoredFailure;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::missing::MissingIndex;
 use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{State, StateSet};
 use crate::queue::policy::{Overflow, Policy};
-use crate::queue::{
-    CreateQueue, Effect, Extend, Limits, Lost, MessageName, NamedBy, NewDue, NewMessage,
-    OpenConsumer, Outcome, Settle, Settlement, UpdateMessages, Window,
-};
+use crate::queue::{CreateQueue, Effect, Limits, NewDue, NewMessage, OpenConsumer, Window};
 
 const QUEUES: [&str; 5] = ["plain", "strict", "strict.dead", "drop", "slow"];
 const LEASES_MAX: usize = 12;
@@ -416,97 +411,6 @@ impl<I: StageIndex> Play<I> {
         }
     }
 
-    fn settle(&mut self, picks: &[(u8, u8)]) {
-        let tokens = self.picked(&picks.iter().map(|(pick, _)| *pick).collect::<Vec<_>>());
-        let settlements: Vec<_> = tokens
-            .into_iter()
-            .zip(picks)
-            .map(|(token, (_, kind))| Settlement::plain(token, outcome(*kind)))
-            .collect();
-        let (mut asked, mut seen) = (Asked::default(), BTreeSet::new());
-        let mut expected = Vec::new();
-        for settlement in &settlements {
-            let allowed = self.model.expected(settlement, &mut seen, self.stage.now);
-            if allowed == [Ok(true)] {
-                asked.settle.insert(settlement.token.birth.0, settlement.outcome.clone());
-            }
-            expected.push((settlement.token, allowed));
-        }
-        let settle = Settle { settlements, ..Settle::default() };
-        let heard = self.stage.turn(|core, now, out| core.settle(&settle, now, out));
-        self.heard(&heard, asked);
-        let mut failures =
-            heard.answer.expect("a call of settlements is never refused").into_iter();
-        let mut next = failures.next();
-        for (token, allowed) in expected {
-            match next
-                .take_if(|(failed, why)| *failed == token && allowed.contains(&Err(why.clone())))
-            {
-                Some(_) => next = failures.next(),
-                None => assert!(allowed.iter().any(Result::is_ok), "{token:?}: {allowed:?}"),
-            }
-        }
-        assert_eq!(next, None, "refused, and should not be");
-    }
-
-    fn extend(&mut self, picks: &[u8], session: Option<u8>) {
-        let session = session.map(|session| format!("s{session}"));
-        let known = session.as_ref().map(|name| self.model.session_named(name));
-        if let Some(Some(session)) = known {
-            self.model.keep(session, self.stage.now);
-        }
-        let tokens = self.picked(picks);
-        let extend = Extend { tokens, session, duration_ms: Some(6_000) };
-        let heard = self.stage.turn(|core, now, out| core.extend(&extend, now, out));
-        self.heard(&heard, Asked::default());
-        assert_eq!(heard.answer.is_err(), known == Some(None));
-    }
-
-    fn remove(&mut self, picks: &[u8]) {
-        let there: Vec<u64> = self.model.messages.keys().copied().collect();
-        let births: BTreeSet<u64> =
-            picks.iter().filter_map(|it| pick_of(&there, *it).copied()).collect();
-        let mut lost: BTreeSet<LeaseToken> =
-            births.iter().filter_map(|it| Some(self.model.messages[it].lease()?.token)).collect();
-        let name = |birth| MessageName { id: String::new(), by: NamedBy::Birth(Lsn(birth)) };
-        let names: Vec<_> = births.iter().copied().chain([u64::MAX >> 8]).map(name).collect();
-        lost.retain(|token| {
-            let lease = self.model.messages[&token.birth.0].lease().expect("it is held");
-            self.model.consumers.contains_key(&lease.consumer)
-        });
-        let heard = self.stage.turn(|core, now, out| core.delete_messages("", &names, now, out));
-        let asked = self.heard(&heard, Asked { remove: births, ..Asked::default() });
-        assert!(asked.remove.is_empty(), "deleted, and not in the log: {:?}", asked.remove);
-        for effect in &heard.effects {
-            if let Effect::LeasesLost { leases, why: Lost::MessageDeleted, .. } = effect {
-                leases.iter().for_each(|token| assert!(lost.remove(token), "{token:?}"));
-            }
-        }
-        assert!(lost.is_empty(), "nobody was told of {lost:?}");
-        assert_eq!(heard.answer.expect("a full disk allows it").len(), 1, "one is not there");
-    }
-
-    fn update(&mut self, picks: &[u8], priority: Option<u8>, due: Option<NewDue>) {
-        let there: Vec<u64> = self.model.messages.keys().copied().collect();
-        let births: Vec<u64> =
-            picks.iter().filter_map(|it| pick_of(&there, *it).copied()).collect();
-        let held = |birth: &u64| due.is_some() && self.model.messages[birth].lease().is_some();
-        let (refused, changed): (Vec<u64>, Vec<u64>) = births.iter().copied().partition(held);
-        let name = |birth| MessageName { id: String::new(), by: NamedBy::Birth(Lsn(birth)) };
-        let names: Vec<_> = births.iter().copied().chain([u64::MAX >> 8]).map(name).collect();
-        let update = UpdateMessages { queue: String::new(), priority, due };
-        let heard =
-            self.stage.turn(|core, now, out| core.update_messages(&update, &names, now, out));
-        let is_asked = !self.disk_full && !changed.is_empty();
-        let due = due.map(|due| due.from(self.stage.now));
-        let asked = is_asked.then(|| (changed.into_iter().collect(), priority, due));
-        let asked = self.heard(&heard, Asked { update: asked, ..Asked::default() });
-        assert!(asked.update.is_none(), "asked for, and not in the log");
-        assert_eq!(heard.answer.is_err(), self.disk_full);
-        let count = heard.answer.map_or(refused.len() + 1, |refused| refused.len());
-        assert_eq!(count, refused.len() + 1, "one is not there");
-    }
-
     /// Time passes, and what is due by then is done.
     fn advance(&mut self, ms: u64) {
         self.stage.now.boot_ms += ms;
@@ -545,17 +449,4 @@ impl<I: StageIndex> Play<I> {
 
 fn pick_of<T>(from: &[T], pick: u8) -> Option<&T> {
     from.get(usize::from(pick) % from.len().max(1))
-}
-
-fn outcome(kind: u8) -> Outcome {
-    let message = if kind & 8 == 0 { String::new() } else { "it failed".to_owned() };
-    let failure = StoredFailure { message, ..StoredFailure::default() };
-    let chance = f64::from(kind >> 4) / 16.0;
-    match kind % 6 {
-        0 | 1 => Outcome::Ack,
-        2 => Outcome::Nack { delay_ms: None, failure, chance },
-        3 => Outcome::Nack { delay_ms: Some(u64::from(kind >> 6) * 900), failure, chance },
-        4 => Outcome::Release { delay_ms: u64::from(kind >> 6) * 700 },
-        _ => Outcome::DeadLetter { failure },
-    }
 }

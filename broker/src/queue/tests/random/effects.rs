@@ -6,7 +6,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use qbroker_storage::Body;
 
-use super::{Command, Play, QUEUES, outcome};
+use super::messages::outcome;
+use super::{Command, Play, QUEUES};
 use crate::queue::record::Published;
 use crate::queue::refused::Refused;
 use crate::queue::tests::model::Asked;
