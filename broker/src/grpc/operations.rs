@@ -84,7 +84,8 @@ async fn count(context: &Context, start: &StartOperation) -> Result<Operation, F
         false => count_meant(engine, queue, &start.filter).await?,
     };
     let counted = if start.limit == 0 { counted } else { counted.min(start.limit) };
-    Ok(operation::counted(start, counted, is_all, held, engine.clock().now().wall_ms))
+    let started = start.started(queue, held, engine.clock().now().wall_ms);
+    Ok(operation::counted(&started, counted, is_all))
 }
 
 async fn count_meant(

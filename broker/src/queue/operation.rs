@@ -90,6 +90,30 @@ pub enum Work {
     },
 }
 
+impl StartOperation {
+    /// The fact of it, where there are so many messages to be looked at.
+    pub fn started(&self, queue: QueueId, messages: u64, wall_ms: u64) -> OperationStarted {
+        let (kind, destination, reset_attempts) = match &self.work {
+            Work::Delete => (OperationKind::Delete, "", false),
+            Work::Move { destination, reset_attempts } => {
+                (OperationKind::Move, destination.as_str(), *reset_attempts)
+            }
+        };
+        OperationStarted {
+            queue: queue.0,
+            kind: kind.into(),
+            filter: self.filter.clone(),
+            destination: destination.to_owned(),
+            reset_attempts,
+            rate: self.rate,
+            limit: self.limit,
+            wall_ms,
+            messages,
+            queue_name: self.queue.clone(),
+        }
+    }
+}
+
 /// What was found out about the next messages of an operation.
 #[derive(Clone, Debug)]
 pub struct OperationStep {
@@ -185,33 +209,19 @@ impl<I: Index> Core<I> {
         out: &mut Output,
     ) -> Turn<Lsn> {
         let queue = self.queue(&start.queue)?;
-        let (kind, destination, reset_attempts) = match &start.work {
-            Work::Delete => (OperationKind::Delete, String::new(), false),
-            Work::Move { destination, reset_attempts } => {
-                self.check_destination(&start.queue, destination)?;
-                if self.disk_full {
-                    return Err(Refused::DiskFull.into());
-                }
-                (OperationKind::Move, destination.clone(), *reset_attempts)
+        if let Work::Move { destination, .. } = &start.work {
+            self.check_destination(&start.queue, destination)?;
+            if self.disk_full {
+                return Err(Refused::DiskFull.into());
             }
-        };
+        }
         let max = self.limits.operations_max;
         if max <= self.operations.running().count() {
             return Err(Refused::Limit { what: "operations", max }.into());
         }
         let held = self.index.counts(queue.id()).of(start.filter.states());
-        let started = OperationStarted {
-            queue: queue.id().0,
-            kind: kind.into(),
-            filter: start.filter.clone(),
-            destination,
-            reset_attempts,
-            rate: start.rate,
-            limit: start.limit,
-            wall_ms: now.wall_ms,
-            messages: start.filter.births().map_or(held, |births| births.len() as u64),
-            queue_name: start.queue.clone(),
-        };
+        let messages = start.filter.births().map_or(held, |births| births.len() as u64);
+        let started = start.started(queue.id(), messages, now.wall_ms);
         let mut draft = self.draft();
         let id = draft.fact(Record::OperationStarted(started));
         self.commit(draft, out);

@@ -6,8 +6,8 @@ use qbroker_storage::Lsn;
 use super::filter;
 use super::time::to_timestamp;
 use crate::grpc::fault::{Fault, retold};
+use crate::queue::Operation;
 use crate::queue::record::{OperationKind, OperationStarted, OperationState};
-use crate::queue::{Operation, StartOperation, Work};
 
 /// How ids of operations begin; the LSN follows.
 const ID_START: &str = "o.";
@@ -98,32 +98,12 @@ fn begun(started: &OperationStarted) -> v1::Operation {
 
 /// An operation that was only counted; it goes on where not everything was looked at.
 pub(in crate::grpc) fn counted(
-    start: &StartOperation,
+    started: &OperationStarted,
     matched: u64,
     is_all: bool,
-    total: u64,
-    wall_ms: u64,
 ) -> v1::Operation {
-    let (kind, destination, reset_attempts) = match &start.work {
-        Work::Delete => (OperationKind::Delete, String::new(), false),
-        Work::Move { destination, reset_attempts } => {
-            (OperationKind::Move, destination.clone(), *reset_attempts)
-        }
-    };
-    let started = OperationStarted {
-        kind: kind.into(),
-        filter: start.filter.clone(),
-        destination,
-        reset_attempts,
-        rate: start.rate,
-        limit: start.limit,
-        wall_ms,
-        messages: total,
-        queue_name: start.queue.clone(),
-        ..OperationStarted::default()
-    };
     let state = if is_all { v1::OperationState::Succeeded } else { v1::OperationState::Running };
-    v1::Operation { state: state.into(), matched: count(matched), ..begun(&started) }
+    v1::Operation { state: state.into(), matched: count(matched), ..begun(started) }
 }
 
 fn count(count: u64) -> i64 {
