@@ -5,6 +5,9 @@
 //! all, and nothing larger is: the log's assumption, and this disk's cruelty.
 
 mod rng;
+mod node;
+mod names;
+mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,10 +15,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub use crate::disk::sim::rng::Rng;
-use crate::disk::{Disk, File, Held, Lock, Mode, ReadAt};
-
-const SECTOR: usize = 512;
+use self::file::SimFile;
+use self::names::{NameChange, folder_of};
+use self::node::{Node, SECTOR};
+pub use self::rng::Rng;
+use crate::disk::{Disk, File, Held, Lock, Mode};
 
 /// What goes wrong, and when. Counted in operations that change the disk: writes, syncs,
 /// makings, renames, removals, changes of size.
@@ -34,51 +38,6 @@ pub struct Faults {
     pub short_reads: bool,
     /// The clock and the free space are as given, but everything written is refused with `EROFS`.
     pub read_only: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Node {
-    /// What a running program sees.
-    bytes: Vec<u8>,
-    /// What is certainly on disk.
-    durable: Vec<u8>,
-    /// Versions of a sector written since the last sync, any of which may be on disk.
-    dirty: BTreeMap<usize, Vec<[u8; SECTOR]>>,
-    /// Sectors that cannot be read.
-    unreadable: BTreeSet<usize>,
-}
-
-/// A change of names that no sync of a folder has made durable.
-#[derive(Clone, Debug)]
-enum NameChange {
-    Link { path: String, node: usize },
-    Rename { from: String, to: String },
-    Unlink { path: String },
-}
-
-impl NameChange {
-    fn touches(&self, dir: &str) -> bool {
-        match self {
-            Self::Link { path, .. } | Self::Unlink { path } => folder_of(path) == dir,
-            Self::Rename { from, to } => folder_of(from) == dir || folder_of(to) == dir,
-        }
-    }
-
-    fn apply(&self, names: &mut BTreeMap<String, usize>) {
-        match self {
-            Self::Link { path, node } => {
-                names.insert(path.clone(), *node);
-            }
-            Self::Rename { from, to } => {
-                if let Some(node) = names.remove(from) {
-                    names.insert(to.clone(), node);
-                }
-            }
-            Self::Unlink { path } => {
-                names.remove(path);
-            }
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -104,16 +63,9 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
-fn folder_of(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(dir, _)| dir)
-}
-
 fn not_found(path: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("no {path} on the simulated disk"))
 }
-
-/// Linux's code for an input or output error.
-const EIO: i32 = 5;
 
 impl SimDisk {
     /// An empty disk whose chances follow from `seed`.
@@ -323,66 +275,6 @@ impl State {
     }
 }
 
-impl Node {
-    fn sector(bytes: &[u8], at: usize) -> [u8; SECTOR] {
-        let mut sector = [0; SECTOR];
-        let from = (at * SECTOR).min(bytes.len());
-        let to = ((at + 1) * SECTOR).min(bytes.len());
-        sector[..to - from].copy_from_slice(&bytes[from..to]);
-        sector
-    }
-
-    fn write(&mut self, bytes: &[u8], offset: usize) {
-        let end = offset + bytes.len();
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        self.bytes[offset..end].copy_from_slice(bytes);
-        if bytes.is_empty() {
-            return;
-        }
-        for at in offset / SECTOR..=(end - 1) / SECTOR {
-            let version = Self::sector(&self.bytes, at);
-            self.dirty.entry(at).or_default().push(version);
-        }
-    }
-
-    fn sync(&mut self) {
-        self.dirty.clear();
-        self.durable.clone_from(&self.bytes);
-    }
-
-    /// After a failed sync the kernel takes the pages for clean: later syncs do not write them.
-    fn sync_failed(&mut self) {
-        self.dirty.clear();
-    }
-
-    /// Each sector as it was at the last sync, or in one of its versions since.
-    fn after_power_loss(&self, rng: &mut Rng) -> Self {
-        let mut bytes = self.durable.clone();
-        if rng.below(2) == 0 {
-            bytes.resize(self.bytes.len(), 0);
-        }
-        for (&at, versions) in &self.dirty {
-            let choice = rng.below(versions.len() + 1);
-            let Some(version) = choice.checked_sub(1).map(|at| versions[at]) else { continue };
-            let from = at * SECTOR;
-            let to = ((at + 1) * SECTOR).min(self.bytes.len());
-            if from < to {
-                let len = bytes.len().max(to);
-                bytes.resize(len, 0);
-                bytes[from..to].copy_from_slice(&version[..to - from]);
-            }
-        }
-        Self {
-            durable: bytes.clone(),
-            bytes,
-            dirty: BTreeMap::new(),
-            unreadable: self.unreadable.clone(),
-        }
-    }
-}
-
 impl Disk for SimDisk {
     fn open(&self, path: &str, mode: Mode) -> io::Result<Arc<dyn File>> {
         let mut state = self.state.lock();
@@ -513,88 +405,5 @@ impl Held for SimLock {}
 impl Drop for SimLock {
     fn drop(&mut self) {
         self.disk.state.lock().locked = false;
-    }
-}
-
-#[derive(Debug)]
-struct SimFile {
-    disk: SimDisk,
-    node: usize,
-}
-
-impl ReadAt for SimFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut state = self.disk.state.lock();
-        state.alive()?;
-        let short = state.faults.short_reads && 1 < buffer.len() && state.rng.below(4) == 0;
-        let most = if short { 1 + state.rng.below(buffer.len() - 1) } else { buffer.len() };
-        let node = &state.nodes[self.node];
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(node.bytes.len());
-        let to = (from + most).min(node.bytes.len());
-        if from < to && node.unreadable.range(from / SECTOR..to.div_ceil(SECTOR)).next().is_some() {
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        buffer[..to - from].copy_from_slice(&node.bytes[from..to]);
-        Ok(to - from)
-    }
-}
-
-impl File for SimFile {
-    /// The simulated system has half of what is asked for in memory.
-    fn read_now_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let has_it = self.disk.state.lock().rng.below(2) == 0;
-        if has_it { self.read_at(buffer, offset) } else { Err(io::ErrorKind::WouldBlock.into()) }
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        let goes = state.change()?;
-        let number = state.writes;
-        state.writes += 1;
-        if state.faults.fail_write == Some(number) {
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        state.check_room(self.node, offset + bytes.len() as u64)?;
-        let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        state.nodes[self.node].write(bytes, offset);
-        State::then_off(goes, ())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        let goes = state.change()?;
-        if goes {
-            return State::then_off(goes, ());
-        }
-        let number = state.syncs;
-        state.syncs += 1;
-        if state.faults.fail_sync == Some(number) {
-            state.nodes[self.node].sync_failed();
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
-        state.nodes[self.node].sync();
-        Ok(())
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        let state = self.disk.state.lock();
-        state.alive()?;
-        Ok(state.nodes[self.node].bytes.len() as u64)
-    }
-
-    fn set_size(&self, bytes: u64) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        let goes = state.change()?;
-        state.check_room(self.node, bytes)?;
-        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        state.nodes[self.node].bytes.resize(bytes, 0);
-        State::then_off(goes, ())
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        if bytes <= self.size()? {
-            return Ok(());
-        }
-        self.set_size(bytes)
     }
 }

@@ -1,0 +1,81 @@
+//! A file of the simulated disk: what a program sees of it, what is certainly there, and what may be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Rng;
+
+/// What is written whole or not at all.
+pub(super) const SECTOR: usize = 512;
+
+/// A file, whatever it is called.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Node {
+    /// What a running program sees.
+    pub(super) bytes: Vec<u8>,
+    /// What is certainly on disk.
+    pub(super) durable: Vec<u8>,
+    /// Versions of a sector written since the last sync, any of which may be on disk.
+    pub(super) dirty: BTreeMap<usize, Vec<[u8; SECTOR]>>,
+    /// Sectors that cannot be read.
+    pub(super) unreadable: BTreeSet<usize>,
+}
+
+impl Node {
+    fn sector(bytes: &[u8], at: usize) -> [u8; SECTOR] {
+        let mut sector = [0; SECTOR];
+        let from = (at * SECTOR).min(bytes.len());
+        let to = ((at + 1) * SECTOR).min(bytes.len());
+        sector[..to - from].copy_from_slice(&bytes[from..to]);
+        sector
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8], offset: usize) {
+        let end = offset + bytes.len();
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[offset..end].copy_from_slice(bytes);
+        if bytes.is_empty() {
+            return;
+        }
+        for at in offset / SECTOR..=(end - 1) / SECTOR {
+            let version = Self::sector(&self.bytes, at);
+            self.dirty.entry(at).or_default().push(version);
+        }
+    }
+
+    pub(super) fn sync(&mut self) {
+        self.dirty.clear();
+        self.durable.clone_from(&self.bytes);
+    }
+
+    /// After a failed sync the kernel takes the pages for clean: later syncs do not write them.
+    pub(super) fn sync_failed(&mut self) {
+        self.dirty.clear();
+    }
+
+    /// Each sector as it was at the last sync, or in one of its versions since.
+    pub(super) fn after_power_loss(&self, rng: &mut Rng) -> Self {
+        let mut bytes = self.durable.clone();
+        if rng.below(2) == 0 {
+            bytes.resize(self.bytes.len(), 0);
+        }
+        for (&at, versions) in &self.dirty {
+            let choice = rng.below(versions.len() + 1);
+            let Some(version) = choice.checked_sub(1).map(|at| versions[at]) else { continue };
+            let from = at * SECTOR;
+            let to = ((at + 1) * SECTOR).min(self.bytes.len());
+            if from < to {
+                let len = bytes.len().max(to);
+                bytes.resize(len, 0);
+                bytes[from..to].copy_from_slice(&version[..to - from]);
+            }
+        }
+        Self {
+            durable: bytes.clone(),
+            bytes,
+            dirty: BTreeMap::new(),
+            unreadable: self.unreadable.clone(),
+        }
+    }
+}
