@@ -62,6 +62,9 @@ async fn a_refused_effect_refuses_its_settlement_alone_and_keeps_the_lease() {
     let mut told = reasons(&failures);
     told.sort_unstable();
     assert_eq!(told, ["INVALID_ARGUMENT", "INVALID_QUEUE_NAME"]);
+    // What only a newer version knows arrives as nothing, and is not left out.
+    let newer = with(ack(&tokens[0]), vec![then("good", "f"), Effect { kind: None }]);
+    assert_eq!(reasons(&broker.settle(vec![newer]).await.unwrap()), ["INVALID_ARGUMENT"]);
     assert_eq!(broker.stats("work").await.leased, 2);
     assert_eq!(payloads(&broker.pull("good", 10).await), [b"d"]);
     let again = with(ack(&tokens[0]), vec![then("good", "e")]);

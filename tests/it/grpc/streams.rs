@@ -375,6 +375,12 @@ async fn settlements_on_a_stream_are_answered_in_their_order_and_out_of_turn_one
     let answer = stream.hear().await.unwrap().and_then(|answer| answer.kind);
     assert!(matches!(answer, Some(Consumed::Settled(settled)) if settled.call_id == 3));
     assert_eq!(stream.failure().await.metadata["field"], "call_id");
+    // What only a newer version knows arrives as nothing.
+    let mut stream = broker.consuming(Some(Consume::Open(consume("q", "worker")))).await;
+    stream.opened().await;
+    stream.say(ConsumeRequest { kind: None });
+    assert_eq!(stream.failure().await.metadata["field"], "kind");
+    assert_eq!(broker.consuming(None).await.failure().await.metadata["field"], "kind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
