@@ -234,6 +234,44 @@ async fn what_its_new_queue_refuses_stays_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_patched_is_found_and_moved_as_it_is_now() {
+    let broker = Broker::start(&[]).await;
+    broker.create("to", QueuePolicy::default()).await;
+    broker.publish(publish("q", vec![message("old")])).await.unwrap();
+    let token = broker.pull("q", 1).await.remove(0).lease_token;
+    let patch = MessagePatch { payload: Some("new".into()), ..MessagePatch::default() };
+    let nack = Nack { delay: Some(super::seconds(0)), patch: Some(patch), ..Nack::default() };
+    let nack = settlement(&token, settlement::Outcome::Nack(nack));
+    assert_eq!(broker.settle(vec![nack]).await.unwrap(), []);
+    let broker = broker.kill_and_start().await;
+    let holding = |text: &'static str| MoveMessagesRequest {
+        filter: Some(all_of([Kind::PayloadContains(text.into())])),
+        ..moving("q", "to")
+    };
+    assert_eq!(broker.ended(broker.move_messages(holding("old")).await).await.matched, 0);
+    let ended = broker.ended(broker.move_messages(holding("new")).await).await;
+    assert_eq!((ended.done, ended.failed), (1, 0));
+    let moved = broker.pull("to", 1).await.remove(0);
+    assert_eq!(&moved.message.unwrap().payload[..], b"new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unique_keys_and_full_queues_keep_moved_messages_out() {
+    let broker = Broker::start(&[]).await;
+    let small = QueuePolicy { max_messages: Some(2), ..QueuePolicy::default() };
+    broker.create("small", small).await;
+    let own =
+        |key: &str| OutgoingMessage { unique_key: key.to_owned(), ..message(&format!("m{key}")) };
+    broker.publish(publish("small", vec![own("x")])).await.unwrap();
+    broker.publish(publish("q", vec![own("x"), own("y"), own("z")])).await.unwrap();
+    let ended = broker.ended(broker.move_messages(moving("q", "small")).await).await;
+    assert_eq!((ended.done, ended.failed), (1, 2));
+    let reasons: BTreeSet<_> = ended.failed_reasons.into_keys().collect();
+    assert_eq!(reasons, ["QUEUE_FULL", "UNIQUE_KEY_HELD"].map(str::to_owned).into());
+    assert_eq!((broker.ready("q").await, broker.ready("small").await), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operation_that_means_nothing_is_refused() {
     let broker = Broker::start(&[]).await;
     broker.publish(publish("q", vec![message("a")])).await.unwrap();
