@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::qbroker;
 use crate::system::Fallible;
 
 /// Where to measure, and where to report.
@@ -30,8 +29,8 @@ impl PlaceArgs {
     }
 
     /// The broker to measure.
-    pub(crate) async fn program(&self) -> Fallible<PathBuf> {
-        qbroker::find(self.qbroker.as_deref()).await
+    pub(crate) fn program(&self) -> Fallible<PathBuf> {
+        Ok(qbroker_program::find(self.qbroker.as_deref())?)
     }
 
     /// The folder that is there already.

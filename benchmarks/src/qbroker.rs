@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Poll, ready};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use bytes::Bytes;
 use qbroker_client::{Client, Delivery, Outcome, OutgoingMessage, PendingBatch, SettlingAll};
 use serde::Deserialize;
@@ -15,56 +15,6 @@ use tokio::process::Command;
 use crate::process::ServerProcess;
 use crate::round_trip::Trip;
 use crate::system::{self, Fallible, System};
-
-/// The broker to measure: the one named, else the one that cargo builds, else the one beside this
-/// program.
-///
-/// # Errors
-///
-/// There is none, or it cannot be built: nothing else is measured in its place.
-pub(crate) async fn find(named: Option<&Path>) -> Fallible<PathBuf> {
-    let program = match named {
-        Some(path) => path.to_owned(),
-        None => {
-            let own = std::env::current_exe().context("cannot find this program's own file")?;
-            if let Some(cargo) = std::env::var_os("CARGO") {
-                build(Path::new(&cargo), &own).await?;
-            }
-            own.with_file_name("qbroker")
-        }
-    };
-    ensure!(
-        program.is_file(),
-        "there is no broker at {}: build it with `cargo build --release -p qbroker`, or name it \
-         with --qbroker",
-        program.display()
-    );
-    Ok(program)
-}
-
-/// Builds the broker into the folder that this program is in, with the same profile, so that what
-/// is measured is the code at hand and not what was built some time ago.
-async fn build(cargo: &Path, own: &Path) -> Fallible<()> {
-    let target = own.parent().and_then(Path::parent).context("this program is not in a target")?;
-    let mut command = Command::new(cargo);
-    // With the features of the whole workspace, as for its tests: mostly it is built already.
-    command.args(["build", "--quiet", "--workspace", "--bin", "qbroker", "--target-dir"]);
-    command.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    // What cargo says of this package is not for others: a build script that asks for it (ring's does)
-    // would run again, and all that stands on it be built again.
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(&*name);
-        }
-    }
-    let status = command.status().await.context("cannot run cargo")?;
-    ensure!(status.success(), "the broker cannot be built ({status})");
-    Ok(())
-}
 
 /// What the broker at `program` says of itself.
 pub(crate) async fn version(program: &Path) -> Fallible<String> {
@@ -318,11 +268,5 @@ mod tests {
         assert_eq!((addresses.grpc.port(), addresses.http.port()), (4, 5));
         assert_eq!(serving("not JSON"), None);
         assert_eq!(serving(&line.replace("serving", "ports taken")), None);
-    }
-
-    #[tokio::test]
-    async fn a_missing_broker_is_named_and_nothing_replaces_it() {
-        let error = find(Some(Path::new("/nowhere/qbroker"))).await.unwrap_err().to_string();
-        assert!(error.starts_with("there is no broker at /nowhere/qbroker: build it"), "{error}");
     }
 }

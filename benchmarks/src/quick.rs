@@ -38,7 +38,7 @@ pub(crate) struct QuickArgs {
 
 /// Measures and reports.
 pub(crate) async fn run(args: QuickArgs) -> Fallible<Report> {
-    let program = args.place.program().await?;
+    let program = args.place.program()?;
     let machine = Machine::describe(&args.place.parent())?;
     let folder = args.place.folder("quick")?;
     let (payload_bytes, connections) = (args.load.payload_bytes(), args.load.connections());

@@ -83,7 +83,7 @@ async fn main() -> Fallible<()> {
 
 async fn run(args: &Args, dir: &Path) -> Fallible<()> {
     args.check()?;
-    let program = server::find(args.qbroker.as_deref()).await?;
+    let program = qbroker_program::find(args.qbroker.as_deref())?;
     let file = dir.join("jobs.jsonl");
     println!("made       {}", text::write_jobs(&args.text, &file, args.jobs, args.shell_jobs)?);
     let jobs = Jobs::read(&file)?;

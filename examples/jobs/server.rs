@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -14,56 +14,6 @@ use tokio::task::JoinHandle;
 
 use crate::Fallible;
 use crate::tally::Tally;
-
-/// The broker to run: the one named, else the one that cargo builds, else the one beside this
-/// program.
-///
-/// # Errors
-///
-/// There is none, or it cannot be built: nothing else is run in its place.
-pub(crate) async fn find(named: Option<&Path>) -> Fallible<PathBuf> {
-    let program = match named {
-        Some(path) => path.to_owned(),
-        None => {
-            let own = std::env::current_exe().context("cannot find this program's own file")?;
-            if let Some(cargo) = std::env::var_os("CARGO") {
-                build(Path::new(&cargo), &own).await?;
-            }
-            own.with_file_name("qbroker")
-        }
-    };
-    ensure!(
-        program.is_file(),
-        "there is no broker at {}: build it with `cargo build -p qbroker`, or name it with \
-         --qbroker",
-        program.display()
-    );
-    Ok(program)
-}
-
-/// Builds the broker into the folder that this program is in, with the same profile, so that what
-/// runs is the code at hand and not what was built some time ago.
-async fn build(cargo: &Path, own: &Path) -> Fallible<()> {
-    let target = own.parent().and_then(Path::parent).context("this program is not in a target")?;
-    let mut command = Command::new(cargo);
-    // With the features of the whole workspace, as for its tests: mostly it is built already.
-    command.args(["build", "--quiet", "--workspace", "--bin", "qbroker", "--target-dir"]);
-    command.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    // What cargo says of this package is not for others: a build script that asks for it (ring's does)
-    // would run again, and all that stands on it be built again.
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(&*name);
-        }
-    }
-    let status = command.status().await.context("cannot run cargo")?;
-    ensure!(status.success(), "the broker cannot be built ({status})");
-    Ok(())
-}
 
 /// A running broker; it is killed when this is dropped.
 #[derive(Debug)]

@@ -22,21 +22,8 @@ pub fn path() -> &'static Path {
 }
 
 fn build() -> PathBuf {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--workspace", "--bin", "qbroker"]);
-    cargo.args(["--message-format", "json-render-diagnostics"]);
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    // What cargo says of this package is not for others: a build script that asks for it (ring's does)
-    // would run again, and all that stands on it be built again, at each change from cargo to cargo.
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-            cargo.env_remove(&*name);
-        }
-    }
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit());
+    let mut cargo = qbroker_program::build(env!("CARGO"));
+    cargo.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
     let built = cargo.output().expect("cargo runs");
     assert!(built.status.success(), "the program does not build");
     let messages = String::from_utf8(built.stdout).expect("cargo writes UTF-8");

@@ -190,7 +190,7 @@ async fn measure(args: &CompareArgs) -> Fallible<Comparison> {
 
 impl CompareArgs {
     async fn participants(&self) -> Fallible<Vec<Found>> {
-        let mut found = vec![own::qbroker(self.place.program().await?).await?];
+        let mut found = vec![own::qbroker(self.place.program()?).await?];
         if self.only.is_empty() || self.only.contains(&Name::Floor) {
             found.insert(0, own::floor(self.load.payload_bytes()));
         }

@@ -101,7 +101,7 @@ pub(crate) async fn run<S: Scenario>(scenario: S) -> Fallible<()> {
 
 async fn measure<S: Scenario>(scenario: &S) -> Fallible<()> {
     let args = scenario.scale();
-    let program = args.place.program().await?;
+    let program = args.place.program()?;
     let machine = Machine::describe(&args.place.parent())?;
     let folder = args.place.folder(S::NAME)?;
     space::check(folder.path(), scenario.messages_stored(), args.payload)?;
