@@ -199,12 +199,8 @@ impl Reader {
         if epoch != 0 && open.producer_id.is_empty() {
             return Err(Fault::invalid("epoch", "nothing is remembered without producer_id"));
         }
-        let open = OpenProducer {
-            epoch,
-            name: open.producer_id,
-            confirmed_through,
-            stream: self.id,
-        };
+        let open =
+            OpenProducer { epoch, name: open.producer_id, confirmed_through, stream: self.id };
         if open.name.is_empty() {
             let (lsn, ()) = self.context.engine.look(|_| ());
             let opened = queue::ProducerOpened { epoch: 0, through: 0, missed: Vec::new() };

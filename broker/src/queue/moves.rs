@@ -39,14 +39,28 @@ impl Coming {
     }
 }
 
-/// What the messages of one record share: the queue they go to, the failures and crashes that they keep,
-/// and whether they are without a time to live.
-type Alike = (QueueId, u32, u32, bool);
+/// What the messages of one record share, beside the queue they go to: the failures and crashes that they
+/// keep, and whether they are without a time to live.
+type Alike = (u32, u32, bool);
 
-fn alike(to: QueueId, message: &Message, reset_attempts: bool) -> Alike {
+fn alike(message: &Message, reset_attempts: bool) -> Alike {
     let (failures, crashes) =
         if reset_attempts { (0, 0) } else { (message.failures, message.crashes) };
-    (to, failures, crashes, message.ttl_end.is_none())
+    (failures, crashes, message.ttl_end.is_none())
+}
+
+/// What goes, by queue, in the order in which it stood: neighbours that are alike share a record.
+#[derive(Default)]
+struct Going(BTreeMap<QueueId, Vec<(Alike, Vec<u64>)>>);
+
+impl Going {
+    fn add(&mut self, to: QueueId, alike: Alike, birth: Lsn) {
+        let records = self.0.entry(to).or_default();
+        match records.last_mut() {
+            Some((of, births)) if *of == alike && births.len() < BIRTHS_MAX => births.push(birth.0),
+            _ => records.push((alike, vec![birth.0])),
+        }
+    }
 }
 
 impl<I: Index> Core<I> {
@@ -70,7 +84,7 @@ impl<I: Index> Core<I> {
         progress: &mut OperationStepped,
         now: Now,
     ) -> Lookup<u64> {
-        let mut births = BTreeMap::<Alike, Vec<u64>>::new();
+        let mut going = Going::default();
         let mut coming = Coming::default();
         let mut done = 0;
         for chosen in chosen {
@@ -79,8 +93,8 @@ impl<I: Index> Core<I> {
             }
             match self.check_move(started, &chosen, &coming, now) {
                 Ok(to) => {
-                    let alike = alike(to, &chosen.1, started.reset_attempts);
-                    births.entry(alike).or_default().push(chosen.0.birth.0);
+                    let alike = alike(&chosen.1, started.reset_attempts);
+                    going.add(to, alike, chosen.0.birth);
                     coming.add(to, &chosen.1);
                     done += 1;
                 }
@@ -88,9 +102,9 @@ impl<I: Index> Core<I> {
                 Err(Stop::Missing(page)) => return Err(page),
             }
         }
-        for ((to, failures, crashes, without_ttl), births) in births {
+        for (to, records) in going.0 {
             let queue = self.catalog.get(to).expect("it was found just now");
-            for births in births.chunks(BIRTHS_MAX).map(<[u64]>::to_vec) {
+            for ((failures, crashes, without_ttl), births) in records {
                 draft.fact(Record::Moved(Moved {
                     births,
                     to_queue: to.0,

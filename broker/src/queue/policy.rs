@@ -447,18 +447,29 @@ mod tests {
             Err(other) => panic!("{other}"),
         };
         for (field, min, max, made) in numbers {
-            assert_eq!((refused_field(made(min)), refused_field(made(max))), (None, None), "{field}");
+            assert_eq!(
+                (refused_field(made(min)), refused_field(made(max))),
+                (None, None),
+                "{field}"
+            );
             for beyond in min.checked_sub(1).into_iter().chain(max.checked_add(1)) {
                 assert_eq!(refused_field(made(beyond)), Some(field), "{field} {beyond}");
             }
         }
         for attempts in [-1, 1, 1_000_000] {
-            let policy = with(|p| (p.max_attempts, p.max_crashes) = (Some(attempts), Some(attempts)));
+            let policy =
+                with(|p| (p.max_attempts, p.max_crashes) = (Some(attempts), Some(attempts)));
             assert_eq!(refused_field(policy), None, "{attempts}");
         }
         for attempts in [-2, 0, 1_000_001] {
-            assert_eq!(refused_field(with(|p| p.max_attempts = Some(attempts))), Some("max_attempts"));
-            assert_eq!(refused_field(with(|p| p.max_crashes = Some(attempts))), Some("max_crashes"));
+            assert_eq!(
+                refused_field(with(|p| p.max_attempts = Some(attempts))),
+                Some("max_attempts")
+            );
+            assert_eq!(
+                refused_field(with(|p| p.max_crashes = Some(attempts))),
+                Some("max_crashes")
+            );
         }
         for (rate, field) in [
             (0.001, None),

@@ -21,7 +21,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn header(&self, kind: Kind, count: usize, table: &[u8], body_len: usize) -> Header {
+    pub(super) fn header(&self, kind: Kind, count: usize, table: &[u8], body_len: usize) -> Header {
         let narrow = |n: usize| u32::try_from(n).expect("append refuses what a frame cannot hold");
         Header {
             kind,

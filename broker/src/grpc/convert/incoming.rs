@@ -210,7 +210,8 @@ mod tests {
         let pulls = |max_messages, wait| {
             let wait_timeout = ms(wait);
             let queues = queues();
-            pull(PullRequest { queues, max_messages, wait_timeout, ..PullRequest::default() }).is_ok()
+            pull(PullRequest { queues, max_messages, wait_timeout, ..PullRequest::default() })
+                .is_ok()
         };
         assert!(pulls(0, 0) && pulls(1, 60_000) && pulls(1_000, 0));
         assert!(!pulls(-1, 0) && !pulls(1_001, 0) && !pulls(1, 60_001));

@@ -239,11 +239,17 @@ mod tests {
         let month = 30 * 24 * 60 * 60 * 1_000;
         let permit = |limit, time| {
             let key = "k".to_owned();
-            let request = v1::AcquirePermitRequest { key, limit, ttl: ms(time), ..Default::default() };
+            let request =
+                v1::AcquirePermitRequest { key, limit, ttl: ms(time), ..Default::default() };
             acquire_permit(request, reading()).is_ok()
         };
         assert!(permit(1, 1_000) && permit(1_000_000, month));
-        assert!(!permit(1, 999) && !permit(1, month + 1) && !permit(0, 1_000) && !permit(1_000_001, 1_000));
+        assert!(
+            !permit(1, 999)
+                && !permit(1, month + 1)
+                && !permit(0, 1_000)
+                && !permit(1_000_001, 1_000)
+        );
         let barrier = |parties, time| {
             let key = "k".to_owned();
             let request =

@@ -12,8 +12,8 @@ use crate::queue::index::{Index, StateSet};
 use crate::queue::policy::{Overflow, Policy};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
-    Expected, Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, Purge, PurgeStep,
-    Selector, Settle, Settlement, UpdateQueue, Window,
+    Expected, Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, Purge,
+    PurgeStep, Selector, Settle, Settlement, UpdateQueue, Window,
 };
 
 /// More than two steps.

@@ -53,7 +53,6 @@ impl Barrier {
 impl StateModel {
     pub(super) fn check(&mut self, lsn: Lsn, changed: &StateChanged, asked: &Asked, now: Now) {
         assert!(asked.state || asked.tick, "nobody asked for {changed:?}");
-        let is_over = |end: Option<Due>| end.is_some_and(|end| end.is_over(now));
         match changed.change.as_ref().unwrap() {
             Change::ValueStored(it) => {
                 self.values.insert(it.key.clone(), (lsn.0, it.end.map(Into::into)));

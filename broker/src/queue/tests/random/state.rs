@@ -5,13 +5,13 @@ use proptest::prelude::*;
 use qbroker_storage::{Body, Lsn};
 
 use super::{Command, Play, QUEUES};
+use crate::queue::NewMessage;
 use crate::queue::refused::Refused;
 use crate::queue::state::{
-    AcquirePermit, AddToCounter, Arrive, Arrived, BarrierState, BarrierView, ChangeCounter, Changed,
-    CreateBarrier, Holder, Key, PermitId, StoreValue,
+    AcquirePermit, AddToCounter, Arrive, Arrived, BarrierState, BarrierView, ChangeCounter,
+    Changed, CreateBarrier, Holder, Key, PermitId, StoreValue,
 };
 use crate::queue::tests::model::Asked;
-use crate::queue::NewMessage;
 use crate::queue::tests::stage::StageIndex;
 
 /// Permits of each key.
@@ -149,7 +149,8 @@ impl<I: StageIndex> Play<I> {
         let last = counts && view.is_some_and(|view| view.parties == arrived);
         let state = |view: BarrierView| if last { BarrierState::Complete } else { view.state };
         let told = view.map(|view| BarrierView { arrived, state: state(view), ..view });
-        let queue = barrier.filter(|_| last).and_then(|barrier| barrier.on_complete.first().cloned());
+        let queue =
+            barrier.filter(|_| last).and_then(|barrier| barrier.on_complete.first().cloned());
         let refused = match &queue {
             _ if self.disk_full => Some(Refused::DiskFull),
             Some(queue) => self.refuses(queue, message(queue).body.len()),

@@ -40,6 +40,15 @@ impl Pulls {
         }
     }
 
+    /// These cannot be read: who got nothing else was not answered.
+    fn take_back(&mut self, unreadable: &BTreeSet<LeaseToken>) {
+        self.tokens.retain(|_, tokens| {
+            let before = tokens.len();
+            tokens.retain(|token| !unreadable.contains(token));
+            tokens.len() == before || !tokens.is_empty()
+        });
+    }
+
     /// The broker was started anew: nobody waits.
     pub(super) fn restart(&mut self) {
         self.waiting.clear();
@@ -238,6 +247,7 @@ impl<I: StageIndex> Play<I> {
         let unreadable = held.iter().map(|token| token.birth.0).collect();
         let park = tokens.iter().copied();
         let heard = self.stage.turn(|core, _, out| core.park_unreadable(park.clone(), out));
+        self.pulls.take_back(&held);
         self.heard(&heard, Asked { unreadable, ..Asked::default() });
         assert_eq!(heard.answer.expect("nothing refuses it"), Vec::from_iter(held));
     }
