@@ -20,6 +20,8 @@ pub enum Clock {
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
     now: Arc<Mutex<Now>>,
+    /// The uptime, where a test names it; else it is the machine's.
+    boot_id: Arc<Mutex<Option<String>>>,
 }
 
 impl ManualClock {
@@ -34,6 +36,12 @@ impl ManualClock {
         now.wall_ms += ms;
         now.boot_ms += ms;
     }
+
+    /// The machine was started again: the boot clock begins anew, in an uptime of this name.
+    pub fn reboot(&self, boot_id: &str, now: Now) {
+        self.set(now);
+        *self.boot_id.lock() = Some(boot_id.to_owned());
+    }
 }
 
 impl Clock {
@@ -42,6 +50,15 @@ impl Clock {
             Self::System => Now { wall_ms: wall_ms(), boot_ms: boot_ms(), begun: true },
             Self::Manual(clock) => *clock.now.lock(),
         }
+    }
+
+    /// Names the uptime that relative delays run in.
+    pub fn boot_id(&self) -> String {
+        let named = match self {
+            Self::System => None,
+            Self::Manual(clock) => clock.boot_id.lock().clone(),
+        };
+        named.unwrap_or_else(boot_id)
     }
 }
 
@@ -66,7 +83,7 @@ fn boot_ms() -> u64 {
 /// Names the machine's uptime, on whose clock relative delays run.
 ///
 /// Where the system does not tell, every start counts as a reboot.
-pub fn boot_id() -> String {
+fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_else(|_| format!("start-{}-{}", std::process::id(), wall_ms()))

@@ -343,6 +343,12 @@ impl Writer {
     pub fn idle(&mut self) -> Result<(), WriteError> {
         self.shared.run_core(Core::commit_idle)
     }
+
+    /// Does what the preparing thread does: files for the segments that come, and a look at how much
+    /// room there is. A disk that fails in it stops the log.
+    pub fn prepare(&mut self) {
+        self.shared.maintain();
+    }
 }
 
 /// The writer's thread: works while there is work, testifies when there is none, and ends with

@@ -16,7 +16,7 @@ use super::paging::PageError;
 use super::replay::recover;
 use super::unsynced::Unsynced;
 use super::{BUDGET_UNIT, Durable, Engine, State, Stopped, checkpoint, letters};
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::queue::record::UnknownRecord;
 use crate::queue::{Limits, SnapshotError};
 
@@ -179,7 +179,7 @@ impl Engine {
 
     /// The start's own record: sessions and leases have their whole time from here on.
     fn begin(&self, epoch: u32) -> Result<(), Stopped> {
-        let boot_id = clock::boot_id();
+        let boot_id = self.clock.boot_id();
         let (_, begun) = self.turn(|core, now, out| {
             core.start(epoch, boot_id.clone(), now, out);
             Ok(())

@@ -36,6 +36,10 @@ pub struct Faults {
     pub capacity: Option<u64>,
     /// Reads return fewer bytes than asked for, now and then.
     pub short_reads: bool,
+    /// A write that fails has written a part.
+    pub short_writes: bool,
+    /// A loss of power leaves flipped bits, too, in what was written and not synced.
+    pub garbles: bool,
     /// The clock and the free space are as given, but everything written is refused with `EROFS`.
     pub read_only: bool,
 }
@@ -111,6 +115,12 @@ impl SimDisk {
         self.state.lock().operations
     }
 
+    /// Bytes that files take together.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().used()
+    }
+
     /// Syncs of files since the faults were set.
     #[must_use]
     pub fn syncs(&self) -> u64 {
@@ -128,7 +138,9 @@ impl SimDisk {
                 change.apply(&mut names);
             }
         }
-        let nodes = state.nodes.iter().map(|node| node.after_power_loss(&mut rng)).collect();
+        let garbles = state.faults.garbles;
+        let nodes = state.nodes.iter().map(|node| node.after_power_loss(&mut rng, garbles));
+        let nodes = nodes.collect();
         Self::with_state(State {
             nodes,
             durable_names: names.clone(),

@@ -44,11 +44,17 @@ impl File for SimFile {
         let goes = state.change()?;
         let number = state.writes;
         state.writes += 1;
-        if state.faults.fail_write == Some(number) {
+        let fails = state.faults.fail_write == Some(number);
+        if fails && !state.faults.short_writes {
             return Err(io::Error::from_raw_os_error(EIO));
         }
         state.check_room(self.node, offset + bytes.len() as u64)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        if fails {
+            let written = state.rng.below(bytes.len() + 1);
+            state.nodes[self.node].write(&bytes[..written], offset);
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         state.nodes[self.node].write(bytes, offset);
         State::then_off(goes, ())
     }

@@ -6,6 +6,8 @@ use super::Rng;
 
 /// What is written whole or not at all.
 pub(super) const SECTOR: usize = 512;
+/// Where a file says what it is: a log that finds a flipped bit there refuses, synced or not.
+const FRONT_SECTORS: usize = 8;
 
 /// A file, whatever it is called.
 #[derive(Clone, Debug, Default)]
@@ -54,15 +56,20 @@ impl Node {
         self.dirty.clear();
     }
 
-    /// Each sector as it was at the last sync, or in one of its versions since.
-    pub(super) fn after_power_loss(&self, rng: &mut Rng) -> Self {
+    /// Each sector as it was at the last sync, or in one of its versions since; where it garbles, one
+    /// with a bit of what is new in it flipped, now and then.
+    pub(super) fn after_power_loss(&self, rng: &mut Rng, mut garbles: bool) -> Self {
         let mut bytes = self.durable.clone();
         if rng.below(2) == 0 {
             bytes.resize(self.bytes.len(), 0);
         }
         for (&at, versions) in &self.dirty {
             let choice = rng.below(versions.len() + 1);
-            let Some(version) = choice.checked_sub(1).map(|at| versions[at]) else { continue };
+            let Some(mut version) = choice.checked_sub(1).map(|at| versions[at]) else { continue };
+            if garbles && FRONT_SECTORS <= at && rng.below(4) == 0 {
+                garble(&mut version, &Self::sector(&self.durable, at), rng);
+                garbles = false;
+            }
             let from = at * SECTOR;
             let to = ((at + 1) * SECTOR).min(self.bytes.len());
             if from < to {
@@ -77,5 +84,13 @@ impl Node {
             dirty: BTreeMap::new(),
             unreadable: self.unreadable.clone(),
         }
+    }
+}
+
+/// Flips a bit of a byte that differs from the one that is certainly on disk.
+fn garble(version: &mut [u8; SECTOR], durable: &[u8; SECTOR], rng: &mut Rng) {
+    let new: Vec<usize> = (0..SECTOR).filter(|&at| version[at] != durable[at]).collect();
+    if !new.is_empty() {
+        version[new[rng.below(new.len())]] ^= 1 << rng.below(8);
     }
 }
