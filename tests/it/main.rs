@@ -10,6 +10,7 @@ mod kill;
 mod old;
 mod pages;
 mod pki;
+mod simulate;
 mod start;
 mod stop;
 mod tidy;

@@ -17,6 +17,8 @@ pub mod wire;
 pub mod load;
 pub mod ledger;
 pub mod seed;
+pub mod simulate;
+pub mod mutations;
 
 use std::time::Duration;
 

@@ -1,0 +1,68 @@
+//! Whole histories from seeds: the known ones, and fresh ones for as long as a run may take.
+
+use std::time::{Duration, Instant};
+
+use qbroker_tests::seed;
+use qbroker_tests::simulate::{Injected, Nature, play_on, play_twice};
+
+/// Seeds that are always played.
+const KNOWN: std::ops::Range<u64> = 0..14;
+
+fn hold(seed: u64) -> Injected {
+    let played = play_twice(seed);
+    let (_, injected) = played.unwrap_or_else(|violation| {
+        let lines = violation.lines.join("\n");
+        let again = "cargo run --release -p qbroker-tests --bin simulate -- --from";
+        panic!(
+            "{lines}\nseed {seed}: {}\nagain, and shorter: {again} {seed} --seeds 1",
+            violation.what
+        )
+    });
+    injected
+}
+
+#[test]
+fn the_known_histories_keep_every_promise_and_are_the_same_each_time() {
+    let mut injected = Injected::default();
+    KNOWN.map(hold).for_each(|more| injected.add(&more));
+    eprintln!("simulate: {injected:?}");
+    assert!(40 < injected.power_losses && 8 < injected.kills, "{injected:?}");
+    assert!(20 < injected.interrupted_starts && 4 < injected.refused_starts, "{injected:?}");
+    assert!(4 < injected.write_errors && 6 < injected.sync_errors, "{injected:?}");
+    assert!(6 < injected.full_disks && 100 < injected.flipped_bits, "{injected:?}");
+}
+
+/// An hour of them under `QBROKER_SLOW=1`, or so many as `QBROKER_SEEDS` says.
+#[test]
+fn fresh_histories_keep_every_promise() {
+    let mut rng = seed::rng("simulate");
+    let seeds: Option<u64> = std::env::var("QBROKER_SEEDS")
+        .ok()
+        .map(|seeds| seeds.parse().expect("QBROKER_SEEDS is a number"));
+    let (began, time) = (Instant::now(), Duration::from_secs(seed::rounds(0, 3_600)));
+    let mut played = 0;
+    while seeds.map_or_else(|| began.elapsed() < time, |seeds| played < seeds) {
+        hold(rng.next_u64() >> 16);
+        played += 1;
+    }
+    eprintln!("simulate: {played} fresh histories");
+}
+
+/// The list of bugs that prove what the tests see, `tests/mutations/list`, keeps up with the source.
+#[test]
+fn every_bug_to_be_planted_still_has_its_place() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it is above");
+    let mutations = qbroker_tests::mutations::list(root).expect("there is a list");
+    assert!(20 < mutations.len(), "{}", mutations.len());
+    for mutation in mutations {
+        let source = std::fs::read_to_string(root.join(&mutation.path)).expect("the file is there");
+        mutation.plant(&source).unwrap_or_else(|why| panic!("{why}"));
+    }
+}
+
+/// Who judges the broker is judged by a disk on which no broker can keep its promises.
+#[test]
+fn a_disk_that_lies_about_what_is_synced_is_found_out() {
+    let found = KNOWN.filter(|seed| play_on(Nature::Lying, *seed, None, false).is_err()).count();
+    assert!(7 < found, "{found} of {KNOWN:?}");
+}

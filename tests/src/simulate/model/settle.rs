@@ -1,0 +1,89 @@
+//! Settlements: what becomes of a lease, and what is said of it later.
+
+use super::calls::Refusal;
+use super::{Model, REMEMBERED_MS, Sequence, State, Time, Token, Why, Wrong};
+
+/// What a client makes of a lease; failures are told by numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome {
+    Ack,
+    /// With the delay that was asked for, if any, and the failure.
+    Nack(Option<u64>, u64),
+    Release(u64),
+    DeadLetter(u64),
+}
+
+impl Outcome {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Nack(..) => "nack",
+            Self::Release(_) => "release",
+            Self::DeadLetter(_) => "dead-letter",
+        }
+    }
+}
+
+impl Model {
+    /// A settlement, and why it was refused. Each of a call stands alone.
+    pub(crate) fn settle(
+        &mut self,
+        token: &Token,
+        outcome: Outcome,
+        refused: Option<Refusal>,
+        now: Time,
+    ) -> Result<(), Wrong> {
+        if let Some((sequence, _)) = self.lease(token) {
+            if let Some(reason) = refused {
+                return Err(format!("{sequence} is held, and {outcome:?} was refused: {reason}"));
+            }
+            self.doubted.remove(token);
+            self.settled.insert(*token, (outcome.kind(), now.wall_ms));
+            self.done(sequence, outcome, now);
+            return Ok(());
+        }
+        let settled = self.settled.get(token);
+        let expected = match settled {
+            None => Some("LEASE_LOST"),
+            Some((kind, _)) if *kind == outcome.kind() => None,
+            Some(_) => Some("ALREADY_SETTLED"),
+        };
+        let is_old = settled.is_some_and(|(_, at_ms)| at_ms + REMEMBERED_MS <= self.latest_ms);
+        let forgotten = is_old || self.doubted.contains(token);
+        if refused == expected || (forgotten && refused == Some("LEASE_LOST")) {
+            return Ok(());
+        }
+        Err(format!("{outcome:?} of an ended lease: {refused:?}, expected {expected:?}"))
+    }
+
+    fn done(&mut self, sequence: Sequence, outcome: Outcome, now: Time) {
+        let place = self.next_place();
+        match outcome {
+            Outcome::Ack => drop(self.messages.remove(&sequence)),
+            Outcome::Release(0) => self.make_ready(sequence, place),
+            Outcome::Release(ms) => self.message(sequence).state = State::Scheduled(now.after(ms)),
+            Outcome::DeadLetter(failure) => {
+                self.message(sequence).failure = Some(failure);
+                self.give_up(sequence, Why::ByConsumer, place);
+            }
+            Outcome::Nack(delay_ms, failure) => self.nack(sequence, delay_ms, failure, now),
+        }
+    }
+
+    fn nack(&mut self, sequence: Sequence, delay_ms: Option<u64>, failure: u64, now: Time) {
+        let policy = self.policy(self.messages[&sequence].queue);
+        let place = self.next_place();
+        let message = self.message(sequence);
+        message.failure = Some(failure);
+        if policy.max_attempts <= message.failures + 1 {
+            return self.give_up(sequence, Why::MaxAttempts, place);
+        }
+        message.failures += 1;
+        // Doubled with each failure: the simulated clients leave nothing of it to chance.
+        let backoff_ms = (policy.backoff_ms << (message.failures - 1).min(16)).min(3_600_000);
+        match delay_ms.unwrap_or(backoff_ms) {
+            0 => self.make_ready(sequence, place),
+            ms => message.state = State::Scheduled(now.after(ms)),
+        }
+    }
+}

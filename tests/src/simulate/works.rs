@@ -1,0 +1,130 @@
+//! Operations on many messages, a step at a time, with everything else between the steps.
+
+use qbroker::queue::filter::{Filter, Is, Told as Records};
+use qbroker::queue::index::{Index as _, StateSet};
+use qbroker::queue::record::{OperationKind, Record};
+use qbroker::queue::{Candidate, Operation, OperationStep, StartOperation, StepBounds, Work};
+use qbroker_storage::{Lsn, StoredRecord};
+
+use super::audit;
+use super::clients::Told;
+use super::model::{Moved, Sequence};
+use super::plan::{Job, QUEUES};
+use super::run::{Run, Stopped};
+
+/// Messages of one step: few, so that there are many steps.
+const AT_ONCE: usize = 3;
+
+impl Run {
+    /// Begins an operation.
+    pub(super) fn operate(&mut self, queue: usize, job: Job) -> Result<(), Stopped> {
+        let dead = super::model::dead_letter_queue(QUEUES[queue]).expect("each of them has one");
+        let to = |destination: &str| Work::Move {
+            destination: destination.to_owned(),
+            reset_attempts: job == Job::Redrive,
+        };
+        let (from, work, states) = match job {
+            Job::Delete => (QUEUES[queue], Work::Delete, StateSet::READY.with(StateSet::SCHEDULED)),
+            Job::Redrive => (dead, to(""), StateSet::READY.with(StateSet::PARKED)),
+            Job::Move(other) if other == queue => return Ok(()),
+            Job::Move(other) => (QUEUES[queue], to(QUEUES[other]), StateSet::ALL),
+        };
+        let filter = Filter::of(Is::In(states.0));
+        let start = StartOperation { queue: from.to_owned(), filter, work, rate: 0, limit: 0 };
+        let turn = self.world.engine.turn(|core, now, out| core.start_operation(&start, now, out));
+        let (lsn, answer) = turn?;
+        self.note(format!("operate {job:?} on {from}: {answer:?}"));
+        let started = answer.as_ref().map(|id| id.0).map_err(|refused| refused.reason());
+        let is_move = job != Job::Delete;
+        let to = if let Job::Move(other) = job { Some(QUEUES[other]) } else { None };
+        self.done(|model| model.operate(from, (is_move, to), started))?;
+        self.later(lsn, Told::Answer)
+    }
+
+    /// Does a step of each operation that goes on.
+    pub(super) fn work(&mut self) -> Result<(), Stopped> {
+        let running: Vec<Lsn> =
+            self.world.engine.look(|core| core.running_operations().collect()).1;
+        for id in running {
+            let operation = self.world.engine.look(|core| core.operation(id).cloned()).1;
+            if let Some(operation) = operation {
+                self.work_on(id, &operation)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn work_on(&mut self, id: Lsn, operation: &Operation) -> Result<(), Stopped> {
+        let (queue, filter) = (operation.queue(), &operation.started.filter);
+        let bounds = StepBounds { messages: AT_ONCE, bytes: u64::MAX };
+        let after = operation.after();
+        let look = |core: &qbroker::engine::Core| core.candidates(queue, filter, after, bounds);
+        let found = self.world.engine.look_up(look)?.1;
+        let is_move = operation.started.kind() == OperationKind::Move;
+        let mut told = Vec::new();
+        for candidate in &found.found {
+            told.push(if is_move {
+                Some(self.records_of(candidate)?)
+            } else {
+                Some(Records::default())
+            });
+        }
+        let births: Vec<Sequence> = found.found.iter().map(|it| it.birth.0).collect();
+        let step = OperationStep {
+            operation: id,
+            found: found.found.into_iter().zip(told).collect(),
+            after: found.after,
+            is_end: found.is_end,
+            examined: found.examined,
+        };
+        let turn = self.world.engine.turn(|core, now, out| core.step_operation(&step, now, out));
+        let (lsn, answer) = turn?;
+        let progress = self.world.engine.look(|core| core.operation(id).cloned()).1;
+        let progress =
+            progress.ok_or_else(|| self.wrong(format!("operation {id} is forgotten")))?;
+        let moved = self.moved(&births)?;
+        let (done, goes_on) = (progress.progress.done, progress.is_running());
+        self.note(format!("work on {id}: {births:?}, {answer:?}, {moved:?}, {done}"));
+        let now = self.world.time();
+        self.done(|model| model.work(id.0, &births, &moved, (done, goes_on), now))?;
+        self.later(lsn, Told::Answer)
+    }
+
+    fn records_of(&self, candidate: &Candidate) -> Result<Records, Stopped> {
+        let read = |lsn: Lsn| -> Result<Option<(Record, StoredRecord)>, Stopped> {
+            if lsn == Lsn(0) {
+                return Ok(None);
+            }
+            let unreadable = |wrong| match self.world.is_powered() {
+                true => Stopped::Wrong(wrong),
+                false => Stopped::Log,
+            };
+            let stored = audit::record(&self.world.engine, lsn).map_err(unreadable)?;
+            let record = Record::decode_head(&stored.head);
+            let record = record.map_err(|why| self.wrong(format!("record {lsn}: {why}")))?;
+            Ok(Some((record, stored)))
+        };
+        let (message, letter) = (read(candidate.birth)?, read(candidate.message.dead_letter)?);
+        let message = message.as_ref().map(|(record, stored)| (record, &stored.body));
+        let letter = letter.as_ref().map(|(record, stored)| (record, &stored.body));
+        Ok(Records::read(message, None, letter))
+    }
+
+    /// Where messages are now, the first in place first.
+    fn moved(&self, births: &[Sequence]) -> Result<Vec<Moved>, Stopped> {
+        let mut moved = Vec::new();
+        for &birth in births {
+            let look = |core: &qbroker::engine::Core| core.index().message(Lsn(birth));
+            let Some(message) = self.world.engine.look_up(look)?.1 else { continue };
+            let name = |core: &qbroker::engine::Core| {
+                core.queue_by_id(message.queue).map(|queue| queue.definition.name.clone())
+            };
+            let name = self.world.engine.look(name).1.unwrap_or_default();
+            let queue = audit::known(&name).map_err(Stopped::Wrong)?;
+            moved.push(Moved { sequence: birth, queue, group: message.place.0 });
+        }
+        // Of those that moved together the first that was looked at is the first.
+        moved.sort_by_key(|moved| moved.group);
+        Ok(moved)
+    }
+}
