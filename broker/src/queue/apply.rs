@@ -85,22 +85,10 @@ impl<I: Index> Core<I> {
     fn apply_published(&mut self, lsn: Lsn, published: &Published) {
         let queue = QueueId(published.queue);
         let due = published.due.map(|due: StoredDue| due.into());
-        let mut message = Message {
-            queue,
-            state: due.map_or(State::Ready, State::Scheduled),
-            place: if due.is_some() { Lsn(0) } else { lsn },
-            priority: u8::try_from(published.priority).unwrap_or(u8::MAX),
-            size: published.size,
-            since_ms: published.wall_ms,
-            failures: 0,
-            crashes: 0,
-            last_failure: Lsn(0),
-            dead_letter: Lsn(0),
-            ttl_end: published.ttl_end(),
-            max_attempts: published.max_attempts.unwrap_or_default(),
-            keys: published.into(),
-            patched: Lsn(0),
-        };
+        let mut message = fresh(published, lsn, published.wall_ms);
+        if let Some(due) = due {
+            message = Message { state: State::Scheduled(due), place: Lsn(0), ..message };
+        }
         if message.keys.ordering != 0 && due.is_none() {
             message = self.join_line(message);
         }
@@ -206,5 +194,25 @@ impl<I: Index> Core<I> {
         if lsn != Lsn(0) {
             self.retired.push(lsn);
         }
+    }
+}
+
+/// A ready message of which nothing has happened since it was published.
+pub(super) fn fresh(published: &Published, place: Lsn, since_ms: u64) -> Message {
+    Message {
+        queue: QueueId(published.queue),
+        state: State::Ready,
+        place,
+        priority: u8::try_from(published.priority).unwrap_or(u8::MAX),
+        size: published.size,
+        since_ms,
+        failures: 0,
+        crashes: 0,
+        last_failure: Lsn(0),
+        dead_letter: Lsn(0),
+        ttl_end: published.ttl_end(),
+        max_attempts: published.max_attempts.unwrap_or_default(),
+        keys: published.into(),
+        patched: Lsn(0),
     }
 }

@@ -57,11 +57,14 @@ impl<I: Index> Core<I> {
 
     /// Drafts effects; returns what makes room for them, after them.
     fn draft_effects(&self, draft: &mut Draft, effects: &Effects, now: Now) -> Turn<Vec<Evicted>> {
-        if effects.changes.is_empty() {
+        let completions = match &effects.changes[..] {
+            [] => Vec::new(),
+            changes => self.draft_changes(draft, changes, now)?,
+        };
+        if completions.is_empty() {
             return self.draft_also(draft, &effects.publish, now);
         }
         // One batch: of two, neither would know of the queues, ids and room that the other takes.
-        let completions = self.draft_changes(draft, &effects.changes, now)?;
         let messages: Vec<_> = effects.publish.iter().cloned().chain(completions).collect();
         self.draft_also(draft, &messages, now)
     }

@@ -5,7 +5,8 @@
 
 use qbroker_storage::{Body, Lsn};
 
-use super::index::{Index, Message, State};
+use super::apply::fresh;
+use super::index::{Index, Message};
 use super::record::{Published, Record};
 use super::refused::Refused;
 use super::{Core, Draft};
@@ -80,23 +81,8 @@ impl<I: Index> Core<I> {
 
     /// The message of which nothing else is known is there: it was held when it was patched.
     pub(super) fn make_up_patched(&mut self, lsn: Lsn, patched: &Patched) {
-        let published = &patched.published;
-        let message = Message {
-            queue: super::ids::QueueId(published.queue),
-            state: State::Ready,
-            place: lsn,
-            priority: u8::try_from(published.priority).unwrap_or(u8::MAX),
-            size: published.size,
-            since_ms: patched.since_ms,
-            failures: 0,
-            crashes: 0,
-            last_failure: Lsn(0),
-            dead_letter: Lsn(0),
-            ttl_end: published.ttl_end(),
-            max_attempts: published.max_attempts.unwrap_or_default(),
-            keys: published.into(),
-            patched: lsn,
-        };
+        let known = fresh(&patched.published, lsn, patched.since_ms);
+        let message = Message { patched: lsn, ..known };
         let message = match message.keys.ordering {
             0 => message,
             _ => self.join_line(message),

@@ -65,17 +65,18 @@ impl PulledLately {
     /// A lease was never told of: its message could not be read. Who got nothing else is not remembered,
     /// so that the pull goes on, and does not look answered with nothing.
     fn take_back(&mut self, lease: Key) {
-        let mut requests = self.requests.iter_mut();
-        let Some((key, pulled)) = requests.find(|(_, pulled)| pulled.leases.contains(&lease))
-        else {
-            return;
-        };
+        // Grants grow with the order, and most that cannot be read were granted just now.
+        let leases_at = |at: &usize| &self.requests[&self.order[*at]].leases;
+        let is_later = |at: &usize| leases_at(at).last().is_some_and(|last| lease.1 <= last.1);
+        let mut latest_first = (0..self.order.len()).rev().take_while(is_later);
+        let Some(at) = latest_first.find(|at| leases_at(at).contains(&lease)) else { return };
+        let key = &self.order[at];
+        let pulled = self.requests.get_mut(key).expect("what is in order is remembered");
         pulled.leases.retain(|other| *other != lease);
         self.leases -= 1;
         if pulled.leases.is_empty() {
-            let key = key.clone();
-            self.requests.remove(&key);
-            self.order.retain(|other| *other != key);
+            self.requests.remove(key);
+            self.order.remove(at);
         }
     }
 

@@ -92,12 +92,14 @@ struct Pieces {
 impl Pieces {
     fn add(&mut self, item: Item) {
         let envelope = Envelope { item: Some(item) };
-        self.make_room(envelope.encoded_len());
-        envelope.encode_length_delimited(&mut self.piece).expect("there is room");
+        let bytes = envelope.encoded_len();
+        self.make_room(bytes);
+        encode_varint(bytes as u64, &mut self.piece);
+        envelope.encode_raw(&mut self.piece);
     }
 
     /// As `add(Item::Page(page))`, but for the order of fields: the births, most of a page, are shared
-    /// with it and not copied. Of ten million messages that is all the memory that a checkpoint takes.
+    /// with it and not copied.
     fn add_page(&mut self, page: &Page) {
         const PAGE_TAG: u32 = 9;
         let (head, births) = page.split_births();

@@ -62,17 +62,18 @@ impl Block {
         let before = std::iter::once(NONE).chain(pages);
         let changed = (0_u8..).zip(pages).zip(before).filter(|((_, page), before)| page != before);
         let changes: Vec<(u8, u32)> = changed.map(|(change, _)| change).collect();
-        let small: Option<Vec<u16>> = pages.into_iter().map(small).collect();
-        let each_bytes = if small.is_some() { 2 * BLOCK } else { 4 * BLOCK };
+        let are_small = pages.into_iter().all(|page| small(page).is_some());
+        let each_bytes = if are_small { 2 * BLOCK } else { 4 * BLOCK };
         if changes.is_empty() {
             return None;
         }
         if changes.len() * CHANGE_BYTES <= each_bytes {
             return Some(Self::Changes(changes.into()));
         }
-        Some(match small.and_then(|small| small.try_into().ok()) {
-            Some(small) => Self::EachSmall(small),
-            None => Self::Each(Box::new(pages)),
+        Some(if are_small {
+            Self::EachSmall(Box::new(pages.map(|page| small(page).expect("they all are"))))
+        } else {
+            Self::Each(Box::new(pages))
         })
     }
 }
