@@ -102,7 +102,7 @@ impl<'a> Walk<'a> {
     /// A walk over the segment in `file`, `len` bytes long, whose header has been read.
     pub(crate) fn new(file: &'a dyn ReadAt, header: SegmentHeader, len: u64) -> Self {
         Self {
-            window: Window { file, bytes: Vec::new(), start: 0, read_ahead: 1 << 20 },
+            window: Window::new(file, READ_AHEAD_MAX),
             seed: header.seed(),
             len,
             offset: u64::from(SEGMENT_HEADER_LEN),
@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
         self.offset = offset;
         self.prev_crc = None;
         self.in_the_middle = true;
-        self.window.read_ahead = read_ahead;
+        self.window = Window::new(self.window.file, read_ahead);
         self
     }
 
@@ -256,12 +256,12 @@ pub(crate) fn next_header(
     offset: u64,
     len: u64,
 ) -> io::Result<Option<(u64, Header)>> {
-    let mut window = Window { file, bytes: Vec::new(), start: 0, read_ahead: 1 << 20 };
+    let mut window = Window::new(file, READ_AHEAD_MAX);
     let mut at = offset.next_multiple_of(ALIGN);
     while at + HEADER_LEN as u64 <= len {
         // Most of it is zeros or somebody's bodies: looked through as fast as memory allows.
         let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
-        let bytes = window.get(at, rest.min(1 << 20))?;
+        let bytes = window.get(at, rest.min(READ_AHEAD_MAX))?;
         let places = bytes.as_chunks::<ALIGN_LEN>().0;
         let Some(found) = places.iter().position(|place| place.starts_with(&MAGIC)) else {
             at += (places.len() as u64 * ALIGN).max(ALIGN);
@@ -300,32 +300,57 @@ pub(crate) fn next_frame(
     Ok(None)
 }
 
-/// A part of a file in memory, moved along by the one who reads it.
+/// Bytes read at once by who reads everything.
+const READ_AHEAD_MAX: usize = 1 << 20;
+/// And by who reads headers alone, which lie far from each other; a page of the system's cache.
+const READ_AHEAD_MIN: usize = 4 << 10;
+
+/// A part of a file in memory, moved along by the one who reads it. It grows while all of it is used,
+/// and shrinks while little is.
 struct Window<'a> {
     file: &'a dyn ReadAt,
     bytes: Vec<u8>,
     start: u64,
+    /// How much of it was asked for, from its start on.
+    used: usize,
     read_ahead: usize,
+    read_ahead_max: usize,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    fn new(file: &'a dyn ReadAt, read_ahead_max: usize) -> Self {
+        let read_ahead = read_ahead_max.min(16 * READ_AHEAD_MIN);
+        Self { file, bytes: Vec::new(), start: 0, used: 0, read_ahead, read_ahead_max }
+    }
+
     /// `len` bytes at `offset`, fewer where the file ends.
     fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let inside =
             self.start <= offset && offset + len as u64 <= self.start + self.bytes.len() as u64;
         if !inside {
-            self.bytes.resize(len.max(self.read_ahead), 0);
-            self.start = offset;
-            let read = match read_up_to(self.file, &mut self.bytes, offset) {
-                Ok(read) => read,
-                // What follows the bytes asked for may be unreadable; that is not our affair yet.
-                Err(_) => read_up_to(self.file, &mut self.bytes[..len], offset)
-                    .inspect_err(|_| self.start = u64::MAX)?,
-            };
-            self.bytes.truncate(read);
+            self.move_to(offset, len)?;
         }
         let from = usize::try_from(offset - self.start).expect("inside the window");
         let to = (from + len).min(self.bytes.len());
+        self.used = self.used.max(to);
         Ok(&self.bytes[from..to])
+    }
+
+    fn move_to(&mut self, offset: u64, len: usize) -> io::Result<()> {
+        if self.used < self.bytes.len() / 4 {
+            self.read_ahead = (self.read_ahead / 4).max(READ_AHEAD_MIN.min(self.read_ahead_max));
+        } else if self.bytes.len() / 4 * 3 < self.used {
+            self.read_ahead = (self.read_ahead * 4).min(self.read_ahead_max);
+        }
+        self.bytes.resize(len.max(self.read_ahead), 0);
+        (self.start, self.used) = (offset, 0);
+        let read = match read_up_to(self.file, &mut self.bytes, offset) {
+            Ok(read) => read,
+            // What follows the bytes asked for may be unreadable; that is not our affair yet.
+            Err(_) => read_up_to(self.file, &mut self.bytes[..len], offset)
+                .inspect_err(|_| self.start = u64::MAX)?,
+        };
+        self.bytes.truncate(read);
+        Ok(())
     }
 }
