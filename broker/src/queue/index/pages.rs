@@ -11,9 +11,9 @@ use super::{Frozen, Message};
 /// Births in a page. Larger pages waste more on the few messages that stay long.
 const PAGE: u64 = 128;
 /// A page of more messages than this has room for all of its births.
-const FEW: usize = 16;
+const FEW: usize = 48;
 /// And one of so few has not: between the two it stays as it is.
-const FEW_AGAIN: usize = 8;
+const FEW_AGAIN: usize = 32;
 
 /// Every message, found by arithmetic and one look into a small table. A clone shares its pages; a
 /// page is copied when it is changed while somebody else has it.
@@ -84,15 +84,21 @@ impl Page {
         match self {
             Self::Few(messages) => {
                 let at = messages.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
-                Some(messages.remove(at).1)
+                let (_, message) = messages.remove(at);
+                // The last ones of a page may stay for days.
+                if messages.len() <= messages.capacity() / 2 {
+                    messages.shrink_to_fit();
+                }
+                Some(message)
             }
             Self::Many { slots, live } => {
                 let message = slots[usize::from(slot)].take()?;
                 *live -= 1;
                 if *live <= FEW_AGAIN {
                     let slots = (0..).zip(slots);
-                    let few = slots.filter_map(|(slot, message)| Some((slot, message.take()?)));
-                    *self = Self::Few(few.collect());
+                    let mut few = Vec::with_capacity(*live);
+                    few.extend(slots.filter_map(|(slot, message)| Some((slot, message.take()?))));
+                    *self = Self::Few(few);
                 }
                 Some(message)
             }
