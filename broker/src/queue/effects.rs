@@ -5,7 +5,7 @@
 //! and the lease is kept.
 
 use super::index::Index;
-use super::overflow::Evicted;
+use super::overflow::{Evicted, Leaving};
 use super::patch::Patch;
 use super::publish::NewMessage;
 use super::record::{Acked, Call, Record};
@@ -39,6 +39,8 @@ impl<I: Index> Core<I> {
         let birth = settlement.token.birth;
         let message = self.index.message(birth)?.expect("a lease is of a message that is there");
         let mut draft = self.draft();
+        let leaves = self.leaves_queue(&settlement.outcome, &message);
+        draft.leaving = leaves.then(|| Leaving::new(&message));
         let evicted = self.draft_effects(&mut draft, effects, now)?;
         if let Some(patch) = &effects.patch {
             self.draft_patch(&mut draft, birth, &message, patch)?;

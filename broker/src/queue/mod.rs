@@ -284,6 +284,8 @@ struct Draft {
     queues: BTreeMap<String, ids::QueueId>,
     /// Id of the queue made last, here or before.
     last_queue: ids::QueueId,
+    /// What makes room for the messages among the records.
+    leaving: Option<overflow::Leaving>,
 }
 
 impl Draft {
@@ -465,7 +467,13 @@ impl<I: Index> Core<I> {
 
     fn draft(&self) -> Draft {
         let last_queue = self.catalog.last();
-        Draft { next: self.next, records: Vec::new(), queues: BTreeMap::new(), last_queue }
+        Draft {
+            next: self.next,
+            records: Vec::new(),
+            queues: BTreeMap::new(),
+            last_queue,
+            leaving: None,
+        }
     }
 
     /// Applies what was decided and hands it to the log: a crash leaves all of it or nothing.

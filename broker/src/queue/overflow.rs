@@ -14,7 +14,7 @@ use qbroker_storage::Lsn;
 use super::catalog::Queue;
 use super::dead_letter::Letter;
 use super::ids::QueueId;
-use super::index::{Counts, Index, Lookup, StateSet};
+use super::index::{Counts, Index, Lookup, Message, StateSet};
 use super::policy::{Overflow, Policy};
 use super::record::{BIRTHS_MAX, DeadLetterReason, Record};
 use super::refused::Refused;
@@ -98,6 +98,19 @@ impl Needs {
     }
 }
 
+/// A message that leaves its queue by the same commit: there is room for what comes with it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    queue: QueueId,
+    size: Size,
+}
+
+impl Leaving {
+    pub(super) fn new(message: &Message) -> Self {
+        Self { queue: message.queue, size: Size { messages: 1, bytes: message.size.into() } }
+    }
+}
+
 /// The oldest messages of a queue, which go.
 #[derive(Debug)]
 pub(super) struct Evicted {
@@ -111,20 +124,28 @@ type NoRoom = (usize, Stop);
 impl<I: Index> Core<I> {
     /// The messages that must go for a batch to be stored, as if its messages came one after the other;
     /// refused where there cannot be room.
-    pub(super) fn make_room(&self, needs: &Needs) -> Result<Vec<Evicted>, NoRoom> {
+    pub(super) fn make_room(
+        &self,
+        leaving: Option<Leaving>,
+        needs: &Needs,
+    ) -> Result<Vec<Evicted>, NoRoom> {
         let mut evicted = Vec::new();
         for (&queue, new) in &needs.0 {
             let of = self.catalog.get(queue).expect("what is bounded is there");
             let policy = &of.definition.policy;
+            let freed = leaving.filter(|it| it.queue == queue).map(|it| it.size);
+            let held = Size::of(self.index.counts(queue)).beyond(freed.unwrap_or_default());
             if let Some(large) = new.iter().find(|it| !most(policy).covers(it.size())) {
                 return Err((large.index, larger_than_queue(of, large.size(), true).into()));
             }
             let oldest = match policy.overflow() {
                 Overflow::RejectPublish => {
-                    check_room(of, Size::of(self.index.counts(queue)), new, |_| true)?;
+                    check_room(of, held, new, |_| true)?;
                     continue;
                 }
-                Overflow::DropOldest | Overflow::DeadLetterOldest => self.going_for(of, new)?,
+                Overflow::DropOldest | Overflow::DeadLetterOldest => {
+                    self.going_for(of, held, new)?
+                }
             };
             if !oldest.is_empty() {
                 evicted.push(Evicted { queue, oldest });
@@ -154,8 +175,7 @@ impl<I: Index> Core<I> {
     }
 
     /// The oldest that are ready, as far as it takes, of the batch itself last.
-    fn going_for(&self, of: &Queue, new: &[NewInQueue]) -> Result<Vec<Lsn>, NoRoom> {
-        let held = Size::of(self.index.counts(of.id()));
+    fn going_for(&self, of: &Queue, held: Size, new: &[NewInQueue]) -> Result<Vec<Lsn>, NoRoom> {
         let size = new.iter().fold(Size::default(), |size, it| size.and(it.size()));
         // What is beyond a bound for other reasons is not the publisher's to make up for.
         let excess = held.and(size).beyond(most(&of.definition.policy)).at_most(size);

@@ -205,7 +205,8 @@ impl<I: Index> Core<I> {
                 needs.add(queue, NewInQueue { index, birth, bytes, waits });
             }
         }
-        let evicted = self.make_room(&needs).map_err(|(index, stop)| (Some(index), stop))?;
+        let evicted = self.make_room(draft.leaving, &needs);
+        let evicted = evicted.map_err(|(index, stop)| (Some(index), stop))?;
         Ok((receipts, evicted))
     }
 

@@ -9,7 +9,9 @@ use super::dead_letter::Letter;
 use super::effects::Effects;
 use super::ids::{ConsumerId, LeaseToken};
 use super::index::{Index, Message};
-use super::record::{Acked, BIRTHS_MAX, Call, DeadLetterReason, Nacked, Record, Released};
+use super::record::{
+    Acked, BIRTHS_MAX, Call, DeadLetterReason, Nacked, QueueDefinition, Record, Released,
+};
 use super::refused::Refused;
 use super::settled::Kind;
 use super::time::Now;
@@ -190,15 +192,17 @@ impl<I: Index> Core<I> {
         failure: Option<StoredFailure>,
         now: Now,
     ) {
-        let queue = self.catalog.get(message.queue).expect("a message's queue is there");
-        let policy = &queue.definition.policy;
-        let failures = message.failures + 1;
-        let was_last = message.failures_max(policy).is_some_and(|max| max <= failures);
-        if was_last && !queue.definition.is_dead_letter_queue {
+        let queue =
+            &self.catalog.get(message.queue).expect("a message's queue is there").definition;
+        let was_last = is_last_failure(queue, message);
+        if was_last && !queue.is_dead_letter_queue {
             let (call, reason) = (Some(call), DeadLetterReason::MaxAttempts);
             return self.draft_letter(draft, birth, message, Letter { call, reason, failure }, now);
         }
-        let delay_ms = delay_ms.unwrap_or_else(|| policy.backoff_ms(failures, chance));
+        let delay_ms = delay_ms.unwrap_or_else(|| {
+            let failures = message.failures + 1;
+            queue.policy.backoff_ms(failures, chance)
+        });
         let due = (!was_last && 0 < delay_ms).then(|| now.after(delay_ms).into());
         let nacked = Nacked {
             call,
@@ -212,6 +216,18 @@ impl<I: Index> Core<I> {
         };
         let body = failure.map_or_else(Body::default, |failure| small_body(&failure));
         draft.push(Record::Nacked(nacked), body);
+    }
+
+    /// Whether a message is no longer in its queue once it is settled so.
+    pub(super) fn leaves_queue(&self, outcome: &Outcome, message: &Message) -> bool {
+        let queue =
+            &self.catalog.get(message.queue).expect("a message's queue is there").definition;
+        match outcome {
+            Outcome::Ack => true,
+            Outcome::Release { .. } => false,
+            Outcome::DeadLetter { .. } => !queue.is_dead_letter_queue,
+            Outcome::Nack { .. } => !queue.is_dead_letter_queue && is_last_failure(queue, message),
+        }
     }
 
     /// What is kept of a failure: nothing of an empty one, little while the disk is full.
@@ -261,4 +277,9 @@ impl<I: Index> Core<I> {
             self.settled.remember(call, [key], kind);
         }
     }
+}
+
+/// Whether a failure of a message that is held is the last that it may have.
+fn is_last_failure(queue: &QueueDefinition, message: &Message) -> bool {
+    message.failures_max(&queue.policy).is_some_and(|max| max <= message.failures + 1)
 }

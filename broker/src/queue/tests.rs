@@ -51,6 +51,7 @@ scripts! {
     dead_letter_name
     patch
     effects
+    effects_meet
     state_values
     state_counters
     state_permits

@@ -1,17 +1,19 @@
 //! What a queue may hold, in the plainest words.
 
 use super::{Asked, Model, What};
+use crate::queue::Outcome;
 use crate::queue::policy::Overflow;
 use crate::queue::record::QueueDefinition;
 
 impl Model {
     /// Whether so many messages of this size may be published to a queue, one after the other, when what
-    /// is ready goes for them; those that wait for their time do not go.
+    /// is ready goes for them; those that wait for their time do not go. One message may leave with them.
     pub(in crate::queue::tests) fn has_room(
         &self,
         queue: &str,
         (count, size): (u64, u64),
         wait: bool,
+        leaving: Option<u64>,
     ) -> bool {
         let Some(queue) = self.queue_named(queue) else { return true };
         let policy = &queue.policy;
@@ -19,11 +21,32 @@ impl Model {
             policy.max_messages.is_none_or(|max| messages + count <= max)
                 && policy.max_bytes.is_none_or(|max| bytes + count * size <= max)
         };
+        let stays = |does: fn(&What) -> bool| {
+            let left =
+                leaving.map(|birth| &self.messages[&birth]).filter(|it| it.queue == queue.id);
+            let (messages, bytes) = self.held_by(queue.id, does);
+            left.map_or((messages, bytes), |left| (messages - 1, bytes - left.size))
+        };
         if policy.overflow() == Overflow::RejectPublish {
-            return fits(self.held_by(queue.id, |_| true), count);
+            return fits(stays(|_| true), count);
         }
-        let stays = self.held_by(queue.id, |what| *what != What::Ready);
+        let stays = stays(|what| *what != What::Ready);
         fits(stays, if wait { count } else { 1 })
+    }
+
+    /// Whether a message that is held is no longer in its queue once it is settled so.
+    pub(in crate::queue::tests) fn leaves_queue(&self, birth: u64, outcome: &Outcome) -> bool {
+        let message = &self.messages[&birth];
+        let queue = &self.queues[&message.queue];
+        match outcome {
+            Outcome::Ack => true,
+            Outcome::Release { .. } => false,
+            _ if queue.is_dead_letter_queue => false,
+            Outcome::DeadLetter { .. } => true,
+            Outcome::Nack { .. } => {
+                self.was_last(queue, message.max_attempts, message.failures + 1)
+            }
+        }
     }
 
     /// Messages go because their queue holds too much: each is the oldest that may.

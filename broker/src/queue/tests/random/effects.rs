@@ -61,10 +61,17 @@ impl<I: StageIndex> Play<I> {
         let mut allowed = self.model.expected(&settlement, &mut BTreeSet::new(), now);
         let mut asked = Asked::default();
         if allowed == [Ok(true)] {
-            if let Some(refused) = refused {
+            let birth = token.birth.0;
+            let leaving = self.model.leaves_queue(birth, &settlement.outcome).then_some(birth);
+            let has_room = |queue: &&str| self.model.has_room(queue, (1, 7), false, leaving);
+            let full = queue.filter(|queue| !has_room(queue)).map(|queue| Refused::QueueFull {
+                queue: queue.to_owned(),
+                bound: "any",
+                max: 0,
+            });
+            if let Some(refused) = refused.or(full) {
                 allowed = vec![Err(refused)];
             } else {
-                let birth = token.birth.0;
                 asked.publish = queue.is_some();
                 asked.settle.insert(birth, settlement.outcome.clone());
                 asked.patch = patch.map(|(size, priority)| (birth, u64::from(size), priority));
@@ -76,7 +83,10 @@ impl<I: StageIndex> Play<I> {
         self.heard(&heard, asked);
         let failures = heard.answer.expect("a call of settlements is never refused");
         let told = failures.into_iter().next().map(|(_, refused)| refused);
-        let is_allowed = |answer: &Result<bool, Refused>| answer.as_ref().err() == told.as_ref();
+        let is_allowed = |answer: &Result<bool, Refused>| match (answer, &told) {
+            (Err(Refused::QueueFull { .. }), Some(Refused::QueueFull { .. })) => true,
+            (answer, told) => answer.as_ref().err() == told.as_ref(),
+        };
         assert!(allowed.iter().any(is_allowed), "{told:?}, where {allowed:?} is allowed");
         let logged = heard.logged.iter().map(|(_, record, _)| record);
         let births = logged.filter(|it| matches!(it, crate::queue::record::Record::Published(_)));

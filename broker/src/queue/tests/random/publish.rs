@@ -45,7 +45,7 @@ impl<I: StageIndex> Play<I> {
         let count = if message.unique_hash.is_some() { 1 } else { u64::from(count) };
         let wait = message.ordering_hash.is_some()
             || message.due.is_some_and(|due| !due.from(now).is_over(now));
-        self.model.has_room(queue, (count, message.body.len() as u64), wait)
+        self.model.has_room(queue, (count, message.body.len() as u64), wait, None)
     }
 
     /// The message of an id, within the dedup window.
