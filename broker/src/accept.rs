@@ -1,5 +1,6 @@
 //! Takes connections off a listener: with TLS or without, and never more than allowed.
 
+use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +23,9 @@ use crate::tls::Tls;
 
 /// How long a client may take for its handshake: one that says nothing must not hold a place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a client of HTTP/2 says first (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = 24;
 
 /// How long to wait when the system refuses (too many open files, mostly) before asking again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
@@ -104,8 +109,11 @@ impl Acceptor {
 
     async fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
-            self.counts.over_limit.fetch_add(1, Ordering::Relaxed);
-            debug!(%peer, "too many connections: closed a new one");
+            let closed = self.counts.over_limit.fetch_add(1, Ordering::Relaxed) + 1;
+            // Told at each doubling: a flood must not fill the log.
+            if closed.is_power_of_two() {
+                warn!(%peer, closed, "too many connections: closed a new one (max-connections)");
+            }
             return;
         };
         self.counts.accepted.fetch_add(1, Ordering::Relaxed);
@@ -118,7 +126,7 @@ impl Acceptor {
         match &self.tls {
             Some(tls) => self.handshake(tls, stream, info, place),
             None => {
-                let connection = Connection { io: Io::Plain(stream), info, _place: place };
+                let connection = Connection::new(Io::Plain(stream), info, place);
                 // Fails only while the server goes away: the connection ends with it.
                 self.sender.send(Ok(connection)).await.ok();
             }
@@ -134,7 +142,7 @@ impl Acceptor {
                 Ok(Ok(stream)) => {
                     let io = Io::Tls(Box::new(stream));
                     // As above: nobody is left to take it.
-                    sender.send(Ok(Connection { io, info, _place: place })).await.ok();
+                    sender.send(Ok(Connection::new(io, info, place))).await.ok();
                     return;
                 }
                 Ok(Err(error)) => error.to_string(),
@@ -151,7 +159,28 @@ impl Acceptor {
 pub struct Connection {
     io: Io,
     info: TcpConnectInfo,
+    /// Until its client has said what it speaks.
+    greeting: Option<Greeting>,
     _place: Place,
+}
+
+/// The first bytes of a client: what follows has keepalives of its own.
+#[derive(Debug)]
+struct Greeting {
+    missing: usize,
+    ends: Pin<Box<Sleep>>,
+}
+
+impl Greeting {
+    fn new() -> Self {
+        Self { missing: PREFACE_BYTES, ends: Box::pin(tokio::time::sleep(HANDSHAKE_TIMEOUT)) }
+    }
+}
+
+impl Connection {
+    fn new(io: Io, info: TcpConnectInfo, place: Place) -> Self {
+        Self { io, info, greeting: Some(Greeting::new()), _place: place }
+    }
 }
 
 #[derive(Debug)]
@@ -186,10 +215,20 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
+        let Self { io, greeting, .. } = self.get_mut();
+        let before = buffer.filled().len();
+        let read = match io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Io::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        let Some(waiting) = greeting else { return read };
+        waiting.missing = waiting.missing.saturating_sub(buffer.filled().len() - before);
+        if waiting.missing == 0 {
+            *greeting = None;
+        } else if read.is_pending() && waiting.ends.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        read
     }
 }
 
@@ -269,6 +308,24 @@ mod tests {
         let third = TcpStream::connect(address).await.unwrap();
         let held = accepted.next().await.unwrap().unwrap();
         assert_eq!(held.connect_info().remote_addr, third.local_addr().ok());
+    }
+
+    #[tokio::test]
+    async fn who_does_not_say_what_it_speaks_in_time_loses_its_place() {
+        let (address, mut accepted, _) = listen(None, 9).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut server = accepted.next().await.unwrap().unwrap();
+        let over = Box::pin(tokio::time::sleep(Duration::ZERO));
+        server.greeting.as_mut().expect("it waits for its client").ends = over;
+        client.write_all(b"PRI * HTT").await.unwrap();
+        let error = server.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut server = accepted.next().await.unwrap().unwrap();
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        server.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
+        assert!(server.greeting.is_none(), "it may be silent from then on");
     }
 
     #[tokio::test]

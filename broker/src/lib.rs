@@ -13,6 +13,7 @@ pub mod server;
 pub mod embedded;
 pub mod config;
 pub mod accept;
+pub mod open_files;
 pub mod auth;
 pub mod tls;
 pub mod web;

@@ -35,6 +35,7 @@ pub(super) fn serve(settings: Settings, unknown_variables: &[String]) -> Outcome
         warn!(variable, "this environment variable is no setting and has no effect");
     }
     keep_files_private();
+    qbroker::open_files::raise_limit();
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(Exit::Unavailable, format!("cannot start: {error}")))?;
     let exit = runtime.block_on(run(settings))?;

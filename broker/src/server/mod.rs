@@ -29,6 +29,7 @@ use crate::engine::{self, Engine, Failure, Stopped};
 use crate::exit::Exit;
 use crate::grpc::{self, Context, Stopping};
 use crate::metrics::{Registry, Sources};
+use crate::open_files;
 use crate::queue::Limits;
 use crate::supervisor;
 use crate::web::{Health, Phase, Scrape};
@@ -152,7 +153,8 @@ impl Running {
         let context =
             Context::new(engine.clone(), &settings, stopping_seen, closing.token().clone());
         let routes = grpc::routes(&context, &access.authenticator(grpc_addr), health_service)?;
-        let incoming = accept(listener, tls.clone(), settings.connections_max, counts);
+        let connections_max = open_files::connections_max(settings.connections_max);
+        let incoming = accept(listener, tls.clone(), connections_max, counts);
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
