@@ -15,8 +15,13 @@ use super::{Context, browse, consumers, messages, operations, queue_list, stats}
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
-use crate::queue::state::BARRIER_BYTES_MAX;
+use crate::queue::state::{BARRIER_BYTES_MAX, COLLECTING_MESSAGES_MAX};
 use crate::queue::{self, Expected, Lost, Queue as Stored};
+
+/// Messages that a queue's deletion takes along in one turn.
+const PURGED_AT_ONCE: u64 = 1_000;
+/// Purges before a queue is deleted all the same: its publishers may be faster.
+const PURGES_MAX: u32 = 100;
 
 #[cfg(test)]
 mod tests;
@@ -122,6 +127,7 @@ impl AdminService for Admin {
             ("max_pulled", number(core.pulled_max)),
             ("max_state_bytes", number(core.state_bytes_max)),
             ("max_barrier_bytes", number(BARRIER_BYTES_MAX)),
+            ("max_barrier_collecting_messages", number(COLLECTING_MESSAGES_MAX)),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
         Ok(Response::new(GetServerInfoResponse {
@@ -365,10 +371,12 @@ impl Admin {
     /// What the queue holds goes first, in steps; then the queue, with what came meanwhile.
     async fn delete(&self, request: DeleteQueueRequest) -> Result<(), Fault> {
         let DeleteQueueRequest { name, force, allow_missing } = request;
-        if force {
+        // What comes while much is purged is purged too: the rest goes in one turn.
+        for _ in 0..if force { PURGES_MAX } else { 0 } {
             let purged = self.engine().purge(&name, StateSet::ALL, Lost::Deleted).await;
             match flat(purged) {
-                Err(Fault::Refused(Refused::QueueNotFound(_))) => {}
+                Err(Fault::Refused(Refused::QueueNotFound(_))) => break,
+                Ok(purged) if purged <= PURGED_AT_ONCE => break,
                 purged => drop(purged?),
             }
         }
