@@ -184,6 +184,9 @@ impl<I: Index> Core<I> {
     pub(super) fn finish(&mut self, birth: Lsn) -> Message {
         let message = self.index.remove(birth);
         self.look_after_line(&message);
+        if self.consumers.has_stuck(message.queue) {
+            self.consumers.touch(message.queue);
+        }
         self.retire(message.content(birth));
         self.retire(message.last_failure);
         self.retire(message.dead_letter);

@@ -289,6 +289,8 @@ impl<I: Index> Core<I> {
         self.apply_purged(&Purged { queue: queue.0, states: StateSet::ALL.0 });
         self.index.set_retention(queue, None);
         self.flow.forget(queue);
+        self.consumers.forget(queue);
+        self.waiting_for_ttls.remove(&queue);
         self.fairness.forget(queue);
         self.overfull.remove(&queue);
         self.catalog.remove(queue);
@@ -423,6 +425,7 @@ impl<I: Index> Core<I> {
         now: Now,
     ) -> QueueId {
         if let Some(queue) = draft.queue_named(name) {
+            draft.mark_as_dead_letter_queue(queue);
             return queue;
         }
         match self.catalog.named(name) {
@@ -453,5 +456,16 @@ impl Draft {
 
     fn queue_named(&self, name: &str) -> Option<QueueId> {
         self.queues.get(name).copied()
+    }
+
+    /// A queue of this draft is made as a dead-letter queue.
+    fn mark_as_dead_letter_queue(&mut self, queue: QueueId) {
+        for (record, _) in &mut self.records {
+            if let Record::QueuePut(definition) = record
+                && definition.queue_id() == queue
+            {
+                definition.is_dead_letter_queue = true;
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
 use super::Core;
@@ -145,6 +146,14 @@ impl WaitingPull {
 /// Most leases in one grant. Consumers of a queue take turns at most this coarse.
 const GRANT_MAX: u64 = 256;
 
+/// Consumers that left a queue's line because its first message was too large for them.
+#[derive(Debug, Default)]
+struct Stuck {
+    /// That message, where it is known which one is first.
+    first: Option<Lsn>,
+    consumers: BTreeSet<ConsumerId>,
+}
+
 /// A round of turns at a queue.
 #[derive(Debug, Default)]
 struct Round {
@@ -169,6 +178,8 @@ pub(super) struct Consumers {
     /// Of the first hot queue.
     round: Round,
     is_hot: BTreeSet<QueueId>,
+    /// Consumers that had room, but not for the first message of a queue.
+    stuck: BTreeMap<QueueId, Stuck>,
     /// Consumers that have room again.
     freed: BTreeSet<ConsumerId>,
     all_hot: bool,
@@ -241,6 +252,16 @@ impl Consumers {
 
     pub(super) fn take_all_hot(&mut self) -> bool {
         std::mem::take(&mut self.all_hot)
+    }
+
+    /// Whether a queue's turn is still to come.
+    pub(super) fn is_hot(&self, queue: QueueId) -> bool {
+        self.is_hot.contains(&queue)
+    }
+
+    /// The queues whose turns are still to come.
+    pub(super) fn all_hot(&self) -> impl Iterator<Item = QueueId> {
+        self.hot.iter().copied()
     }
 
     pub(super) fn next_hot(&self) -> Option<QueueId> {
@@ -351,6 +372,47 @@ impl Consumers {
             }
         }
         names
+    }
+
+    /// A consumer with room got nothing of a queue, whose first message is this one.
+    pub(super) fn stick(&mut self, id: ConsumerId, queue: QueueId, first: Option<Lsn>) {
+        if self.consumers.get(&id).is_some_and(|consumer| 0 < consumer.room()) {
+            let stuck = self.stuck.entry(queue).or_default();
+            stuck.first = first;
+            stuck.consumers.insert(id);
+        }
+    }
+
+    /// Whether consumers wait for another message to be first in a queue.
+    pub(super) fn has_stuck(&self, queue: QueueId) -> bool {
+        self.stuck.contains_key(&queue)
+    }
+
+    /// Lines up again who waited for another message to be first, where this one is.
+    pub(super) fn line_up_stuck(&mut self, queue: QueueId, name: &Arc<str>, first: Option<Lsn>) {
+        let is_same = |stuck: &Stuck| first.is_some() && stuck.first == first;
+        let Some(stuck) = self.stuck.remove(&queue) else { return };
+        if is_same(&stuck) {
+            self.stuck.insert(queue, stuck);
+            return;
+        }
+        for id in stuck.consumers {
+            // It may have been lined up since, with what it was given back.
+            let Some(consumer) = self.consumers.get_mut(&id) else { continue };
+            let Some(at) = consumer.blocked.iter().position(|other| other == name) else {
+                continue;
+            };
+            consumer.blocked.remove(at);
+            if let Some((shares, place)) = consumer.share_mut(name) {
+                shares.stand_at(place);
+            }
+            self.lines.entry(name.clone()).or_default().push_back(Taker::Consumer(id));
+        }
+    }
+
+    /// A queue is gone.
+    pub(super) fn forget(&mut self, queue: QueueId) {
+        self.stuck.remove(&queue);
     }
 
     pub(super) fn attach(&mut self, id: ConsumerId, consumer: Consumer) {

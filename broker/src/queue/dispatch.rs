@@ -31,6 +31,10 @@ pub struct Delivery {
     pub size: u32,
 }
 
+/// Bytes of messages in one answer to a pull, where that is not one message: most gRPC clients take no
+/// answer beyond 4 MiB, and what one cannot take counts as a crash.
+const PULL_BYTES_MAX: u64 = 2 << 20;
+
 /// How much somebody may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
@@ -46,9 +50,10 @@ impl Room {
         bytes <= self.bytes || (self.one_of_any_size && is_first)
     }
 
-    /// Room without a bound of bytes.
-    pub(super) fn of_messages(messages: u64) -> Self {
-        Self { messages, bytes: u64::MAX, one_of_any_size: true }
+    /// What an answer to a pull has room for, beside messages of so many bytes; `None`: there are none.
+    pub(super) fn of_pull(messages: u64, beside: Option<u64>) -> Self {
+        let bytes = PULL_BYTES_MAX.saturating_sub(beside.unwrap_or_default());
+        Self { messages, bytes, one_of_any_size: beside.is_none() }
     }
 }
 
@@ -99,7 +104,14 @@ impl<I: Index> Core<I> {
         if !self.frozen && self.is_any_ttl_over(now) {
             self.end_ttls(now, out)?;
         }
+        self.open_due_queues(now);
+        if !self.waiting_for_ttls.is_empty() && !self.is_any_ttl_over(now) {
+            let queues = std::mem::take(&mut self.waiting_for_ttls);
+            queues.into_iter().for_each(|queue| self.consumers.touch(queue));
+        }
         self.advance_lines(out)?;
+        // What is new in one of them counts for who has several.
+        self.fairness.look_again_at(self.consumers.all_hot());
         loop {
             for name in self.consumers.line_up_freed() {
                 if let Some(queue) = self.catalog.named(&name) {
@@ -120,8 +132,12 @@ impl<I: Index> Core<I> {
     fn dispatch_queue(&mut self, queue: QueueId, now: Now, out: &mut Output) -> Lookup<bool> {
         let of = self.catalog.get(queue).filter(|queue| !queue.definition.paused);
         let Some(of) = of else { return Ok(true) };
-        self.fairness.look_again(queue);
         let (name, is_limited) = (of.name.clone(), of.definition.policy.limits_deliveries());
+        self.fairness.look_again(queue);
+        if self.consumers.has_stuck(queue) {
+            let first = self.first_known(queue)?;
+            self.consumers.line_up_stuck(queue, &name, first);
+        }
         let mut passed = 0;
         loop {
             let ready = self.index.counts(queue).ready;
@@ -130,6 +146,7 @@ impl<I: Index> Core<I> {
             }
             // More is over than one step gives up: who waits here waits on.
             if self.is_first_outlived(queue, now)? {
+                self.waiting_for_ttls.insert(queue);
                 return Ok(true);
             }
             let Some((taker, share)) = self.consumers.next_taker(&name, ready) else {
@@ -195,6 +212,10 @@ impl<I: Index> Core<I> {
         if chosen.is_held_back {
             return Ok(Turn::HeldBack);
         }
+        if chosen.messages.is_empty() {
+            let first = self.first_known(queue)?;
+            self.consumers.stick(id, queue, first);
+        }
         let deliveries = self.grant(queue, terms, chosen.messages, now, out);
         self.consumers.served(id, name, deliveries.len(), own.reached);
         if !deliveries.is_empty() {
@@ -217,7 +238,7 @@ impl<I: Index> Core<I> {
             return Ok(Turn::Passed);
         };
         let room = self.leases_room(most.min(quota));
-        let chosen = self.choose(queue, Room::of_messages(room), now)?;
+        let chosen = self.choose(queue, Room::of_pull(room, None), now)?;
         if chosen.is_held_back {
             return Ok(Turn::HeldBack);
         }
@@ -294,6 +315,15 @@ impl<I: Index> Core<I> {
             size: message.size,
         };
         chosen.into_iter().map(deliver).collect()
+    }
+
+    /// The message that is delivered next; `None` where that depends on leases.
+    fn first_known(&self, queue: QueueId) -> Lookup<Option<Lsn>> {
+        let mut births = Vec::new();
+        if !self.index.has_lanes(queue) {
+            self.index.ready(queue, Lane::default(), 1, &mut births)?;
+        }
+        Ok(births.pop())
     }
 
     /// How many of `messages` may be leased before there are too many leases.

@@ -68,6 +68,7 @@ impl<I: Index> Core<I> {
         }
         // One batch: of two, neither would know of the queues, ids and room that the other takes.
         let messages: Vec<_> = effects.publish.iter().cloned().chain(completions).collect();
+        self.check_completions(&messages)?;
         self.draft_also(draft, &messages, now)
     }
 

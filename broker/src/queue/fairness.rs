@@ -78,6 +78,13 @@ impl Fairness {
         self.full.remove(&queue);
     }
 
+    /// [`Self::look_again`] at all of these.
+    pub(super) fn look_again_at(&mut self, queues: impl Iterator<Item = QueueId>) {
+        if !self.full.is_empty() {
+            queues.for_each(|queue| self.look_again(queue));
+        }
+    }
+
     /// A queue is gone.
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.turns.remove(&queue);

@@ -142,7 +142,7 @@ impl Message {
         }
     }
 
-    fn due(&self) -> Option<Due> {
+    pub(super) fn due(&self) -> Option<Due> {
         match self.state {
             State::Scheduled(due) => Some(due),
             State::Ready | State::Leased | State::Parked | State::Behind => None,

@@ -331,6 +331,8 @@ pub struct Core<I> {
     operations: operation::Operations,
     leaderless: ordering::Leaderless,
     fairness: fairness::Fairness,
+    /// Queues that deliver nothing before more times to live have been seen to. Of this start.
+    waiting_for_ttls: BTreeSet<ids::QueueId>,
     /// Queues that hold more than they may, and of which something may go. Of this start.
     overfull: BTreeSet<ids::QueueId>,
     state: state::State,
@@ -365,6 +367,7 @@ impl<I: Index> Core<I> {
             operations: operation::Operations::default(),
             leaderless: ordering::Leaderless::default(),
             fairness: fairness::Fairness::default(),
+            waiting_for_ttls: BTreeSet::new(),
             overfull: BTreeSet::new(),
             state: state::State::default(),
             disk_full: false,

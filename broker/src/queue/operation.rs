@@ -324,7 +324,8 @@ impl<I: Index> Core<I> {
                 && message.dead_letter == seen.dead_letter;
             // What came later may be what this very operation has moved, given up once more.
             let was_there = birth.max(message.dead_letter) < step.operation;
-            if same && was_there && started.filter.may_hold(birth, &message) {
+            let is_meant = was_there && !came_since(&message, step.operation, started);
+            if same && is_meant && started.filter.may_hold(birth, &message) {
                 chosen.push((candidate, message, told.as_ref()));
             }
         }
@@ -387,5 +388,14 @@ impl OperationStepped {
                 first: why.to_string(),
             }),
         }
+    }
+}
+
+/// Whether a message was moved into its queue after the operation was begun: two that move to and fro
+/// would never end. What became ready since has another place, but was there before.
+fn came_since(message: &Message, operation: Lsn, started: &OperationStarted) -> bool {
+    match message.place {
+        Lsn(0) => started.wall_ms < message.since_ms,
+        place => operation < place && started.wall_ms <= message.since_ms,
     }
 }

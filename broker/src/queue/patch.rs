@@ -77,6 +77,7 @@ impl<I: Index> Core<I> {
         let Published { size, priority, .. } = patched.published;
         let priority = u8::try_from(priority).unwrap_or(u8::MAX);
         self.change(birth, Message { patched: lsn, size, priority, ..message });
+        self.weigh(message.queue);
     }
 
     /// The message of which nothing else is known is there: it was held when it was patched.

@@ -150,15 +150,18 @@ impl<I: Index> Core<I> {
         now: Now,
     ) -> Lookup<Vec<(QueueId, Vec<(Lsn, Message)>)>> {
         let mut room = self.leases_room(u64::from(pull.messages_max));
-        let mut chosen = Vec::new();
+        let (mut chosen, mut bytes) = (Vec::new(), None);
         for selector in order_of_pull(&pull.queues, self.next.0) {
             let named = self.catalog.named(&selector.queue);
             let Some(queue) = named else { continue };
             let most = room.min(selector.window.map_or(u64::MAX, u64::from));
             let most = most.min(self.quota(queue, now));
-            let of_queue = self.choose(queue.id(), Room::of_messages(most), now)?.messages;
+            let room_of_queue = Room::of_pull(most, bytes);
+            let of_queue = self.choose(queue.id(), room_of_queue, now)?.messages;
             room -= of_queue.len() as u64;
             if !of_queue.is_empty() {
+                let added: u64 = of_queue.iter().map(|(_, message)| u64::from(message.size)).sum();
+                bytes = Some(bytes.unwrap_or_default() + added);
                 chosen.push((queue.id(), of_queue));
             }
         }

@@ -149,6 +149,11 @@ impl Shares {
         self.shares[place].outstanding -= 1;
     }
 
+    /// The consumer stands in the line of the queue at `place` again.
+    pub(super) fn stand_at(&mut self, place: usize) {
+        self.shares[place].standing = true;
+    }
+
     /// The consumer stands in all lines again.
     pub(super) fn stand(&mut self) {
         self.shares.iter_mut().for_each(|share| share.standing = true);
@@ -167,9 +172,12 @@ impl<I: Index> Core<I> {
         shares.turn(place, room, |at| self.gives(&consumer.queues[at], now))
     }
 
-    /// Whether a queue has something to give.
+    /// Whether a queue has something to give, and its turn is still to come: who waits for one that was
+    /// passed over would wait for ever.
     pub(super) fn gives(&self, queue: &str, now: Now) -> bool {
-        let queue = self.catalog.named(queue).filter(|queue| self.is_open(queue, now));
+        let queue = self.catalog.named(queue);
+        let queue = queue.filter(|queue| self.consumers.is_hot(queue.id()));
+        let queue = queue.filter(|queue| self.is_open(queue, now));
         queue.is_some_and(|queue| 0 < self.index.counts(queue.id()).ready)
     }
 }

@@ -52,6 +52,11 @@ scripts! {
     patch
     effects
     effects_meet
+    passed_over
+    too_large
+    due_order
+    pull_bytes
+    chase
     state_values
     state_counters
     state_permits

@@ -44,7 +44,6 @@ impl<I: Index> Core<I> {
         self.expire(now, out)?;
         self.trim(now, out)?;
         self.end_state(now, out)?;
-        self.open_due_queues(now);
         self.forget_idle_producers(now, out);
         Ok(())
     }
@@ -83,15 +82,18 @@ impl<I: Index> Core<I> {
     fn come_due(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
         let mut births = Vec::new();
         self.index.due(now, STEP_MAX, &mut births)?;
-        for &birth in &births {
-            self.index.message(birth)?;
+        let mut due = Vec::with_capacity(births.len());
+        for birth in births {
+            let message = self.index.message(birth)?.expect("what is due is there");
+            due.push((message.due(), birth.0));
         }
-        if !births.is_empty() {
-            let mut draft = self.draft();
-            let births = births.into_iter().map(|birth| birth.0).collect();
+        let mut draft = self.draft();
+        // Each moment has its place in the queue, however late it is seen.
+        for moment in due.chunk_by(|a, b| a.0 == b.0) {
+            let births = moment.iter().map(|&(_, birth)| birth).collect();
             draft.fact(Record::CameDue(CameDue { births }));
-            self.commit(draft, out);
         }
+        self.commit_each(draft, out);
         Ok(())
     }
 

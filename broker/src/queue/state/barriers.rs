@@ -22,6 +22,10 @@ use crate::queue::{Core, Draft, NewDue, NewMessage, Output, Turn};
 /// Bytes of a barrier's messages and of what its members bring: they are in memory, and published at
 /// once.
 pub const BARRIER_BYTES_MAX: usize = 256 << 10;
+/// Messages that get a barrier's results: each gets all of them, and one commit must hold all.
+pub const COLLECTING_MESSAGES_MAX: usize = 4;
+/// Bytes of what barriers publish in one commit, where a message may not have more.
+const COMPLETION_BYTES_MAX: u64 = ((COLLECTING_MESSAGES_MAX + 1) * BARRIER_BYTES_MAX) as u64;
 /// How long it is known of a barrier that its time was over.
 pub(super) const REMEMBERED_MS: u64 = 60 * 60 * 1_000;
 /// What a member takes of memory whatever it brings, about.
@@ -208,6 +212,10 @@ impl<I: Index> Core<I> {
             on_complete: templates(&create.on_complete),
             on_expire: templates(&create.on_expire),
         };
+        if create.collect && COLLECTING_MESSAGES_MAX < created.on_complete.len() {
+            let (what, max) = ("barrier_collecting_messages", COLLECTING_MESSAGES_MAX);
+            return Err(Refused::Limit { what, max }.into());
+        }
         let messages = created.on_complete.iter().chain(&created.on_expire);
         let bytes: usize = messages.map(template_bytes).sum();
         if BARRIER_BYTES_MAX < bytes {
@@ -224,10 +232,22 @@ impl<I: Index> Core<I> {
     pub fn arrive(&mut self, arrive: &Arrive, now: Now, out: &mut Output) -> Turn<Arrived> {
         let mut draft = self.draft();
         let (arrived, messages) = self.draft_arrival(&mut draft, &mut self.room()?, arrive, now)?;
+        self.check_completions(&messages)?;
         let evicted = self.draft_also(&mut draft, &messages, now)?;
         self.commit(draft, out);
         self.evict(&evicted, now, out);
         Ok(arrived)
+    }
+
+    /// Whether one commit can hold what barriers publish, with all else that is published with it.
+    pub(in crate::queue) fn check_completions(&self, messages: &[NewMessage]) -> Turn<()> {
+        let bytes: u64 = messages.iter().map(|message| message.body.len() as u64).sum();
+        let max = COMPLETION_BYTES_MAX.max(self.limits.payload_bytes_max);
+        if max < bytes {
+            let max = usize::try_from(max).unwrap_or(usize::MAX);
+            return Err(Refused::Limit { what: "completion_bytes", max }.into());
+        }
+        Ok(())
     }
 
     /// A barrier as it is.

@@ -21,7 +21,10 @@ use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
-pub use barriers::{Arrive, Arrived, BARRIER_BYTES_MAX, BarrierState, BarrierView, CreateBarrier};
+pub use barriers::{
+    Arrive, Arrived, BARRIER_BYTES_MAX, BarrierState, BarrierView, COLLECTING_MESSAGES_MAX,
+    CreateBarrier,
+};
 pub use counters::{AddToCounter, ChangeCounter, Changed};
 pub use permits::{AcquirePermit, Holder, PermitId};
 pub(super) use snapshot::StateItem;

@@ -193,8 +193,9 @@ impl<I: Index> Core<I> {
     ) -> Turn<Option<PermitId>> {
         let key = &acquire.key;
         if let Some(lsn) = self.state.permits.of_request(key, &acquire.request_id) {
-            let epoch = self.state.permits.permits[&lsn].epoch;
-            return Ok(Some(PermitId { lsn, epoch }));
+            let Permit { epoch, end, .. } = self.state.permits.permits[&lsn];
+            // One that is over is on its way to somebody else.
+            return Ok((!end.is_over(now)).then_some(PermitId { lsn, epoch }));
         }
         let (lease, session) = match &acquire.holder {
             Holder::Nobody => ((Lsn(0), Lsn(0)), SessionId::NONE),

@@ -104,7 +104,7 @@ fn check_lines<I: Index>(core: &Core<I>) {
 fn check_comes_back<I: Index>(core: &Core<I>, queue: &Queue) {
     let counts = core.index.counts(queue.id());
     let waits = core.consumers.lines().any(|(name, line)| *name == queue.name && !line.is_empty());
-    if counts.ready == 0 || !waits || queue.definition.paused {
+    if counts.ready == 0 || !waits || queue.definition.paused || core.frozen {
         return;
     }
     let is_full =

@@ -264,3 +264,22 @@ fn the_longest_list_of_messages_stays_below_64_kib() {
     Record::Granted(granted).encode_head(&mut head);
     assert!(head.len() < 64 << 10, "{} bytes", head.len());
 }
+
+#[test]
+fn who_waits_for_many_times_to_live_of_another_queue_is_served_after_them() {
+    let (mut stage, _) = Stage::<MemoryIndex>::new(Limits::default());
+    let short = NewMessage { ttl_ms: Some(1_000), ..message("short") };
+    let publish = Publish { messages: vec![short; 2 * MESSAGES as usize] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let open = open("host", "fair", 1, false);
+    stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
+    stage.now.boot_ms += 1_000;
+    stage.now.wall_ms += 1_000;
+    let tenants = NewMessage { fairness_hash: Some(7), ..message("fair") };
+    let publish = Publish { messages: vec![tenants] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    while stage.core.deadlines().is_over(stage.now) {
+        stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+    }
+    assert_eq!(stage.core.lease_count(), 1, "nothing keeps it from the consumer any more");
+}

@@ -38,7 +38,7 @@ impl Model {
         let (message, queue) = (&self.messages[&birth], &self.queues[&to]);
         let size = (1, message.size);
         let refuses = queue.policy.overflow() == Overflow::RejectPublish;
-        assert!(!refuses || self.has_room(&queue.name, size, true), "no room for {birth}");
+        assert!(!refuses || self.has_room(&queue.name, size, true, None), "no room for {birth}");
         let holders = message.unique.map(|key| self.key_holders(to, key)).unwrap_or_default();
         assert!(queue.is_dead_letter_queue || holders.is_empty(), "{holders:?} have its key");
     }

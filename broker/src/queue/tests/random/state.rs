@@ -174,7 +174,7 @@ impl<I: StageIndex> Play<I> {
             Some(max) => ("max_messages", max),
             None => ("max_bytes", policy.max_bytes.unwrap_or(u64::MAX)),
         };
-        let has_room = self.model.has_room(queue, (1, bytes as u64), false);
+        let has_room = self.model.has_room(queue, (1, bytes as u64), false, None);
         (!has_room).then(|| Refused::QueueFull { queue: queue.to_owned(), bound, max })
     }
 
