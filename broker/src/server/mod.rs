@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use qbroker_storage::disk::RealDisk;
+use qbroker_storage::Space;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -279,9 +280,9 @@ async fn watch_disk(engine: Arc<Engine>, health: Health, closing: CancellationTo
     let mut was_low = false;
     while closing.run_until_cancelled(look.tick()).await.is_some() {
         let space = engine.log().space();
-        let low = space != qbroker_storage::Space::Ample;
-        if low && !was_low {
-            warn!(?space, "the disk is at its reserve: publishes are refused, settling goes on");
+        let low = space != Space::Ample;
+        if let (Space::Low { free, reserve }, false) = (space, was_low) {
+            warn!(free, reserve, "the disk is at its reserve: publishes are refused, settling goes on");
         } else if was_low && !low {
             info!("there is room on the disk again: publishes are taken");
         }

@@ -92,8 +92,23 @@ pub(super) fn failure(failure: &Failure) -> Value {
 /// How the ids begin that the broker gives; no application may choose such a one.
 const BROKER_ID_START: &str = "q.";
 
-/// What a line of `publish --envelope` may say; other keys, such as those of a message that was
-/// consumed, are ignored.
+/// What is printed of a message, and says nothing of the one that is published.
+const TOLD: [&str; 12] = [
+    "sequence",
+    "state",
+    "size_bytes",
+    "publish_time",
+    "deliver_time",
+    "expire_time",
+    "dead_letter",
+    "attempt",
+    "attempts",
+    "last_failure",
+    "lease",
+    "lease_expire_time",
+];
+
+/// What a line of `publish --envelope` may say, beside what is [`TOLD`].
 #[derive(Debug, Deserialize)]
 struct Envelope {
     payload: Option<Value>,
@@ -123,6 +138,8 @@ struct Envelope {
     unique_key: String,
     #[serde(default, with = "humantime_duration")]
     delay: Option<Duration>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 /// Reads a message from an envelope, for `queue` unless it names its own.
@@ -131,6 +148,9 @@ struct Envelope {
 /// Where the line is no such object, or holds no payload or two.
 pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
     let envelope: Envelope = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    if let Some(unknown) = envelope.rest.keys().find(|key| !TOLD.contains(&key.as_str())) {
+        return Err(format!("unknown key {unknown:?}"));
+    }
     let payload = match (envelope.payload, envelope.payload_base64) {
         (Some(Value::String(text)), None) => Bytes::from(text),
         (Some(other), None) => Bytes::from(other.to_string()),
@@ -276,6 +296,7 @@ mod tests {
         let zero = error("{\"payload\": 1, \"max_attempts\": 0}");
         assert_eq!(zero, "max_attempts: must be a number from 1, or unlimited");
         assert!(error("[").contains("EOF"));
+        assert_eq!(error("{\"payload\": 1, \"priorty\": 9}"), "unknown key \"priorty\"");
     }
 
     #[test]

@@ -9,6 +9,9 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// No duration on the wire is longer, unless its field says so.
 pub(in crate::grpc) const DURATION_MS_MAX: u64 = 365 * DAY_MS;
 
+/// The last second that a `Timestamp` may name: 9999-12-31T23:59:59Z (timestamp.proto).
+const TIMESTAMP_SECONDS_MAX: u64 = 253_402_300_799;
+
 /// Whole milliseconds of a duration that must be within bounds, both included; fractions count as
 /// a whole one, so that a delay is never early.
 pub(in crate::grpc) fn duration_ms(
@@ -38,6 +41,9 @@ pub(in crate::grpc) fn timestamp_ms(field: &'static str, time: Timestamp) -> Res
     let nanos = u64::try_from(time.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
     let nanos = nanos.ok_or_else(|| Fault::invalid(field, "a timestamp's nanos are malformed"))?;
     let seconds = u64::try_from(time.seconds).unwrap_or_default();
+    if TIMESTAMP_SECONDS_MAX < seconds {
+        return Err(Fault::invalid(field, "a timestamp must be before the year 10000"));
+    }
     Ok(seconds.saturating_mul(1_000).saturating_add(nanos.div_ceil(1_000_000)))
 }
 
@@ -46,8 +52,9 @@ pub(in crate::grpc) fn to_duration(ms: u64) -> Duration {
     Duration { seconds: i64::try_from(ms / 1_000).unwrap_or(i64::MAX), nanos }
 }
 
+/// A time as clients can read it: one that a delay has put beyond the last is told as that.
 pub(in crate::grpc) fn to_timestamp(ms: u64) -> Timestamp {
-    let Duration { seconds, nanos } = to_duration(ms);
+    let Duration { seconds, nanos } = to_duration(ms.min(TIMESTAMP_SECONDS_MAX * 1_000 + 999));
     Timestamp { seconds, nanos }
 }
 
@@ -71,5 +78,9 @@ mod tests {
     fn times_read_as_they_were_written() {
         assert_eq!(timestamp_ms("t", to_timestamp(1_234_567)).unwrap(), 1_234_567);
         assert_eq!(timestamp_ms("t", Timestamp { seconds: -5, nanos: 0 }).unwrap(), 0);
+        let last = Timestamp { seconds: 253_402_300_799, nanos: 999_000_000 };
+        assert_eq!(to_timestamp(u64::MAX), last);
+        assert!(timestamp_ms("t", last).is_ok());
+        assert!(timestamp_ms("t", Timestamp { seconds: last.seconds + 1, nanos: 0 }).is_err());
     }
 }
