@@ -1,5 +1,7 @@
 //! `qbroker state`: values, counters, permits and barriers.
 
+mod barrier;
+
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
@@ -8,9 +10,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use qbroker::exit::Exit;
-use qbroker_client::{BarrierState, Client, CounterChange, Holder};
+use qbroker_client::{Client, CounterChange, Holder};
 use serde_json::json;
 
+use self::barrier::{ArriveArgs, BarrierArgs, CreateArgs};
 use super::Outcome;
 use super::failure::Failure;
 use super::globals::Globals;
@@ -30,6 +33,10 @@ pub(super) enum StateCommand {
     Acquire(AcquireArgs),
     /// Give a permit back; exits with 1 where it had ended before.
     Release(ReleaseArgs),
+    /// Make a barrier, which publishes messages once all have arrived; exits with 1 where it is there.
+    CreateBarrier(CreateArgs),
+    /// Arrive at a barrier and show it; exits with 1 where it is not known.
+    Arrive(ArriveArgs),
     /// Show a barrier; exits with 1 where it is not known.
     Barrier(BarrierArgs),
 }
@@ -103,15 +110,6 @@ pub(super) struct ReleaseArgs {
     id: String,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct BarrierArgs {
-    /// The key.
-    key: String,
-    /// How long to wait for it to complete or expire; the broker allows 60 s at most.
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
-    wait: Duration,
-}
-
 impl StateCommand {
     /// Runs one of them.
     pub(super) fn run(self, globals: &Globals) -> Outcome {
@@ -124,7 +122,9 @@ impl StateCommand {
                 Self::Counter(args) => counter(args, &client, globals).await,
                 Self::Acquire(args) => acquire(&args, &client, globals).await,
                 Self::Release(args) => Ok(found(client.state().release(&args.id).await?)),
-                Self::Barrier(args) => barrier(&args, &client, globals).await,
+                Self::CreateBarrier(args) => args.run(&client).await,
+                Self::Arrive(args) => args.run(&client, globals).await,
+                Self::Barrier(args) => args.run(&client, globals).await,
             }
         })
     }
@@ -227,32 +227,6 @@ async fn acquire(args: &AcquireArgs, client: &Client, globals: &Globals) -> Outc
     } else {
         super::output::write_out(&format!("{id}\n"))?;
     }
-    Ok(Exit::Ok)
-}
-
-async fn barrier(args: &BarrierArgs, client: &Client, globals: &Globals) -> Outcome {
-    let Some(barrier) = client.state().barrier(&args.key, args.wait).await? else {
-        return Ok(Exit::Negative);
-    };
-    let state = match barrier.state {
-        BarrierState::Open => "open",
-        BarrierState::Complete => "complete",
-        BarrierState::Expired => "expired",
-        _ => "unknown",
-    };
-    let mut item = item(&args.key);
-    item.insert("state".to_owned(), json!(state));
-    item.insert("arrived".to_owned(), json!(barrier.arrived));
-    item.insert("parties".to_owned(), json!(barrier.parties));
-    item.insert("failed".to_owned(), json!(barrier.failed));
-    let columns = [
-        column("KEY", "key"),
-        column("STATE", "state"),
-        column("ARRIVED", "arrived"),
-        column("PARTIES", "parties"),
-        column("FAILED", "failed"),
-    ];
-    globals.output().item(&columns, item)?;
     Ok(Exit::Ok)
 }
 

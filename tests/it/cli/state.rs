@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Stage;
+use super::{Stage, check_usage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shell_keeps_state_and_its_exit_codes_tell() {
@@ -34,4 +34,26 @@ async fn a_shell_keeps_state_and_its_exit_codes_tell() {
     assert_eq!(run(&["release", permit.trim()]).await, said(0, ""));
     assert_eq!(run(&["release", permit.trim()]).await, said(1, ""));
     assert_eq!(run(&["barrier", "g"]).await, said(1, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_makes_a_barrier_and_arrives_at_it() {
+    let stage = Stage::new().await;
+    let run = async |words: &[&str]| stage.shell.run(&[&["state"], words].concat()).await;
+    let create = ["create-barrier", "g", "2", "--then", "done=all", "--else", "late"];
+    assert_eq!(run(&create).await.code, 0);
+    assert_eq!(run(&create).await.code, 1, "it is there");
+    let view = |arrived, failed, state| json!({"key": "g", "state": state, "arrived": arrived, "parties": 2, "failed": failed});
+    let shown = stage.shell.json(&["state", "arrive", "g", "a"]).await;
+    assert_eq!(shown, view(1, 0, "open"));
+    assert_eq!(stage.shell.json(&["state", "arrive", "g", "a", "--failed"]).await, shown);
+    let shown = stage.shell.json(&["state", "arrive", "g", "b", "--failed"]).await;
+    assert_eq!(shown, view(2, 1, "complete"));
+    assert_eq!(stage.shell.json(&["state", "barrier", "g", "--wait", "60s"]).await, shown);
+    let done = stage.shell.run(&["message", "pull", "done"]).await;
+    assert!(done.out.contains("all"), "{}", done.out);
+    assert_eq!(run(&["arrive", "none", "a"]).await.code, 1);
+    check_usage(&run(&["create-barrier", "h", "1", "--then", "=x"]).await, "needs a queue");
+    check_usage(&run(&["create-barrier", "h", "0"]).await, "0 is not in 1..=100000");
+    check_usage(&run(&["create-barrier", "h", "1", "--collect"]).await, "--then");
 }
