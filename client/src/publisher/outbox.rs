@@ -352,19 +352,11 @@ impl Machine for Outbox {
     }
 
     fn recover(&mut self, error: &Error) -> bool {
-        match error {
-            Error::Disconnected(_) | Error::TimedOut(_) => !self.abandoned,
-            Error::Refused(refusal) if refusal.reason == Reason::ProducerUnknown => {
-                self.producer_forgotten(error);
-                !self.abandoned
-            }
-            Error::Refused(refusal) => refusal.retryable && !self.abandoned,
-            Error::Closed(_)
-            | Error::OutcomeUnknown(_)
-            | Error::LeaseLost(_)
-            | Error::Protocol(_)
-            | Error::Option(_) => false,
+        let is_forgotten = error.reason() == Some(&Reason::ProducerUnknown);
+        if is_forgotten {
+            self.producer_forgotten(error);
         }
+        (is_forgotten || error.is_retryable()) && !self.abandoned
     }
 
     fn abandon(&mut self) {

@@ -139,16 +139,7 @@ impl Machine for Inbox {
     }
 
     fn recover(&mut self, error: &Error) -> bool {
-        let may_help = match error {
-            Error::Disconnected(_) | Error::TimedOut(_) => true,
-            Error::Refused(refusal) => refusal.retryable,
-            Error::Closed(_)
-            | Error::OutcomeUnknown(_)
-            | Error::LeaseLost(_)
-            | Error::Protocol(_)
-            | Error::Option(_) => false,
-        };
-        may_help && !(self.abandoned && self.leases.is_empty())
+        error.is_retryable() && !(self.abandoned && self.leases.is_empty())
     }
 
     fn abandon(&mut self) {
