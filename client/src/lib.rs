@@ -65,7 +65,7 @@ mod stream;
 mod time;
 
 pub use admin::{
-    Attempt, ConnectedConsumer, ConsumerQuery, Limit, ListedMessage, MessageFilter, MessageQuery,
+    Attempt, ConnectedConsumer, ConsumerQuery, Event, EventKind, EventQuery, Events, Limit, ListedMessage, MessageFilter, MessageQuery,
     MessageState, MessageUpdate, Operation, OperationKind, OperationOptions, OperationState,
     Overflow, Page, Queue, QueueOrder, QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats,
     QueueUpdate, RetryPolicy, ServerInfo, StatsRound, StatsWatch, WatchedQueue,

@@ -339,7 +339,7 @@ impl DeadLetterReason {
         }
     }
 
-    fn from_wire(reason: v1::DeadLetterReason) -> Self {
+    pub(crate) fn from_wire(reason: v1::DeadLetterReason) -> Self {
         match reason {
             v1::DeadLetterReason::MaxAttempts => Self::MaxAttempts,
             v1::DeadLetterReason::MaxCrashes => Self::MaxCrashes,

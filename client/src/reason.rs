@@ -94,6 +94,8 @@ reasons! {
     ConsumerNotFound = "CONSUMER_NOT_FOUND",
     /// An operator ended this consumer.
     ConsumerDisconnected = "CONSUMER_DISCONNECTED",
+    /// The log does not go back any more to where a watch was to begin.
+    EventsGone = "EVENTS_GONE",
     /// The queue changed since it was read.
     EtagMismatch = "ETAG_MISMATCH",
     /// Free space is down to the reserve: publishing stops, settling goes on.

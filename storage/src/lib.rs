@@ -26,6 +26,7 @@ mod pool;
 mod segment;
 
 // How it is read.
+mod follow;
 mod heads;
 mod reader;
 mod scan;
@@ -50,6 +51,7 @@ mod layout;
 mod stats;
 
 pub use crate::error::{AppendError, Damage, DiskError, Lost, OpenError, ReadError, WriteError};
+pub use crate::follow::{Bound, FollowError, Stretch};
 pub use crate::liveness::{Kept, Liveness};
 pub use crate::log::{Log, Observer, Options};
 pub use crate::lsn::{Lsn, LsnRange};

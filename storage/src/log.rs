@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 pub(crate) use self::shared::{Found, Shared};
 use crate::disk::Disk;
 use crate::error::{AppendError, Damage, OpenError, ReadError, WriteError};
+use crate::follow::{self, Bound, FollowError, Stretch};
 use crate::frame::{ALIGN, FRAME_BYTES_MAX, HEAD_BYTES_MAX, HEADER_LEN};
 use crate::liveness::{Kept, Liveness};
 use crate::lsn::{Lsn, LsnRange};
@@ -209,6 +210,15 @@ impl Log {
     #[must_use]
     pub fn read_now(&self, lsns: &[Lsn]) -> Option<Vec<Result<StoredRecord, ReadError>>> {
         reader::read_now(&self.shared, lsns)
+    }
+
+    /// The heads of the records from `from` on, in order and without a gap, as far as they are durable
+    /// and within `bound`.
+    ///
+    /// # Errors
+    /// [`FollowError::Gone`] where the log does not go back to `from` any more.
+    pub fn follow(&self, from: Lsn, bound: Bound) -> Result<Stretch, FollowError> {
+        follow::follow(&self.shared, from, bound)
     }
 
     /// Visits the head of every record in a stretch of the log that can be read: what is left to

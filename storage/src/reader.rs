@@ -133,7 +133,7 @@ fn cached(shared: &Shared, lsns: &[Lsn]) -> Vec<Option<Answer>> {
 }
 
 /// The segment an LSN is in, and the LSN after the segment's last (for the newest, the end of all).
-fn segment_of(shared: &Shared, lsn: Lsn) -> Option<(Arc<Segment>, Lsn)> {
+pub(crate) fn segment_of(shared: &Shared, lsn: Lsn) -> Option<(Arc<Segment>, Lsn)> {
     let segments = shared.segments.read();
     let after = segments.partition_point(|segment| segment.header.first_lsn <= lsn);
     let segment = segments.get(after.checked_sub(1)?)?;
@@ -236,12 +236,14 @@ pub(crate) fn read_some(
     let found = build_index(segment, file).and_then(|()| frame_of(segment, file, wanted[0]));
     match found {
         Err(bad) => vec![Err(read_error(segment, wanted[0], &bad))],
-        Ok(None) => vec![Err(ReadError::Lost(wanted[0]))],
-        Ok(Some(place)) => read_frame(segment, file, &place, of_frame(&place.header), |table| {
-            if let Some(tables) = tables {
-                tables.keep(Arc::new(table));
-            }
-        }),
+        Ok(FrameOf::Lost { .. }) => vec![Err(ReadError::Lost(wanted[0]))],
+        Ok(FrameOf::At(place)) => {
+            read_frame(segment, file, &place, of_frame(&place.header), |table| {
+                if let Some(tables) = tables {
+                    tables.keep(Arc::new(table));
+                }
+            })
+        }
     }
 }
 
@@ -286,6 +288,36 @@ pub(crate) fn read_some_cold(cold: &ColdSegment, file: &dyn ReadAt, wanted: &[Ls
     }
 }
 
+/// What there is of an LSN and of those around it.
+pub(crate) enum Placed {
+    /// The table of its frame.
+    In(Arc<Table>),
+    /// A repair gave it up, and what is before `next`.
+    Lost { next: Lsn },
+}
+
+/// Where an LSN is that is in the segment.
+pub(crate) fn place(
+    segment: &Segment,
+    file: &dyn ReadAt,
+    tables: &Tables,
+    lsn: Lsn,
+) -> Result<Placed, ReadError> {
+    if let Some(table) = tables.of(segment, lsn) {
+        return Ok(Placed::In(table));
+    }
+    let found = build_index(segment, file).and_then(|()| frame_of(segment, file, lsn));
+    match found.map_err(|bad| read_error(segment, lsn, &bad))? {
+        FrameOf::Lost { next } => Ok(Placed::Lost { next }),
+        FrameOf::At(place) => {
+            let table = read_table(segment, file, &place).map_err(|error| error.of(lsn))?;
+            let table = Arc::new(table);
+            tables.keep(Arc::clone(&table));
+            Ok(Placed::In(table))
+        }
+    }
+}
+
 /// A segment of an earlier start is indexed when it is first read.
 fn build_index(segment: &Segment, file: &dyn ReadAt) -> Result<(), Bad> {
     let end = {
@@ -323,8 +355,17 @@ struct FramePlace {
     header: Header,
 }
 
-/// The frame an LSN is in; `None` when a repair gave it up.
-fn frame_of(segment: &Segment, file: &dyn ReadAt, lsn: Lsn) -> Result<Option<FramePlace>, Bad> {
+/// Where an LSN is.
+enum FrameOf {
+    At(FramePlace),
+    /// A repair gave it up, and what is before `next`.
+    Lost {
+        next: Lsn,
+    },
+}
+
+/// The frame an LSN is in.
+fn frame_of(segment: &Segment, file: &dyn ReadAt, lsn: Lsn) -> Result<FrameOf, Bad> {
     let (start, end) = {
         let state = segment.state.lock();
         let index = state.index.as_ref().expect("built before");
@@ -333,10 +374,12 @@ fn frame_of(segment: &Segment, file: &dyn ReadAt, lsn: Lsn) -> Result<Option<Fra
     let mut walk = Walk::new(file, segment.header, end).starting_at(start, HOP_BYTES);
     while let Some(seen) = walk.next(Depth::Headers) {
         let seen = seen?;
-        let lost = seen.header.kind == Kind::Lost;
         if lsn < seen.next_lsn {
             let place = FramePlace { offset: seen.offset, header: seen.header };
-            return Ok((!lost).then_some(place));
+            return Ok(match seen.header.kind {
+                Kind::Lost => FrameOf::Lost { next: seen.next_lsn },
+                _ => FrameOf::At(place),
+            });
         }
     }
     Err(Bad { offset: end, header: None, problem: Problem::NoFrame })

@@ -160,13 +160,15 @@ impl FrozenBatch {
         self.records[index].head_end as usize - self.head_start(index)
     }
 
+    /// A record's head; shares the memory of the batch.
+    pub(crate) fn head(&self, index: usize) -> Bytes {
+        self.heads.slice(self.head_start(index)..self.records[index].head_end as usize)
+    }
+
     /// A record as a read returns it; shares the memory of the batch.
     pub(crate) fn stored(&self, index: usize) -> StoredRecord {
         let record = &self.records[index];
-        StoredRecord {
-            head: self.heads.slice(self.head_start(index)..record.head_end as usize),
-            body: record.body.clone(),
-        }
+        StoredRecord { head: self.head(index), body: record.body.clone() }
     }
 }
 

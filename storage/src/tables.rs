@@ -65,6 +65,13 @@ impl Table {
         Some(&self.records[at])
     }
 
+    /// The heads of its records from `lsn` on, in order; those that a repair gave up are missing.
+    pub(crate) fn heads_from(&self, lsn: Lsn) -> impl Iterator<Item = (Lsn, Bytes)> {
+        let after = self.records.partition_point(|found| found.lsn < lsn);
+        let there = self.records[after..].iter().filter(|found| !found.lost);
+        there.map(|found| (found.lsn, self.head(found)))
+    }
+
     pub(crate) fn head(&self, found: &Found) -> Bytes {
         let start = found.head_start as usize;
         self.bytes.slice(start..start + found.head_len as usize)

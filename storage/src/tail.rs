@@ -16,7 +16,8 @@ pub(crate) struct Appended {
 }
 
 impl Appended {
-    fn end(&self) -> u64 {
+    /// The LSN after its last.
+    pub(crate) fn end(&self) -> u64 {
         self.first.0 + self.batch.records.len() as u64
     }
 
@@ -132,6 +133,16 @@ impl Tail {
     pub(crate) fn from(&self, lsn: Lsn) -> Vec<Appended> {
         let before = self.entries.partition_point(|entry| entry.end() <= lsn.0);
         self.entries.range(before..).cloned().collect()
+    }
+
+    /// As [`Self::from`], as many batches as have about so many records; `None` where the one that
+    /// `lsn` is in is not here.
+    pub(crate) fn stretch(&self, lsn: Lsn, records: usize) -> Option<Vec<Appended>> {
+        let before = self.entries.partition_point(|entry| entry.end() <= lsn.0);
+        let first = self.entries.get(before).filter(|entry| entry.first <= lsn)?;
+        let end = first.first.0 + records as u64;
+        let near = self.entries.range(before..).take_while(|entry| entry.first.0 <= end);
+        Some(near.cloned().collect())
     }
 
     /// The batch an LSN is in, while it is here.

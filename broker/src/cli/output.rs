@@ -71,6 +71,24 @@ impl Output {
         write_out(&self.render_item(columns, item))
     }
 
+    /// The titles above a list whose end is not known; nothing where its lines are JSON.
+    pub(super) fn stream_head(self, columns: &[Column]) -> String {
+        match self.format() {
+            Format::Table | Format::Plain => self.plain(columns, &[]),
+            Format::Json | Format::Jsonl => String::new(),
+        }
+    }
+
+    /// One line of such a list.
+    pub(super) fn stream_line(self, columns: &[Column], item: Item) -> String {
+        match self.format() {
+            Format::Table | Format::Plain => {
+                Self { headers: false, ..self }.plain(columns, &[item])
+            }
+            Format::Json | Format::Jsonl => line(&item),
+        }
+    }
+
     /// What [`Self::list`] prints.
     pub(super) fn render_list(self, columns: &[Column], items: Vec<Item>) -> String {
         match self.format() {

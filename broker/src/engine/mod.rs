@@ -25,7 +25,9 @@ use std::sync::atomic::AtomicU64;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use qbroker_storage::{AppendError, Log, Lsn, ReadError, Space, StoredRecord};
+use qbroker_storage::{
+    AppendError, Bound, FollowError, Log, Lsn, ReadError, Space, StoredRecord, Stretch,
+};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -172,6 +174,7 @@ impl Engine {
         let mut state = self.state.lock();
         state.core.set_disk_full(self.log.space() != Space::Ample);
         let mut now = self.clock.now();
+        state.core.see(now);
         let mut out = Output::default();
         let answer = loop {
             match command(&mut state.core, now, &mut out) {
@@ -310,6 +313,18 @@ impl Engine {
         let engine = self.clone();
         let reading = tokio::task::spawn_blocking(move || engine.log.read(&lsns));
         // It ends early with the runtime alone.
+        reading.await.map_err(|_| Stopped)
+    }
+
+    /// Reads the log's heads from `from` on, in order; where that may take the disk, on a thread that
+    /// may wait.
+    pub async fn follow(
+        self: &Arc<Self>,
+        from: Lsn,
+        bound: Bound,
+    ) -> Result<Result<Stretch, FollowError>, Stopped> {
+        let engine = self.clone();
+        let reading = tokio::task::spawn_blocking(move || engine.log.follow(from, bound));
         reading.await.map_err(|_| Stopped)
     }
 

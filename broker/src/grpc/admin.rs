@@ -11,7 +11,7 @@ use super::convert::time::duration_ms;
 use super::convert::{bounds, filter};
 use super::fault::{Fault, flat};
 use super::features::FEATURES;
-use super::{Context, browse, consumers, messages, operations, queue_list, stats};
+use super::{Context, browse, consumers, events, messages, operations, queue_list, stats};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
@@ -128,6 +128,7 @@ impl AdminService for Admin {
             ("max_state_bytes", number(core.state_bytes_max)),
             ("max_barrier_bytes", number(BARRIER_BYTES_MAX)),
             ("max_barrier_collecting_messages", number(COLLECTING_MESSAGES_MAX)),
+            ("max_watchers", number(events::WATCHERS_MAX)),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
         Ok(Response::new(GetServerInfoResponse {
@@ -241,9 +242,10 @@ impl AdminService for Admin {
 
     async fn watch_events(
         &self,
-        _: Request<WatchEventsRequest>,
+        request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        later("watch")
+        let watch = events::watch(&self.context, request.into_inner()).await;
+        answer(watch.map(|events| Box::pin(events) as Self::WatchEventsStream))
     }
 
     type WatchStatsStream = Watched<WatchStatsResponse>;

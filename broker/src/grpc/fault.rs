@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qbroker_proto::v1::{ItemError, SettleFailure};
-use qbroker_storage::ReadError;
+use qbroker_storage::{FollowError, Lsn, ReadError};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -50,6 +50,11 @@ pub(crate) enum Fault {
     ConsumerReplaced,
     #[error("an operator ended this stream; it should not come back by itself")]
     ConsumerDisconnected,
+    #[error(
+        "what happened from sequence {from} on is gone from the log, which goes back to {oldest}; \
+         begin there, or at 0 for what happens from now on"
+    )]
+    EventsGone { from: Lsn, oldest: Lsn },
     #[error("the server is stopping; nothing of this was done, so try again")]
     ShuttingDown,
     #[error("the server stopped before it could answer; what was asked may have been done")]
@@ -67,6 +72,15 @@ impl From<Stopped> for Fault {
 impl From<ReadError> for Fault {
     fn from(error: ReadError) -> Self {
         Self::Damaged(error.to_string())
+    }
+}
+
+impl From<FollowError> for Fault {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Gone { from, oldest } => Self::EventsGone { from, oldest },
+            FollowError::Unreadable(error) => error.into(),
+        }
     }
 }
 
@@ -97,6 +111,7 @@ impl Fault {
             Self::TokenInvalid(_) => "TOKEN_INVALID",
             Self::ConsumerReplaced => "CONSUMER_REPLACED",
             Self::ConsumerDisconnected => "CONSUMER_DISCONNECTED",
+            Self::EventsGone { .. } => "EVENTS_GONE",
             Self::ShuttingDown | Self::Stopped => "SHUTTING_DOWN",
             Self::Damaged(_) => "DATA_DAMAGED",
         }
@@ -113,6 +128,7 @@ impl Fault {
             | Self::TokenInvalid(_) => Code::InvalidArgument,
             Self::Unsupported { .. } => Code::Unimplemented,
             Self::ConsumerReplaced | Self::ConsumerDisconnected => Code::Aborted,
+            Self::EventsGone { .. } => Code::OutOfRange,
             Self::ShuttingDown | Self::Stopped => Code::Unavailable,
             Self::Damaged(_) => Code::DataLoss,
         }
@@ -143,6 +159,7 @@ impl Fault {
                 ("size", size.to_string()),
                 ("limit", limit.to_string()),
             ],
+            Self::EventsGone { oldest, .. } => vec![("oldest_sequence", oldest.to_string())],
             _ => Vec::new(),
         }
     }

@@ -34,5 +34,6 @@ pub(super) const FEATURES: &[&str] = &[
     "ttl",
     "unique_key",
     "update_messages",
+    "watch",
     "watch_stats",
 ];

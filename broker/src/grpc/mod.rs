@@ -7,6 +7,7 @@ mod browse;
 mod consume;
 mod consumers;
 mod convert;
+mod events;
 mod explain;
 mod fault;
 mod features;
@@ -32,7 +33,7 @@ use qbroker_proto::raw::consumer_service_server::ConsumerServiceServer;
 use qbroker_proto::raw::publisher_service_server::PublisherServiceServer;
 use qbroker_proto::v1::admin_service_server::AdminServiceServer;
 use qbroker_proto::v1::state_service_server::StateServiceServer;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
@@ -58,6 +59,8 @@ pub struct Context {
     seal: Seal,
     stopping: watch::Receiver<Option<Stopping>>,
     closing: CancellationToken,
+    /// Who watches what happens.
+    watchers: Arc<Semaphore>,
 }
 
 /// The broker stops: streams are told, and nothing new is taken.
@@ -82,7 +85,8 @@ impl Context {
         let log_id = engine.log().log_id();
         let (hasher, seal) = (IdHasher { key: log_id }, Seal::new(log_id));
         let streams_max = settings.streams_max;
-        Self { engine, limits, streams_max, hasher, seal, stopping, closing }
+        let watchers = Arc::new(Semaphore::new(events::WATCHERS_MAX));
+        Self { engine, limits, streams_max, hasher, seal, stopping, closing, watchers }
     }
 
     /// Refuses new work while the broker stops.

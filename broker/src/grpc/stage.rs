@@ -33,6 +33,7 @@ impl Stage {
             log: qbroker_storage::Options {
                 segment_bytes: 1 << 20,
                 spare_segments: 1,
+                tail_cache_bytes: 64 << 10,
                 disk_reserve_bytes: 0,
                 ..qbroker_storage::Options::default()
             },
@@ -58,7 +59,12 @@ impl Stage {
 /// What goes on in the engine beside the call.
 impl Stage {
     pub(super) fn publish(&self, queue: &str) {
-        let stored = StoredMessage::default();
+        self.publish_bytes(queue, 0);
+    }
+
+    pub(super) fn publish_bytes(&self, queue: &str, payload_bytes: usize) {
+        let payload = Bytes::from(vec![0; payload_bytes]);
+        let stored = StoredMessage { payload, ..StoredMessage::default() };
         let message = NewMessage {
             queue: queue.into(),
             body: stored.into_body(&mut BytesMut::new()),

@@ -13,6 +13,7 @@ impl<I: Index> Core<I> {
     pub fn apply(&mut self, lsn: Lsn, record: &Record) {
         debug_assert_eq!(lsn, self.next, "records are applied in order");
         self.next = Lsn(lsn.0 + 1);
+        self.telling.begin();
         match record {
             Record::Started(started) => self.apply_started(started),
             Record::QueuePut(definition) => self.put_queue(QueueDefinition::clone(definition)),
@@ -114,6 +115,7 @@ impl<I: Index> Core<I> {
     fn apply_came_due(&mut self, lsn: Lsn, births: &[u64]) {
         for &birth in births {
             let mut message = self.present(Lsn(birth));
+            self.telling.message_of(message.queue);
             if message.place == Lsn(0) {
                 message.place = lsn;
             }
@@ -128,6 +130,7 @@ impl<I: Index> Core<I> {
             }
             self.end_lease(Lsn(birth));
             let mut message = self.present(Lsn(birth));
+            self.telling.message_of(message.queue);
             if !parked.unreadable {
                 message.crashes += 1;
                 self.catalog.totals(message.queue).expired_leases += 1;
@@ -142,6 +145,7 @@ impl<I: Index> Core<I> {
         self.remember_settled(&nacked.call, birth, kind);
         self.end_lease(birth);
         let mut message = self.present(birth);
+        self.telling.message_of(message.queue);
         message.failures += 1;
         if nacked.has_failure {
             self.retire(message.last_failure);

@@ -69,6 +69,7 @@ impl<I: Index> Core<I> {
         }
         self.end_lease(birth);
         let mut message = self.present(birth);
+        self.telling.message_of(message.queue);
         let totals = self.catalog.totals(message.queue);
         totals.dead_lettered += 1;
         if letter.reason() == DeadLetterReason::Expired {

@@ -312,6 +312,7 @@ impl<I: Index> Core<I> {
         for &birth in &granted.births {
             let birth = Lsn(birth);
             let message = self.present(birth);
+            self.telling.message_of(message.queue);
             let lease = Lease {
                 grant: lsn,
                 epoch: self.epoch,
@@ -348,6 +349,7 @@ impl<I: Index> Core<I> {
             let birth = Lsn(birth);
             self.end_lease(birth);
             let mut message = self.present(birth);
+            self.telling.message_of(message.queue);
             if crashed {
                 message.crashes += 1;
                 self.catalog.totals(message.queue).expired_leases += 1;

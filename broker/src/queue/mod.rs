@@ -15,6 +15,7 @@ pub mod time;
 
 pub mod body;
 pub mod filter;
+pub mod event;
 pub mod index;
 pub mod record;
 
@@ -71,6 +72,7 @@ mod tick;
 mod ttl;
 
 mod snapshot;
+pub mod told;
 
 #[cfg(test)]
 mod tests;
@@ -338,6 +340,9 @@ pub struct Core<I> {
     state: state::State,
     /// No publish is taken while the disk is at its reserve.
     disk_full: bool,
+    /// The wall clock as it was last told; for what is told, not for what is decided.
+    seen_ms: u64,
+    telling: told::Telling,
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
     frozen: bool,
     retired: Vec<Lsn>,
@@ -371,6 +376,8 @@ impl<I: Index> Core<I> {
             overfull: BTreeSet::new(),
             state: state::State::default(),
             disk_full: false,
+            seen_ms: 0,
+            telling: told::Telling::default(),
             frozen: false,
             retired: Vec::new(),
             pages_back: VecDeque::new(),
@@ -396,6 +403,11 @@ impl<I: Index> Core<I> {
     /// LSN of the last record.
     pub fn last_lsn(&self) -> Lsn {
         Lsn(self.next.0 - 1)
+    }
+
+    /// Says what time it is, for those who are told what happens.
+    pub fn see(&mut self, now: time::Now) {
+        self.seen_ms = now.wall_ms;
     }
 
     /// Says whether the disk is at its reserve: publishes are then refused.
@@ -497,8 +509,10 @@ impl<I: Index> Core<I> {
             self.apply(self.next, &record);
             #[cfg(test)]
             out.log(&record, &body);
-            out.batch
-                .push(record.retention(!body.is_empty()), body, |head| record.encode_head(head));
+            out.batch.push(record.retention(!body.is_empty()), body, |head| {
+                record.encode_head(head);
+                self.telling.encode(self.seen_ms, head);
+            });
         }
         out.retired.append(&mut self.retired);
         self.tell_watchers(out);

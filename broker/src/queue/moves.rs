@@ -179,6 +179,7 @@ impl<I: Index> Core<I> {
             let before = self.present(birth);
             let mut message = before;
             message.keys.leads = false;
+            self.telling.message_of(message.queue);
             self.catalog.totals(message.queue).moved += 1;
             self.catalog.totals(QueueId(moved.to_queue)).published += 1;
             // What is behind it may have waited for it to go.

@@ -96,6 +96,7 @@ impl<I: Index> Core<I> {
             self.end_lease(Lsn(birth));
             let message = self.finish(Lsn(birth));
             self.catalog.totals(message.queue).deleted += 1;
+            self.telling.message_of(message.queue);
         }
     }
 }

@@ -253,6 +253,7 @@ impl<I: Index> Core<I> {
                 leases.push((birth, lease.grant));
             }
             let message = self.finish(birth);
+            self.telling.message_of(message.queue);
             self.catalog.totals(message.queue).acked += 1;
         }
         self.settled.remember(&acked.call, leases, Kind::Ack);
@@ -263,6 +264,7 @@ impl<I: Index> Core<I> {
         self.remember_settled(&released.call, birth, Kind::Release);
         self.end_lease(birth);
         let message = self.present(birth);
+        self.telling.message_of(message.queue);
         match released.due {
             Some(due) => self.schedule(birth, message, due),
             None => self.make_ready(birth, message),

@@ -3,6 +3,7 @@
 mod change;
 mod consumers;
 mod filter;
+mod events;
 mod messages;
 mod operations;
 mod pause;
@@ -21,6 +22,7 @@ use crate::time;
 pub use change::MessageUpdate;
 pub use consumers::{ConnectedConsumer, ConsumerQuery};
 pub use filter::MessageFilter;
+pub use events::{Event, EventKind, EventQuery, Events};
 pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
 pub use operations::{Operation, OperationKind, OperationOptions, OperationState};
 pub use queue::{

@@ -7,6 +7,7 @@ mod append;
 mod compaction;
 mod crash;
 mod damage;
+mod follow;
 mod refusal;
 mod repair;
 mod threads;

@@ -19,6 +19,7 @@ mod queue;
 mod state;
 mod stop;
 mod top;
+mod watch;
 
 use std::fs::File;
 use std::io::Write as _;

@@ -8,6 +8,7 @@ mod consumers;
 mod filter;
 mod fairness_key;
 mod effects;
+mod events;
 mod flow;
 mod full;
 mod large;

@@ -73,7 +73,7 @@ fn dead_letter(info: &DeadLetterInfo) -> Value {
 }
 
 /// The protocol's word for it, in lower case.
-fn reason(reason: DeadLetterReason) -> &'static str {
+pub(super) fn reason(reason: DeadLetterReason) -> &'static str {
     match reason {
         DeadLetterReason::MaxAttempts => "max_attempts",
         DeadLetterReason::MaxCrashes => "max_crashes",

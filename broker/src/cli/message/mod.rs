@@ -16,6 +16,7 @@ mod peek;
 mod publish;
 mod pull;
 mod shares;
+mod watch;
 mod work;
 
 pub(super) use named::GetArgs;
@@ -39,6 +40,8 @@ pub(super) enum MessageCommand {
     Delete(named::DeleteArgs),
     /// Move messages to another queue; they keep their ids.
     Move(many::MoveArgs),
+    /// Watch what happens to messages, as it happens or from an earlier sequence on.
+    Watch(watch::WatchArgs),
 }
 
 impl MessageCommand {
@@ -54,6 +57,7 @@ impl MessageCommand {
                 Self::Update(args) => args.run(globals).await,
                 Self::Delete(args) => args.run(globals).await,
                 Self::Move(args) => args.run(globals).await,
+                Self::Watch(args) => args.run(globals).await,
             }
         })
     }

@@ -12,6 +12,7 @@ use prost::encoding::{
 use qbroker_proto::v1::{self, AttemptInfo, DeadLetterInfo, Failure};
 use qbroker_storage::{Lsn, StoredRecord};
 
+use super::event::Names;
 use super::outgoing::{message_id, sequence};
 use super::time::to_timestamp;
 use super::token::Seal;
@@ -83,6 +84,23 @@ pub(in crate::grpc) fn message(
     let mut encoded = BytesMut::with_capacity(told.len());
     told.put(&mut encoded);
     v1::Message::decode(encoded.freeze()).map_err(|error| Fault::Damaged(error.to_string()))
+}
+
+/// What a message is called, from the record that has its content.
+pub(in crate::grpc) fn names(record: &StoredRecord) -> Result<Names, Fault> {
+    facts(record)?;
+    let mut names = Names::default();
+    for field in Fields::of(record) {
+        let (number, content) = field?;
+        let name = match number {
+            MESSAGE_ID => &mut names.message_id,
+            4 => &mut names.message_type,
+            5 => &mut names.correlation_id,
+            _ => continue,
+        };
+        *name = String::from_utf8_lossy(content).into_owned();
+    }
+    Ok(names)
 }
 
 /// A message about to be encoded.

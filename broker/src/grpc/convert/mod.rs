@@ -6,6 +6,7 @@ pub(super) mod client;
 pub(super) mod delivery;
 pub(super) mod effects;
 pub(super) mod filter;
+pub(super) mod event;
 pub(super) mod incoming;
 pub(super) mod names;
 pub(super) mod operation;
