@@ -41,7 +41,7 @@ impl Signal {
     }
 
     /// Waits a while; returns whether to stop.
-    fn wait(&self) -> bool {
+    pub(super) fn wait(&self) -> bool {
         let mut stop = self.stop.lock();
         if !*stop {
             self.changed.wait_for(&mut stop, LOOK);

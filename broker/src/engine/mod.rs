@@ -6,11 +6,13 @@
 //! whoever asked, [`Outbox`] for streams. There is no other way out.
 
 mod checkpoint;
+mod history;
 mod letters;
 mod line;
 mod open;
 mod operations;
 mod outbox;
+mod outcomes;
 mod paging;
 mod purge;
 mod replay;
@@ -31,6 +33,7 @@ use qbroker_storage::{
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+pub use history::Traces;
 pub use open::{Failure, Options, StartError};
 pub use outbox::Outbox;
 pub use replay::recover;

@@ -41,7 +41,7 @@ pub enum StartError {
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     Page(#[from] PageError),
-    #[error("the checkpoint thread cannot be started: {0}")]
+    #[error("a thread beside the log's cannot be started: {0}")]
     Thread(std::io::Error),
     #[error("the log stopped at once")]
     Stopped,
@@ -111,6 +111,7 @@ impl Engine {
         let start = |recovery: Recovery, observer| Ok((recovery.start(observer)?, ()));
         let (engine, report, ()) = Self::open_with(disk, options, on_failure, start)?;
         engine.spawn_checkpoints().map_err(StartError::Thread)?;
+        engine.spawn_outcomes().map_err(StartError::Thread)?;
         Ok((engine, report))
     }
 

@@ -11,7 +11,7 @@ use super::convert::time::duration_ms;
 use super::convert::{bounds, filter};
 use super::fault::{Fault, flat};
 use super::features::FEATURES;
-use super::{Context, browse, consumers, events, messages, operations, queue_list, stats};
+use super::{Context, browse, consumers, events, messages, operations, queue_list, stats, trace};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
@@ -128,6 +128,7 @@ impl AdminService for Admin {
             ("max_state_bytes", number(core.state_bytes_max)),
             ("max_barrier_bytes", number(BARRIER_BYTES_MAX)),
             ("max_barrier_collecting_messages", number(COLLECTING_MESSAGES_MAX)),
+            ("max_outcomes", number(core.outcomes_max)),
             ("max_watchers", number(events::WATCHERS_MAX)),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
@@ -233,9 +234,9 @@ impl AdminService for Admin {
 
     async fn trace_message(
         &self,
-        _: Request<TraceMessageRequest>,
+        request: Request<TraceMessageRequest>,
     ) -> Result<Response<TraceMessageResponse>, Status> {
-        later("trace")
+        answer(trace::trace(&self.context, request.into_inner()).await)
     }
 
     type WatchEventsStream = Watched<WatchEventsResponse>;

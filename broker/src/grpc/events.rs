@@ -198,7 +198,9 @@ impl Watch {
                 continue;
             }
             let destination = match event.kind {
-                EventKind::DeadLettered { to, .. } | EventKind::Moved { to } => self.known.queue(&self.engine, to),
+                EventKind::DeadLettered { to, .. } | EventKind::Moved { to } => {
+                    self.known.queue(&self.engine, to)
+                }
                 _ => String::new(),
             };
             let failure = match event.has_failure {

@@ -31,6 +31,7 @@ pub(super) const FEATURES: &[&str] = &[
     "state",
     "subscribe",
     "retention_bytes",
+    "trace",
     "ttl",
     "unique_key",
     "update_messages",

@@ -24,6 +24,7 @@ mod settle;
 mod stage;
 mod stats;
 mod state;
+mod trace;
 mod unanswered;
 
 use std::sync::Arc;

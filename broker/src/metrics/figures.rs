@@ -123,6 +123,10 @@ pub struct LogFigures {
     pub message_ids: u64,
     /// Message ids forgotten before their window was over.
     pub message_ids_forgotten_total: u64,
+    /// Outcomes of finished messages that are kept now.
+    pub outcomes: u64,
+    /// Outcomes that were never written.
+    pub outcomes_given_up_total: u64,
     /// Records read from memory.
     pub reads_cached_total: u64,
     /// Records read from disk.

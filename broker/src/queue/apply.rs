@@ -55,6 +55,8 @@ impl<I: Index> Core<I> {
             Record::Advanced(advanced) => self.apply_advanced(advanced),
             Record::StateChanged(changed) => self.state.apply(lsn, changed, &mut self.retired),
             Record::Patched(patched) => self.apply_patched(lsn, patched),
+            Record::OutcomeWritten(outcome) => self.apply_outcome(lsn, outcome),
+            Record::OutcomesForgotten(forgotten) => self.apply_outcomes_forgotten(forgotten),
             Record::PagedOut(paged) => self.index.page_out(lsn, &paged.births),
         }
     }
@@ -67,6 +69,7 @@ impl<I: Index> Core<I> {
     pub(super) fn put_queue(&mut self, definition: QueueDefinition) {
         let queue = definition.queue_id();
         let retention = definition.policy.stays_ms(definition.is_dead_letter_queue);
+        self.outcomes.set_retention(queue, definition.policy.outcomes_ms());
         self.catalog.put(definition);
         self.index.set_retention(queue, retention);
         // What held its messages back may be gone.
@@ -143,7 +146,8 @@ impl<I: Index> Core<I> {
         let birth = Lsn(nacked.birth);
         let kind = if nacked.given_up { Kind::DeadLetter } else { Kind::Nack };
         self.remember_settled(&nacked.call, birth, kind);
-        self.end_lease(birth);
+        let lease = self.end_lease(birth);
+        self.telling.lease_of(lease.map(|lease| lease.grant));
         let mut message = self.present(birth);
         self.telling.message_of(message.queue);
         message.failures += 1;
@@ -182,19 +186,6 @@ impl<I: Index> Core<I> {
 
     pub(super) fn schedule(&mut self, birth: Lsn, message: Message, due: StoredDue) {
         self.change(birth, Message { state: State::Scheduled(due.into()), ..message });
-    }
-
-    /// Takes a message out for good, with every record it needed.
-    pub(super) fn finish(&mut self, birth: Lsn) -> Message {
-        let message = self.index.remove(birth);
-        self.look_after_line(&message);
-        if self.consumers.has_stuck(message.queue) {
-            self.consumers.touch(message.queue);
-        }
-        self.retire(message.content(birth));
-        self.retire(message.last_failure);
-        self.retire(message.dead_letter);
-        message
     }
 
     pub(super) fn retire(&mut self, lsn: Lsn) {

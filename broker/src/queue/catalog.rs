@@ -286,6 +286,8 @@ impl<I: Index> Core<I> {
     }
 
     pub(super) fn apply_queue_deleted(&mut self, queue: QueueId) {
+        // They go with it.
+        self.outcomes.set_retention(queue, None);
         self.apply_purged(&Purged { queue: queue.0, states: StateSet::ALL.0 });
         self.index.set_retention(queue, None);
         self.flow.forget(queue);
@@ -303,8 +305,8 @@ impl<I: Index> Core<I> {
             .list(queue, states, None, usize::MAX, &mut gone)
             .expect("what is applied was looked up");
         for cursor in gone {
-            self.end_lease(cursor.birth);
-            self.finish(cursor.birth);
+            let grant = self.end_lease(cursor.birth).map(|lease| lease.grant);
+            self.finish(cursor.birth, grant);
             self.catalog.totals(queue).deleted += 1;
         }
     }

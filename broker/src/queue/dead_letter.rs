@@ -67,7 +67,8 @@ impl<I: Index> Core<I> {
             let kind = if given_up { Kind::DeadLetter } else { Kind::Nack };
             self.remember_settled(call, birth, kind);
         }
-        self.end_lease(birth);
+        let grant = self.end_lease(birth).map(|lease| lease.grant);
+        self.telling.lease_of(grant);
         let mut message = self.present(birth);
         self.telling.message_of(message.queue);
         let totals = self.catalog.totals(message.queue);
@@ -81,7 +82,8 @@ impl<I: Index> Core<I> {
         }
         let source = message.queue;
         if letter.to_queue == 0 {
-            self.finish(birth);
+            let message = self.finish(birth, grant);
+            debug_assert_ne!(message.dead_letter, lsn, "it is in no dead-letter queue");
             self.retire(lsn);
             return;
         }

@@ -59,6 +59,28 @@ pub enum EventKind {
     Updated,
 }
 
+impl EventKind {
+    /// Its number in the protocol, and in what is stored of it.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Published { .. } => 1,
+            Self::Leased => 2,
+            Self::Acked => 3,
+            Self::Failed => 4,
+            Self::Released => 5,
+            Self::LeaseLost => 6,
+            Self::DeadLettered { .. } => 7,
+            Self::Expired => 8,
+            Self::Moved { .. } => 9,
+            Self::Deleted => 10,
+            Self::Updated => 11,
+            Self::CameDue => 12,
+            Self::Parked => 13,
+            Self::Dropped => 14,
+        }
+    }
+}
+
 /// What a record tells of messages, in the order in which it names them.
 pub fn events(lsn: Lsn, head: &[u8]) -> Result<Vec<Event>, UnknownRecord> {
     let record = Record::decode_head(head)?;
@@ -147,6 +169,8 @@ impl Teller {
             | Record::Advanced(_)
             | Record::StateChanged(_)
             | Record::Resumed(_)
+            | Record::OutcomeWritten(_)
+            | Record::OutcomesForgotten(_)
             | Record::PagedOut(_) => Vec::new(),
         }
     }

@@ -61,6 +61,8 @@ mod stored;
 mod producer;
 mod session;
 
+pub mod outcomes;
+
 mod dead_letter;
 mod unreadable;
 
@@ -137,6 +139,11 @@ pub struct Limits {
     pub state_bytes_max: usize,
     /// Batches of one stream whose outcomes the client may not have seen.
     pub unconfirmed_batches_max: usize,
+    /// Outcomes that are kept, over all queues; 24 bytes each. Those that would be forgotten first go.
+    pub outcomes_max: usize,
+    /// Messages that are done and whose outcomes are not written yet; beyond it the first are given up.
+    /// A replay must know the same number.
+    pub unwritten_outcomes_max: usize,
     /// Whether publishing to a queue, or consuming from one, makes it.
     pub auto_create_queues: bool,
 }
@@ -157,6 +164,8 @@ impl Default for Limits {
             pulled_max: 100_000,
             state_bytes_max: 64 << 20,
             unconfirmed_batches_max: 8_192,
+            outcomes_max: 1_000_000,
+            unwritten_outcomes_max: 1 << 16,
             auto_create_queues: true,
         }
     }
@@ -328,6 +337,7 @@ pub struct Core<I> {
     sessions: session::Sessions,
     producers: producer::Producers,
     dedup: dedup::Dedup,
+    outcomes: outcomes::Outcomes,
     consumers: consumer::Consumers,
     flow: flow::Flow,
     operations: operation::Operations,
@@ -367,6 +377,7 @@ impl<I: Index> Core<I> {
             sessions: session::Sessions::default(),
             producers: producer::Producers::default(),
             dedup: dedup::Dedup::default(),
+            outcomes: outcomes::Outcomes::default(),
             consumers: consumer::Consumers::default(),
             flow: flow::Flow::default(),
             operations: operation::Operations::default(),

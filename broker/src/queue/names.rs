@@ -45,12 +45,7 @@ impl<I: Index> Core<I> {
         name: &MessageName,
         now: Now,
     ) -> Lookup<Found> {
-        let birth = match name.by {
-            NamedBy::Birth(birth) => Some(birth),
-            NamedBy::Hash(hash) => {
-                queue.and_then(|queue| self.dedup.find(queue, hash, now.wall_ms))
-            }
-        };
+        let birth = self.birth_named(queue, name, now);
         let found = match birth {
             Some(birth) => self.index.message(birth)?.map(|message| (birth, message)),
             None => None,
@@ -76,6 +71,16 @@ impl<I: Index> Core<I> {
             }
         }
         Ok((births, refused))
+    }
+
+    /// The birth of the message of a name, wherever it is, and whether it is there or not.
+    pub fn birth_named(&self, queue: Option<QueueId>, name: &MessageName, now: Now) -> Option<Lsn> {
+        match name.by {
+            NamedBy::Birth(birth) => Some(birth),
+            NamedBy::Hash(hash) => {
+                queue.and_then(|queue| self.dedup.find(queue, hash, now.wall_ms))
+            }
+        }
     }
 
     /// The queue that a call about messages names; an empty name is none.

@@ -312,7 +312,7 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_dropped(&mut self, dropped: &Dropped) {
         let mut queues = BTreeSet::new();
         for &birth in &dropped.births {
-            let message = self.finish(Lsn(birth));
+            let message = self.finish(Lsn(birth), None);
             self.telling.message_of(message.queue);
             self.catalog.totals(message.queue).dropped += 1;
             queues.insert(message.queue);

@@ -98,6 +98,8 @@ impl<I: Index> Core<I> {
             | Record::OperationStarted(_)
             | Record::OperationStepped(_)
             | Record::Resumed(_)
+            | Record::OutcomeWritten(_)
+            | Record::OutcomesForgotten(_)
             | Record::StateChanged(_) => Ok(()),
         }
     }

@@ -59,6 +59,9 @@ pub struct Policy {
     /// What happens to a publish beyond these.
     #[prost(enumeration = "Overflow", optional, tag = "46")]
     pub overflow: Option<i32>,
+    /// How long outcomes of finished messages are kept; 0: not at all.
+    #[prost(uint64, optional, tag = "59")]
+    pub outcome_retention_ms: Option<u64>,
 }
 
 /// The share of a fairness key.
@@ -145,6 +148,8 @@ pub const LEASE_DURATION_MS_MAX: u64 = DAY_MS / 2;
 pub const DEDUP_WINDOW_MS_MAX: u64 = DAY_MS;
 /// Who wants a message to wait longer sets no time to live.
 pub const TTL_MS_MAX: u64 = 3_650 * DAY_MS;
+/// Longer than anybody asks what became of a job; who must know for ever, writes it down.
+pub const OUTCOME_RETENTION_MS_MAX: u64 = 365 * DAY_MS;
 /// Bytes of a queue's name.
 pub const NAME_BYTES_MAX: usize = 120;
 /// What is appended to a queue's name for its dead letters.
@@ -198,6 +203,11 @@ impl Policy {
         self.dedup_window_ms.unwrap_or(DEDUP_WINDOW_MS)
     }
 
+    /// How long outcomes of finished messages are kept; `None`: there are none.
+    pub fn outcomes_ms(&self) -> Option<u64> {
+        self.outcome_retention_ms.filter(|ms| *ms != 0)
+    }
+
     /// The most urgent a message of the queue can be.
     pub fn priority_max(&self) -> u8 {
         let levels = self.priority_levels.and_then(|levels| u8::try_from(levels).ok());
@@ -241,6 +251,8 @@ impl Policy {
         within("dedup_window", self.dedup_window_ms, 0, DEDUP_WINDOW_MS_MAX)?;
         within("message_ttl", self.message_ttl_ms, 0, TTL_MS_MAX)?;
         within("retention", self.retention_ms.filter(|ms| *ms != 0), SECOND_MS, 3_650 * DAY_MS)?;
+        let outcomes_ms = self.outcomes_ms();
+        within("outcome_retention", outcomes_ms, SECOND_MS, OUTCOME_RETENTION_MS_MAX)?;
         within("max_payload_bytes", self.max_payload_bytes, 1, u64::MAX)?;
         let levels_max = u64::from(PRIORITY_MAX) + 1;
         within("priority_levels", self.priority_levels.map(u64::from), 1, levels_max)?;

@@ -93,8 +93,8 @@ impl<I: Index> Core<I> {
 
     pub(super) fn apply_deleted(&mut self, deleted: &Deleted) {
         for &birth in &deleted.births {
-            self.end_lease(Lsn(birth));
-            let message = self.finish(Lsn(birth));
+            let grant = self.end_lease(Lsn(birth)).map(|lease| lease.grant);
+            let message = self.finish(Lsn(birth), grant);
             self.catalog.totals(message.queue).deleted += 1;
             self.telling.message_of(message.queue);
         }

@@ -12,6 +12,7 @@ use qbroker_storage::Retention;
 
 use super::ids::QueueId;
 pub use super::ordering::Advanced;
+pub use super::outcomes::{OutcomeWritten, OutcomesForgotten};
 use super::patch::Patched;
 use super::state::record::{Change, StateChanged};
 use super::time::Due;
@@ -89,6 +90,10 @@ pub enum Record {
     OperationStepped(OperationStepped),
     #[prost(message, tag = "51")]
     Advanced(Advanced),
+    #[prost(message, tag = "60")]
+    OutcomeWritten(OutcomeWritten),
+    #[prost(message, tag = "61")]
+    OutcomesForgotten(OutcomesForgotten),
     #[prost(message, tag = "44")]
     Dropped(Dropped),
     #[prost(message, tag = "62")]
@@ -101,7 +106,7 @@ pub enum Record {
 struct Head {
     #[prost(
         oneof = "Record",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 44, 47, 48, 49, 51, 56, 62, 63"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 26, 30, 44, 47, 48, 49, 51, 56, 60, 61, 62, 63"
     )]
     record: Option<Record>,
 }
@@ -133,9 +138,11 @@ impl Record {
     /// Whether the log must keep the record until the core retires it. `body` tells whether it has one.
     pub fn retention(&self, has_body: bool) -> Retention {
         match self {
-            Self::Published(_) | Self::DeadLettered(_) | Self::PagedOut(_) | Self::Patched(_) => {
-                Retention::Keep
-            }
+            Self::Published(_)
+            | Self::DeadLettered(_)
+            | Self::OutcomeWritten(_)
+            | Self::PagedOut(_)
+            | Self::Patched(_) => Retention::Keep,
             Self::Nacked(_) if has_body => Retention::Keep,
             Self::StateChanged(it) if matches!(it.change, Some(Change::ValueStored(_))) => {
                 Retention::Keep

@@ -249,10 +249,9 @@ impl<I: Index> Core<I> {
         let mut leases = Vec::with_capacity(acked.births.len());
         for &birth in &acked.births {
             let birth = Lsn(birth);
-            if let Some(lease) = self.end_lease(birth) {
-                leases.push((birth, lease.grant));
-            }
-            let message = self.finish(birth);
+            let grant = self.end_lease(birth).map(|lease| lease.grant);
+            leases.extend(grant.map(|grant| (birth, grant)));
+            let message = self.finish(birth, grant);
             self.telling.message_of(message.queue);
             self.catalog.totals(message.queue).acked += 1;
         }

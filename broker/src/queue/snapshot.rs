@@ -19,6 +19,7 @@ use super::ids::{ConsumerId, QueueId, SessionId};
 use super::index::{Frozen, Index, Page};
 use super::lease::Lease;
 use super::operation::OperationItem;
+use super::outcomes::{Finished, FinishedItem, FrozenOutcomes, OutcomesItem};
 use super::producer::BatchOutcome;
 use super::record::{BatchStored, QueueDefinition, SessionOpened};
 use super::settled::Kind;
@@ -40,7 +41,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34, 38, 42")]
+    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34, 38, 40, 41, 42")]
     item: Option<Item>,
 }
 
@@ -77,6 +78,10 @@ enum Item {
     Pulled(PulledItem),
     #[prost(message, tag = "42")]
     State(Box<StateItem>),
+    #[prost(message, tag = "40")]
+    Finished(FinishedItem),
+    #[prost(message, tag = "41")]
+    Outcomes(OutcomesItem),
 }
 
 /// Words of [`KeptItem`] per item: none grows large.
@@ -150,6 +155,7 @@ impl Pieces {
 #[allow(missing_debug_implementations, reason = "it may hold millions of messages")]
 pub struct Snapshot {
     pieces: Pieces,
+    outcomes: FrozenOutcomes,
     messages: Box<dyn Frozen>,
 }
 
@@ -157,7 +163,10 @@ impl Snapshot {
     /// The bytes that [`Core::restore`] reads. `kept` says which records the log keeps at this
     /// moment, as in [`qbroker_storage::Kept::runs`].
     pub fn encode(self, kept: impl Iterator<Item = (Lsn, Vec<u64>)>) -> Vec<Bytes> {
-        let Self { mut pieces, messages } = self;
+        let Self { mut pieces, outcomes, messages } = self;
+        for (queue, entries) in outcomes.pieces() {
+            pieces.add(Item::Outcomes(OutcomesItem::new(queue, &entries)));
+        }
         for (first, words) in kept {
             for (at, words) in (0..).step_by(KEPT_WORDS).zip(words.chunks(KEPT_WORDS)) {
                 pieces.add_kept(Lsn(first.0 + at * 64), words);
@@ -207,7 +216,10 @@ impl<I: Index> Core<I> {
             pieces.add(Item::Leaderless(LeaderlessItem { queue: queue.0, line }));
         }
         self.snapshot_memories(&mut pieces);
-        Snapshot { pieces, messages: self.index.frozen() }
+        for finished in self.outcomes.unwritten() {
+            pieces.add(Item::Finished(finished.into()));
+        }
+        Snapshot { pieces, outcomes: self.outcomes(), messages: self.index.frozen() }
     }
 
     fn snapshot_memories(&self, pieces: &mut Pieces) {
@@ -310,6 +322,17 @@ impl<I: Index> Core<I> {
                 }
             }
             Item::Operation(item) => self.operations.restore(*item),
+            Item::Finished(item) => {
+                let finished = Finished::from(&item);
+                finished.records().for_each(keep);
+                self.outcomes.restore_unwritten(finished);
+            }
+            Item::Outcomes(item) => {
+                for outcome in item.entries() {
+                    keep(outcome.record);
+                    self.outcomes.keep(QueueId(item.queue), outcome);
+                }
+            }
             Item::State(item) => self.state.restore(*item, keep)?,
             Item::Lease(item) => self.restore_lease(&item),
             Item::Leaderless(item) => {
@@ -360,6 +383,7 @@ impl<I: Index> Core<I> {
         let queue = item.definition.queue_id();
         let is_dead_letter_queue = item.definition.is_dead_letter_queue;
         let retention = item.definition.policy.stays_ms(is_dead_letter_queue);
+        self.outcomes.set_retention(queue, item.definition.policy.outcomes_ms());
         self.catalog.put(item.definition);
         self.index.set_retention(queue, retention);
         *self.catalog.totals(queue) = Totals {

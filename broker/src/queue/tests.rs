@@ -67,6 +67,8 @@ scripts! {
     state_disk_full
     retention
     ttl
+    outcomes
+    outcomes_limit
     unreadable
     delay
     session

@@ -44,6 +44,7 @@ impl<I: Index> Core<I> {
         self.expire(now, out)?;
         self.trim(now, out)?;
         self.end_state(now, out)?;
+        self.forget_outcomes(now, out);
         self.forget_idle_producers(now, out);
         Ok(())
     }
@@ -63,7 +64,8 @@ impl<I: Index> Core<I> {
         let boot = boot.into_iter().chain([state_boot, barrier_boot]);
         let idle = self.producers.first_idle_ms().map(|last_ms| last_ms + producer::IDLE_MS);
         let wall = [due_wall, ttl_wall, self.index.next_expiry(), idle];
-        let wall = wall.into_iter().chain([state_wall, barrier_wall]);
+        let outcomes = self.outcomes.next_expiry();
+        let wall = wall.into_iter().chain([state_wall, barrier_wall, outcomes]);
         Deadlines { boot_ms: boot.flatten().min(), wall_ms: wall.flatten().min() }
     }
 

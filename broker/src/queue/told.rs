@@ -4,6 +4,7 @@
 //! record, so that no record has to have room for it.
 
 use prost::Message;
+use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
 
@@ -15,6 +16,8 @@ const TAG: u32 = 59;
 pub struct Told {
     /// Wall clock; 0: unknown.
     pub wall_ms: u64,
+    /// The grant of the lease that the record ends, of a single message; zero: not told.
+    pub grant: Lsn,
     queue: u32,
     queues: Vec<u32>,
 }
@@ -23,7 +26,8 @@ impl Told {
     /// Reads what stands beside a record in its head; nothing where an older version wrote it.
     pub fn of_head(head: &[u8]) -> Self {
         let told = Head::decode(head).ok().and_then(|head| head.told).unwrap_or_default();
-        Self { wall_ms: told.wall_ms, queue: told.queue, queues: told.queues }
+        let Beside { wall_ms, queue, queues, grant } = told;
+        Self { wall_ms, grant: Lsn(grant), queue, queues }
     }
 
     /// The queue that the record's message number `at` was in; 0: unknown.
@@ -47,6 +51,8 @@ struct Beside {
     queue: u32,
     #[prost(uint32, repeated, tag = "3")]
     queues: Vec<u32>,
+    #[prost(uint64, tag = "4")]
+    grant: u64,
 }
 
 /// Collects what is told while a record is applied, in the order in which it names its messages.
@@ -62,6 +68,12 @@ impl Telling {
         self.count = 0;
         self.beside.queue = 0;
         self.beside.queues.clear();
+        self.beside.grant = 0;
+    }
+
+    /// The record ends this lease of its one message.
+    pub(super) fn lease_of(&mut self, grant: Option<Lsn>) {
+        self.beside.grant = grant.unwrap_or_default().0;
     }
 
     /// The next message of the record is, or was, in this queue. Records of one queue, nearly all

@@ -49,6 +49,7 @@ impl Figures for EngineFigures {
     fn log(&self) -> LogFigures {
         let stats = self.engine.log().stats();
         let ids = self.engine.look(Core::message_ids).1;
+        let (outcomes, given_up) = self.engine.look(|core| core.outcome_counts()).1;
         LogFigures {
             sync_seconds: Histogram {
                 bounds: SYNC_BUCKETS_US.iter().map(|us| seconds(*us)).collect(),
@@ -74,6 +75,8 @@ impl Figures for EngineFigures {
             pages_rebuilt_total: self.engine.pages_rebuilt(),
             message_ids: ids.remembered as u64,
             message_ids_forgotten_total: ids.forgotten,
+            outcomes: outcomes as u64,
+            outcomes_given_up_total: given_up,
             segments: stats.segments,
             cold_segments: stats.cold_segments,
             disk_bytes: stats.disk_bytes,

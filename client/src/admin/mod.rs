@@ -9,6 +9,7 @@ mod operations;
 mod pause;
 mod purge;
 mod queue;
+mod trace;
 mod watch;
 
 use std::collections::HashMap;
@@ -21,13 +22,14 @@ use crate::error::Error;
 use crate::time;
 pub use change::MessageUpdate;
 pub use consumers::{ConnectedConsumer, ConsumerQuery};
-pub use filter::MessageFilter;
 pub use events::{Event, EventKind, EventQuery, Events};
+pub use filter::MessageFilter;
 pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
 pub use operations::{Operation, OperationKind, OperationOptions, OperationState};
 pub use queue::{
     Limit, Overflow, Queue, QueuePolicy, QueueSpec, QueueState, QueueStats, RetryPolicy,
 };
+pub use trace::Trace;
 pub use watch::{StatsRound, StatsWatch, WatchedQueue};
 
 /// One page of a list.

@@ -99,6 +99,8 @@ pub struct QueuePolicy {
     pub overflow: Option<Overflow>,
     /// Bytes that it keeps as a dead-letter queue; the oldest go beyond that. Default: no limit.
     pub retention_bytes: Option<u64>,
+    /// How long it can be told what became of finished messages. `None`: not at all.
+    pub outcome_retention: Option<Duration>,
 }
 
 /// What happens to a publish that its queue has no room for.
@@ -200,6 +202,7 @@ impl QueuePolicy {
             max_bytes: self.max_bytes.map(wire_size),
             overflow: self.overflow.map_or(0, |overflow| overflow.into_wire().into()),
             retention_bytes: self.retention_bytes.map(wire_size),
+            outcome_retention: self.outcome_retention.map(time::duration),
             ..v1::QueuePolicy::default()
         }
     }
@@ -232,6 +235,7 @@ impl QueuePolicy {
             max_messages: policy.max_messages.and_then(|max| max.try_into().ok()),
             max_bytes: policy.max_bytes.and_then(|max| max.try_into().ok()),
             retention_bytes: policy.retention_bytes.and_then(|max| max.try_into().ok()),
+            outcome_retention: policy.outcome_retention.and_then(time::from_wire),
         }
     }
 
@@ -253,6 +257,7 @@ impl QueuePolicy {
             ("priority_levels", self.priority_levels.is_some()),
             ("message_ttl", self.message_ttl.is_some()),
             ("max_leased", self.max_leased.is_some()),
+            ("outcome_retention", self.outcome_retention.is_some()),
             ("max_delivery_rate", self.max_delivery_rate.is_some()),
             ("max_leased_per_fairness_key", self.max_leased_per_fairness_key.is_some()),
             ("fairness_weights", !self.fairness_weights.is_empty()),
@@ -452,6 +457,7 @@ mod tests {
             max_bytes: Some(1 << 40),
             overflow: Some(Overflow::DeadLetterOldest),
             retention_bytes: Some(9),
+            outcome_retention: Some(Duration::from_secs(60)),
         };
         assert_eq!(QueuePolicy::from_wire(policy.clone().into_wire()), policy);
     }

@@ -19,6 +19,7 @@ mod queue;
 mod state;
 mod stop;
 mod top;
+mod trace;
 mod watch;
 
 use std::fs::File;

@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
-use super::{Broker, refusal, seconds};
+use super::{Broker, refusal};
 
 /// What the files of the protocol mark as LATER, with its feature.
 #[derive(Debug, Default)]
@@ -107,7 +107,7 @@ impl Seen {
 async fn every_field_that_comes_later_is_refused() {
     let broker = Broker::start(&[]).await;
     let mut seen = Seen::default();
-    check_policies(&broker.wire, &mut seen).await;
+    check_calls(&broker.wire, &mut seen).await;
     let expected = marked().fields;
     let names = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<BTreeSet<_>>();
     let (told, checked) = (names(&expected), names(&seen.features));
@@ -117,18 +117,9 @@ async fn every_field_that_comes_later_is_refused() {
     assert_eq!(seen.features, expected, "under the name that its file gives");
 }
 
-async fn check_policies(wire: &Wire, seen: &mut Seen) {
-    type Set = fn(&mut QueuePolicy);
-    let fields: [(&str, Set); 1] =
-        [("outcome_retention", |p| p.outcome_retention = Some(seconds(1)))];
-    for (field, set) in fields {
-        let mut policy = QueuePolicy::default();
-        set(&mut policy);
-        let queue = Queue { name: "p".to_owned(), policy: Some(policy), ..Queue::default() };
-        let create = CreateQueueRequest { queue: Some(queue), ..CreateQueueRequest::default() };
-        seen.check(
-            &format!("QueuePolicy.{field}"),
-            &refusal(wire.admin().create_queue(create).await),
-        );
-    }
+async fn check_calls(wire: &Wire, seen: &mut Seen) {
+    let key = Some(trace_message_request::Key::CorrelationId("c".to_owned()));
+    let trace = TraceMessageRequest { key, queue: String::new() };
+    let trace = wire.admin().trace_message(trace).await;
+    seen.check("TraceMessageRequest.correlation_id", &refusal(trace));
 }

@@ -25,6 +25,7 @@ mod state;
 mod streams;
 mod subscribe;
 mod totals;
+mod trace;
 mod ttl;
 mod unique_key;
 mod unread;

@@ -16,6 +16,7 @@ mod peek;
 mod publish;
 mod pull;
 mod shares;
+mod trace;
 mod watch;
 mod work;
 
@@ -40,6 +41,8 @@ pub(super) enum MessageCommand {
     Delete(named::DeleteArgs),
     /// Move messages to another queue; they keep their ids.
     Move(many::MoveArgs),
+    /// Tell what happened to one message, from its publish on.
+    Trace(trace::TraceArgs),
     /// Watch what happens to messages, as it happens or from an earlier sequence on.
     Watch(watch::WatchArgs),
 }
@@ -57,6 +60,7 @@ impl MessageCommand {
                 Self::Update(args) => args.run(globals).await,
                 Self::Delete(args) => args.run(globals).await,
                 Self::Move(args) => args.run(globals).await,
+                Self::Trace(args) => args.run(globals).await,
                 Self::Watch(args) => args.run(globals).await,
             }
         })

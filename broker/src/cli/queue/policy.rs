@@ -80,6 +80,9 @@ pub(super) struct PolicyArgs {
     /// Bytes that it keeps as a dead-letter queue, the newest ones [default: no limit].
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     retention_bytes: Option<u64>,
+    /// How long it can be told what became of finished messages; 0s: not at all [default: not at all].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    outcome_retention: Option<Duration>,
     /// What the queue is for.
     #[arg(long, value_name = "TEXT")]
     pub(super) description: Option<String>,
@@ -112,6 +115,7 @@ const PATHS: &[(&str, &str)] = &[
     ("max-bytes", "policy.max_bytes"),
     ("overflow", "policy.overflow"),
     ("retention-bytes", "policy.retention_bytes"),
+    ("outcome-retention", "policy.outcome_retention"),
     ("description", "description"),
     ("label", "labels"),
 ];
@@ -149,6 +153,7 @@ impl PolicyArgs {
             max_bytes: self.max_bytes,
             overflow: self.overflow.map(OverflowArg::policy),
             retention_bytes: self.retention_bytes,
+            outcome_retention: self.outcome_retention,
         }
     }
 }

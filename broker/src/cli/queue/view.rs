@@ -26,7 +26,7 @@ pub(super) const LIST: [Column; 9] = [
 ];
 
 /// What is shown of one queue.
-pub(super) const DETAILS: [Column; 49] = [
+pub(super) const DETAILS: [Column; 50] = [
     column("NAME", "name"),
     column("STATE", "state"),
     column("PUBLISHING PAUSED", "publishing_paused"),
@@ -75,6 +75,7 @@ pub(super) const DETAILS: [Column; 49] = [
     column("MAX BYTES", "max_bytes"),
     column("OVERFLOW", "overflow"),
     column("RETENTION BYTES", "retention_bytes"),
+    column("OUTCOME RETENTION", "outcome_retention"),
     column("ETAG", "etag"),
 ];
 
@@ -156,6 +157,7 @@ fn policy(policy: &QueuePolicy) -> Value {
         "max_bytes": policy.max_bytes,
         "overflow": policy.overflow.and_then(overflow::show),
         "retention_bytes": policy.retention_bytes,
+        "outcome_retention": duration(policy.outcome_retention),
     })
 }
 

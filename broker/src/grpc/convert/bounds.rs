@@ -83,15 +83,6 @@ pub(in crate::grpc) fn headers(headers: &HashMap<String, String>) -> Result<(), 
     Ok(())
 }
 
-/// Refuses what belongs to a feature that is not here, unless it is unset.
-pub(in crate::grpc) fn later(
-    is_set: bool,
-    field: &'static str,
-    feature: &'static str,
-) -> Result<(), Fault> {
-    if is_set { Err(Fault::Unsupported { field, feature }) } else { Ok(()) }
-}
-
 /// Refuses a list that is empty or too long.
 pub(in crate::grpc) fn batch(
     field: &'static str,

@@ -297,7 +297,7 @@ fn failure(record: &StoredRecord) -> Result<Option<Failure>, Fault> {
     }
 }
 
-fn to_failure(failure: StoredFailure) -> Failure {
+pub(super) fn to_failure(failure: StoredFailure) -> Failure {
     Failure { r#type: failure.kind, message: failure.message, details: failure.details }
 }
 

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use qbroker_proto::v1::{self, OverflowPolicy, QueuePolicy, QueueState, QueueStats, RetryPolicy};
 
 use super::batch::{IdHasher, KEY_BYTES_MAX};
-use super::bounds::later;
 use super::time::{duration_ms, to_duration, to_timestamp};
 use crate::grpc::fault::Fault;
 use crate::queue::index::Counts;
@@ -51,7 +50,6 @@ fn labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, F
 }
 
 fn new_policy(policy: QueuePolicy, limits: &Limits, hasher: IdHasher) -> Result<Policy, Fault> {
-    check_later(&policy)?;
     let duration = |field, duration| duration_ms(field, duration, 0, u64::MAX);
     let max_payload_bytes = match policy.max_payload_bytes {
         None => None,
@@ -76,6 +74,7 @@ fn new_policy(policy: QueuePolicy, limits: &Limits, hasher: IdHasher) -> Result<
         max_payload_bytes,
         priority_levels: priority_levels(policy.priority_levels)?,
         message_ttl_ms: duration("policy.message_ttl", policy.message_ttl)?,
+        outcome_retention_ms: duration("policy.outcome_retention", policy.outcome_retention)?,
         max_leased: policy.max_leased.map(|max| u32::try_from(max).unwrap_or_default()),
         max_delivery_rate: policy.max_delivery_rate,
         max_leased_per_fairness_key: policy
@@ -144,10 +143,6 @@ fn new_retry(retry: RetryPolicy) -> Result<Retry, Fault> {
     })
 }
 
-fn check_later(policy: &QueuePolicy) -> Result<(), Fault> {
-    later(policy.outcome_retention.is_some(), "policy.outcome_retention", "trace")
-}
-
 /// Takes what `mask` names from `new`, and the rest from what is stored.
 pub(in crate::grpc) fn merge(
     stored: NewQueue,
@@ -183,6 +178,9 @@ pub(in crate::grpc) fn merge(
             "policy.dedup_window" => policy.dedup_window_ms = new.policy.dedup_window_ms,
             "policy.max_payload_bytes" => policy.max_payload_bytes = new.policy.max_payload_bytes,
             "policy.message_ttl" => policy.message_ttl_ms = new.policy.message_ttl_ms,
+            "policy.outcome_retention" => {
+                policy.outcome_retention_ms = new.policy.outcome_retention_ms;
+            }
             "policy.priority_levels" => policy.priority_levels = new.policy.priority_levels,
             "policy.max_leased" => policy.max_leased = new.policy.max_leased,
             "policy.max_delivery_rate" => policy.max_delivery_rate = new.policy.max_delivery_rate,
@@ -341,6 +339,7 @@ fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
         max_payload_bytes: i32::try_from(payload_bytes).ok(),
         priority_levels: Some(i32::from(policy.priority_max()) + 1),
         message_ttl: Some(to_duration(policy.message_ttl_ms.unwrap_or_default())),
+        outcome_retention: Some(to_duration(policy.outcomes_ms().unwrap_or_default())),
         max_leased: policy.max_leased.and_then(|max| i32::try_from(max).ok()),
         max_delivery_rate: policy.max_delivery_rate,
         max_leased_per_fairness_key: policy

@@ -1,4 +1,4 @@
-//! What the items of a snapshot hold, but for messages, pages, operations and state.
+//! What the items of a snapshot hold, but for messages, pages, operations, outcomes and state.
 
 use crate::queue::record::{BatchRefused, BatchStored, Call, QueueDefinition, SessionOpened};
 

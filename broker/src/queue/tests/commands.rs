@@ -7,8 +7,9 @@ use super::script::Script;
 use super::show;
 use super::stage::{STEPS_MAX, StageIndex, WALL_MS, deliveries_of};
 use super::{effects, operations, queues, state, streams};
-use crate::queue::body::{StoredFailure, StoredMessage};
+use crate::queue::body::{StoredFailure, StoredMessage, small_body};
 use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::outcomes::{Finished, StoredOutcome};
 use crate::queue::record::BatchRefused;
 use crate::queue::{
     BatchOutcome, Effect, Extend, NewDue, NewMessage, OnStream, OpenProducer, Outcome, Publish,
@@ -56,6 +57,8 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "resume" => queues::resume(script, args),
         "show" => queues::show(script, args),
         "list" => queues::list(script, args),
+        "write-outcomes" => write_outcomes(script),
+        "outcome" => outcome_of_message(script, args),
         "tick" => tick(script),
         "deadlines" => deadlines(script),
         "restart" => restart(script),
@@ -294,6 +297,30 @@ fn extend<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
             |(token, why): &(_, _)| format!("{} {}", show::token(*token), show::refused(why));
         failures.iter().map(failed).collect()
     });
+}
+
+/// Writes all outcomes that there are to be written.
+fn write_outcomes<I: StageIndex>(script: &mut Script<I>) {
+    let finished = script.stage.core.unwritten_outcomes(usize::MAX);
+    let line = |it: &Finished| format!("{} by {}", it.birth, it.end);
+    script.said.extend(finished.iter().map(|finished| format!("= {}", line(finished))));
+    let outcome = |it: &Finished| (it.birth, small_body(&StoredOutcome::default()));
+    let outcomes: Vec<_> = finished.iter().map(outcome).collect();
+    let written = script.stage.turn(|core, now, out| core.write_outcomes(&outcomes, now, out));
+    script.tell(written, |()| Vec::new());
+}
+
+/// Where the outcome of a message is.
+fn outcome_of_message<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
+    let birth = script.names[args.word()];
+    let core = &script.stage.core;
+    let is_unwritten = core.unwritten_outcome(birth).is_some();
+    let record = core.outcomes().find(birth);
+    let (kept, given_up) = core.outcome_counts();
+    let record = record.map_or_else(|| "none".to_owned(), |record| record.to_string());
+    script.said.push(format!(
+        "= {birth}: unwritten {is_unwritten}, record {record}; {kept} kept, {given_up} given up"
+    ));
 }
 
 /// What is due by now, in as many steps as it takes.

@@ -9,6 +9,7 @@ mod effects;
 mod ends;
 mod keys;
 mod operations;
+mod outcomes;
 mod room;
 mod settle;
 mod state;
@@ -158,6 +159,8 @@ pub(super) struct Model {
     /// Message ids by queue, with the message and the end of the window.
     pub(super) ids: BTreeMap<(u32, u8), (u64, u64)>,
     pub(super) state: state::StateModel,
+    /// Births of finished messages whose outcomes are kept, by queue, with when they were written.
+    outcomes: BTreeMap<u32, Vec<(u64, u64)>>,
     /// When messages of queues with a rate were delivered, since the start.
     delivered: BTreeMap<u32, Vec<u64>>,
     epoch: u32,
@@ -298,6 +301,8 @@ impl Model {
                 }
             }
             Record::Expired(it) => self.check_expired(it, now),
+            Record::OutcomeWritten(it) => self.check_outcome(it),
+            Record::OutcomesForgotten(it) => self.check_forgotten(it, now),
             Record::Purged(_)
             | Record::ProducerOpened(_)
             | Record::ProducersForgotten(_)

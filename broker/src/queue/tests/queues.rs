@@ -253,6 +253,7 @@ fn policy(args: &mut Args<'_>) -> Policy {
         max_payload_bytes: args.number("payload"),
         priority_levels: args.number("priorities"),
         message_ttl_ms: args.time("ttl"),
+        outcome_retention_ms: args.time("outcomes"),
         max_leased: args.number("max-leased"),
         max_delivery_rate: args.number("rate"),
         max_leased_per_fairness_key: args.number("per-tenant"),

@@ -61,6 +61,7 @@ enum Command {
     Advance { ms: u16 },
     Restart { reboot: bool },
     DiskFull(bool),
+    WriteOutcomes(u8),
 }
 
 /// What else a message may have.
@@ -163,6 +164,7 @@ fn command() -> impl Strategy<Value = Command> {
         6 => (1..12_000_u16).prop_map(|ms| Command::Advance { ms }),
         1 => any::<bool>().prop_map(|reboot| Command::Restart { reboot }),
         1 => any::<bool>().prop_map(Command::DiskFull),
+        3 => (1..5_u8).prop_map(Command::WriteOutcomes),
     ]
 }
 
@@ -231,6 +233,7 @@ impl<I: StageIndex> Play<I> {
         let (oldest, to_letters) = (full(Overflow::DropOldest), full(Overflow::DeadLetterOldest));
         let drop = Policy {
             discard_dead_letters: Some(true),
+            outcome_retention_ms: Some(20_000),
             max_messages: Some(6),
             overflow: oldest,
             ..strict.clone()
@@ -353,6 +356,7 @@ impl<I: StageIndex> Play<I> {
             }
             Command::Advance { ms } => self.advance(u64::from(*ms)),
             Command::Restart { reboot } => self.restart(*reboot),
+            Command::WriteOutcomes(count) => self.write_outcomes(usize::from(*count)),
             Command::DiskFull(full) => {
                 self.disk_full = *full;
                 self.stage.core.set_disk_full(*full);

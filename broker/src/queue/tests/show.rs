@@ -36,6 +36,14 @@ pub(super) fn record(record: &Record, body: &Body) -> String {
             let priority = given(", priority", it.published.priority);
             format!("patched {} to {}{priority}", it.birth, payload(body))
         }
+        Record::OutcomeWritten(it) => format!("outcome of {} in q{}", it.birth, it.queue),
+        Record::OutcomesForgotten(it) => {
+            let unwritten = match &it.unwritten[..] {
+                [] => String::new(),
+                births => format!(", never written {}", numbers(births)),
+            };
+            format!("{} outcomes of q{} forgotten{unwritten}", it.count, it.queue)
+        }
         Record::PagedOut(it) => format!("paged out {}", numbers(&it.births)),
         Record::Started(it) => format!("started epoch {} {}", it.epoch, it.boot_id),
         Record::QueuePut(it) => definition(it),

@@ -1,7 +1,9 @@
 //! Random commands about queues as such.
 
 use super::{Asked, Play, QUEUES};
+use crate::queue::body::small_body;
 use crate::queue::index::StateSet;
+use crate::queue::outcomes::StoredOutcome;
 use crate::queue::tests::stage::StageIndex;
 use crate::queue::{DeleteQueue, Lost, PauseQueue, PurgeStep};
 
@@ -28,6 +30,17 @@ impl<I: StageIndex> Play<I> {
         let heard = self.stage.turn(|core, _, out| core.delete_queue(&delete, out));
         self.heard(&heard, Asked { delete: id, ..Asked::default() });
         assert!(self.model.queue_named(name).is_none());
+    }
+
+    /// Outcomes are written, of those that were done first.
+    pub(super) fn write_outcomes(&mut self, max: usize) {
+        let finished = self.stage.core.unwritten_outcomes(max);
+        let body = || small_body(&StoredOutcome::default());
+        let outcomes: Vec<_> = finished.iter().map(|it| (it.birth, body())).collect();
+        let heard = self.stage.turn(|core, now, out| core.write_outcomes(&outcomes, now, out));
+        self.heard(&heard, Asked::default());
+        let left = self.stage.core.unwritten_outcomes(usize::MAX);
+        assert!(finished.iter().all(|it| !left.contains(it)), "each is written, or given up");
     }
 
     pub(super) fn pause(&mut self, queue: u8, how: u8) {
