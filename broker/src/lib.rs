@@ -8,6 +8,7 @@ pub mod grpc;
 pub mod engine;
 pub mod clock;
 pub mod queue;
+pub mod search;
 
 pub mod server;
 pub mod embedded;

@@ -65,11 +65,11 @@ mod stream;
 mod time;
 
 pub use admin::{
-    Attempt, ConnectedConsumer, ConsumerQuery, Event, EventKind, EventQuery, Events, Limit,
-    ListedMessage, MessageFilter, MessageQuery, MessageState, MessageUpdate, Operation,
-    OperationKind, OperationOptions, OperationState, Overflow, Page, Queue, QueueOrder,
-    QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats, QueueUpdate, RetryPolicy,
-    ServerInfo, StatsRound, StatsWatch, Trace, WatchedQueue,
+    Attempt, ConnectedConsumer, ConsumerQuery, Event, EventKind, EventQuery, Events, FindBy,
+    FindQuery, FoundMessage, FoundPage, Limit, ListedMessage, MessageFilter, MessageQuery,
+    MessageState, MessageUpdate, Operation, OperationKind, OperationOptions, OperationState,
+    Overflow, Page, Queue, QueueOrder, QueuePolicy, QueueQuery, QueueSpec, QueueState, QueueStats,
+    QueueUpdate, RetryPolicy, ServerInfo, StatsRound, StatsWatch, Trace, WatchedQueue,
 };
 pub use connection::Client;
 pub use consumer::{

@@ -110,6 +110,8 @@ reasons! {
     FeatureUnsupported = "FEATURE_UNSUPPORTED",
     /// The broker is recovering.
     Starting = "STARTING",
+    /// The broker's search index is being opened.
+    SearchNotReady = "SEARCH_NOT_READY",
     /// The broker is stopping.
     ShuttingDown = "SHUTTING_DOWN",
     /// A stored record fails its checksum.

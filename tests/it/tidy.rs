@@ -168,6 +168,7 @@ fn files_are_touched_in_few_places() {
         ("broker/src/config/layers.rs", "the settings file"),
         ("broker/src/clock.rs", "the boot id, under /proc"),
         ("broker/src/metrics/process.rs", "the process, under /proc"),
+        ("broker/src/search/folder.rs", "the search index, which may be lost"),
         ("broker/src/cli/", "what a person names on the command line"),
     ];
     let mut sources = below("storage/src");

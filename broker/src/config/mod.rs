@@ -39,6 +39,8 @@ pub struct Settings {
     /// Waiting messages that the index keeps in memory.
     pub messages_in_memory: u32,
     pub state_bytes_max: usize,
+    /// Whether dead letters, delayed messages and outcomes can be found by their names.
+    pub search_index: bool,
     /// Where gRPC listens; port 0 takes a free one.
     pub grpc_listen: SocketAddr,
     /// Where HTTP listens; `None` is off.
@@ -135,6 +137,7 @@ impl Settings {
             segment_bytes: 0,
             messages_in_memory: 0,
             state_bytes_max: 0,
+            search_index: false,
             grpc_listen: nowhere,
             http_listen: None,
             tls_cert: None,

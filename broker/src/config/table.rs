@@ -155,6 +155,21 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "search-index",
+        section: STORAGE,
+        takes: SWITCH,
+        default: Fallback::Text("true"),
+        doc: "Whether dead letters, delayed messages and outcomes can be found by message id, \
+              correlation id and type (`qbroker message find`). The index is in the folder `search` \
+              of the data folder, which may be deleted while no broker runs: it is filled again in \
+              the background. It takes up to 100 MiB of memory where there are many millions.",
+        advanced: true,
+        set: |settings, text| {
+            settings.search_index = value::switch(text)?;
+            Ok(())
+        },
+    },
+    Setting {
         name: "segment-bytes",
         section: STORAGE,
         takes: "SIZE",

@@ -11,7 +11,9 @@ use super::convert::time::duration_ms;
 use super::convert::{bounds, filter};
 use super::fault::{Fault, flat};
 use super::features::FEATURES;
-use super::{Context, browse, consumers, events, messages, operations, queue_list, stats, trace};
+use super::{
+    Context, browse, consumers, events, find, messages, operations, queue_list, stats, trace,
+};
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
@@ -162,6 +164,13 @@ impl AdminService for Admin {
         request: Request<GetMessageRequest>,
     ) -> Result<Response<GetMessageResponse>, Status> {
         answer(messages::get(&self.context, request.into_inner()).await)
+    }
+
+    async fn find_messages(
+        &self,
+        request: Request<FindMessagesRequest>,
+    ) -> Result<Response<FindMessagesResponse>, Status> {
+        answer(find::find(&self.context, request.into_inner()).await)
     }
 
     async fn update_messages(

@@ -55,6 +55,8 @@ pub(crate) enum Fault {
          begin there, or at 0 for what happens from now on"
     )]
     EventsGone { from: Lsn, oldest: Lsn },
+    #[error("the search index is being opened; ask again")]
+    SearchNotReady,
     #[error("the server is stopping; nothing of this was done, so try again")]
     ShuttingDown,
     #[error("the server stopped before it could answer; what was asked may have been done")]
@@ -112,6 +114,7 @@ impl Fault {
             Self::ConsumerReplaced => "CONSUMER_REPLACED",
             Self::ConsumerDisconnected => "CONSUMER_DISCONNECTED",
             Self::EventsGone { .. } => "EVENTS_GONE",
+            Self::SearchNotReady => "SEARCH_NOT_READY",
             Self::ShuttingDown | Self::Stopped => "SHUTTING_DOWN",
             Self::Damaged(_) => "DATA_DAMAGED",
         }
@@ -129,7 +132,7 @@ impl Fault {
             Self::Unsupported { .. } => Code::Unimplemented,
             Self::ConsumerReplaced | Self::ConsumerDisconnected => Code::Aborted,
             Self::EventsGone { .. } => Code::OutOfRange,
-            Self::ShuttingDown | Self::Stopped => Code::Unavailable,
+            Self::SearchNotReady | Self::ShuttingDown | Self::Stopped => Code::Unavailable,
             Self::Damaged(_) => Code::DataLoss,
         }
     }
@@ -227,7 +230,7 @@ fn retry_delay(reason: &str) -> Option<Duration> {
         "DISK_FULL" | "LIMIT_REACHED" | "LEASES_FULL" => Some(RETRY_FULL),
         "QUEUE_FULL" => Some(RETRY_QUEUE_FULL),
         "COUNTER_OUT_OF_BOUNDS" => Some(RETRY_COUNTER),
-        "SHUTTING_DOWN" => Some(RETRY_STOPPING),
+        "SHUTTING_DOWN" | "SEARCH_NOT_READY" => Some(RETRY_STOPPING),
         _ => None,
     }
 }

@@ -8,6 +8,7 @@ pub(super) const FEATURES: &[&str] = &[
     "delete_messages_by_id",
     "effects",
     "fairness_key",
+    "find_messages",
     "get_message",
     "list_consumers",
     "list_order",

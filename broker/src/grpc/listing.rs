@@ -43,6 +43,11 @@ pub(super) fn cursor_text(cursor: Cursor) -> String {
     format!("{:x}-{:x}-{:x}", cursor.section, cursor.key, cursor.birth.0)
 }
 
+pub(super) fn parse_lsn(text: &str) -> Result<Lsn, Fault> {
+    let malformed = |_| Fault::invalid("page_token", "it is not the token of such a call");
+    text.parse().map(Lsn).map_err(malformed)
+}
+
 pub(super) fn parse_cursor(text: &str) -> Result<Cursor, Fault> {
     let malformed = || Fault::invalid("page_token", "it is not the token of such a call");
     let mut numbers =

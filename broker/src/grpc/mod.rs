@@ -11,6 +11,7 @@ mod events;
 mod explain;
 mod fault;
 mod features;
+mod find;
 mod leases;
 mod listing;
 mod messages;
@@ -45,6 +46,7 @@ pub(crate) use admin::figures;
 use crate::auth::Authenticator;
 use crate::config::Settings;
 use crate::engine::Engine;
+use crate::search::Search;
 use convert::batch::{BatchLimits, IdHasher};
 use convert::bounds::REQUEST_BYTES_MAX;
 use convert::token::Seal;
@@ -62,6 +64,7 @@ pub struct Context {
     closing: CancellationToken,
     /// Who watches what happens.
     watchers: Arc<Semaphore>,
+    search: Option<Search>,
 }
 
 /// The broker stops: streams are told, and nothing new is taken.
@@ -87,7 +90,14 @@ impl Context {
         let (hasher, seal) = (IdHasher { key: log_id }, Seal::new(log_id));
         let streams_max = settings.streams_max;
         let watchers = Arc::new(Semaphore::new(events::WATCHERS_MAX));
-        Self { engine, limits, streams_max, hasher, seal, stopping, closing, watchers }
+        let search = None;
+        Self { engine, limits, streams_max, hasher, seal, stopping, closing, watchers, search }
+    }
+
+    /// With a search index, if the broker keeps one.
+    #[must_use]
+    pub fn with_search(self, search: Option<Search>) -> Self {
+        Self { search, ..self }
     }
 
     /// Refuses new work while the broker stops.

@@ -8,49 +8,80 @@ use qbroker_proto::v1::*;
 use qbroker_storage::Lsn;
 
 use super::convert::event::{Names, stored_event};
-use super::convert::names;
+use super::convert::{bounds, names};
 use super::fault::Fault;
-use super::{Context, messages};
+use super::{Context, find, messages};
 use crate::engine::{Core, Engine, Stopped, Traces};
 use crate::queue::MessageName;
 use crate::queue::index::Index as _;
 use crate::queue::outcomes::{StoredEvent, StoredOutcome};
 use crate::queue::refused::Refused;
+use crate::search::Attribute;
 
 /// Bytes shown of the payload.
 const SHOWN_BYTES: i32 = 4_096;
 
-/// Tells what happened to a message.
+/// Messages of one correlation id that are told of: the latest.
+const TOGETHER_MAX: usize = 10;
+
+/// Tells what happened to a message, or to those of a correlation id.
 pub(super) async fn trace(
     context: &Context,
     request: TraceMessageRequest,
 ) -> Result<TraceMessageResponse, Fault> {
     let TraceMessageRequest { key, queue } = request;
-    let id = match key {
-        Some(Key::MessageId(id)) => id,
-        Some(Key::CorrelationId(_)) => {
-            return Err(Fault::Unsupported { field: "correlation_id", feature: "find_messages" });
+    let (id, births) = match key {
+        Some(Key::MessageId(id)) => {
+            let births = births_named(context, &queue, &id).await?;
+            (id, births)
+        }
+        Some(Key::CorrelationId(id)) => {
+            bounds::text("correlation_id", &id, 256)?;
+            let attribute = Attribute::CorrelationId;
+            let births = find::births(context, attribute, &id, TOGETHER_MAX).await?;
+            (id, births)
         }
         None => return Err(Fault::invalid("key", "neither of its fields is set")),
     };
-    let name = names::name(id, &queue, context.hasher)?;
-    let birth = birth_of(&context.engine, &queue, &name).await?;
-    let not_found = || Fault::Refused(Refused::MessageNotFound(name.id.clone()));
-    let birth = birth.ok_or_else(not_found)?;
-    let (outcome, is_there) = told(&context.engine, birth).await?.ok_or_else(not_found)?;
-    let is_in =
-        |event: &StoredEvent| queue.is_empty() || event.queue == queue || event.to_queue == queue;
-    if !outcome.events.iter().any(is_in) {
-        return Err(not_found());
+    let mut response = TraceMessageResponse::default();
+    for birth in births {
+        let Some((outcome, is_there)) = told(&context.engine, birth).await? else { continue };
+        let is_in = |event: &StoredEvent| {
+            queue.is_empty() || event.queue == queue || event.to_queue == queue
+        };
+        if !outcome.events.iter().any(is_in) {
+            continue;
+        }
+        if is_there {
+            response.message = message(context, birth).await?.or(response.message);
+        }
+        let names = Names {
+            message_id: outcome.message_id,
+            message_type: outcome.message_type,
+            correlation_id: outcome.correlation_id,
+        };
+        let events = outcome.events.into_iter();
+        response.events.extend(events.map(|event| stored_event(event, birth, &names)));
     }
-    let message = if is_there { message(context, birth).await? } else { None };
-    let names = Names {
-        message_id: outcome.message_id,
-        message_type: outcome.message_type,
-        correlation_id: outcome.correlation_id,
-    };
-    let events = outcome.events.into_iter().map(|event| stored_event(event, birth, &names));
-    Ok(TraceMessageResponse { events: events.collect(), message })
+    if response.events.is_empty() {
+        return Err(Refused::MessageNotFound(id).into());
+    }
+    response.events.sort_by_key(|event| event.sequence);
+    Ok(response)
+}
+
+/// The message of an id: as it is known in its queue, else as it is found.
+async fn births_named(context: &Context, queue: &str, id: &str) -> Result<Vec<Lsn>, Fault> {
+    let is_known = !queue.is_empty() || id.starts_with(names::SERVER_ID_START) || id.is_empty();
+    if is_known || context.search.is_none() {
+        let name = names::name(id.to_owned(), queue, context.hasher)?;
+        let known = birth_of(&context.engine, queue, &name).await?;
+        if known.is_some() || context.search.is_none() {
+            return Ok(known.into_iter().collect());
+        }
+    }
+    bounds::id("message_id", id)?;
+    find::births(context, Attribute::MessageId, id, 1).await
 }
 
 /// The message of a name, whether it is done or not.

@@ -97,6 +97,9 @@ impl<I: Index> Core<I> {
             message = self.join_line(message);
         }
         self.index.insert(lsn, message);
+        if due.is_some() {
+            self.searchable = lsn;
+        }
         let of =
             self.catalog.get_mut(queue).expect("a message is published to a queue that is there");
         of.totals.published += 1;
@@ -154,6 +157,7 @@ impl<I: Index> Core<I> {
         if nacked.has_failure {
             self.retire(message.last_failure);
             message.last_failure = lsn;
+            self.searchable = lsn;
         }
         self.catalog.totals(message.queue).retried += u64::from(!nacked.parked);
         match nacked.due {

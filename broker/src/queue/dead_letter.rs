@@ -87,6 +87,7 @@ impl<I: Index> Core<I> {
             self.retire(lsn);
             return;
         }
+        self.searchable = lsn;
         self.retire(message.dead_letter);
         if letter.has_failure {
             self.retire(message.last_failure);

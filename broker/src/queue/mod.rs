@@ -353,6 +353,8 @@ pub struct Core<I> {
     /// The wall clock as it was last told; for what is told, not for what is decided.
     seen_ms: u64,
     telling: told::Telling,
+    /// The last record that makes a message worth finding.
+    searchable: Lsn,
     /// Deadlines stand still: the broker is stopping, and may take the leases along.
     frozen: bool,
     retired: Vec<Lsn>,
@@ -389,6 +391,7 @@ impl<I: Index> Core<I> {
             disk_full: false,
             seen_ms: 0,
             telling: told::Telling::default(),
+            searchable: Lsn(0),
             frozen: false,
             retired: Vec::new(),
             pages_back: VecDeque::new(),
@@ -409,6 +412,11 @@ impl<I: Index> Core<I> {
     /// LSN of the next record; an effect waits for [`Self::last_lsn`].
     pub fn next_lsn(&self) -> Lsn {
         self.next
+    }
+
+    /// LSN of the last record that makes a message worth finding, or of a later one.
+    pub fn last_searchable(&self) -> Lsn {
+        self.searchable
     }
 
     /// LSN of the last record.

@@ -280,6 +280,7 @@ impl<I: Index> Core<I> {
         if let Some(finished) = self.outcomes.take_unwritten(birth) {
             self.retire_all(&finished);
         }
+        self.searchable = lsn;
         let entry = KeptOutcome { birth, record: lsn, wall_ms: outcome.wall_ms };
         self.outcomes.keep(QueueId(outcome.queue), entry);
     }

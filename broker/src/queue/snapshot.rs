@@ -283,6 +283,8 @@ impl<I: Index> Core<I> {
             core.restore_item(item, &mut keep)?;
         }
         core.retired.clear();
+        // What was before is not told.
+        core.searchable = core.last_lsn();
         Ok(core)
     }
 

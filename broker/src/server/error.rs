@@ -31,6 +31,8 @@ pub enum ServeError {
     Signal(std::io::Error),
     #[error("a thread of the broker ended badly: {0}")]
     Recovery(tokio::task::JoinError),
+    #[error("the search index's thread cannot be started: {0}")]
+    Search(std::io::Error),
     #[error("the log could not be closed: {0}")]
     Close(WriteError),
 }
@@ -52,7 +54,9 @@ impl ServeError {
             | Self::DataDir { .. }
             | Self::Start(_)
             | Self::Close(_) => Exit::Unavailable,
-            Self::Reflection(_) | Self::Signal(_) | Self::Recovery(_) => Exit::Internal,
+            Self::Reflection(_) | Self::Signal(_) | Self::Recovery(_) | Self::Search(_) => {
+                Exit::Internal
+            }
         }
     }
 }

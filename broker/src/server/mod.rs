@@ -32,6 +32,7 @@ use crate::grpc::{self, Context, Stopping};
 use crate::metrics::{Registry, Sources};
 use crate::open_files;
 use crate::queue::Limits;
+use crate::search::{self, Search};
 use crate::supervisor;
 use crate::web::{Health, Phase, Scrape};
 
@@ -56,6 +57,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     tokio::pin!(shutdown);
+    search::contain_panics();
     let front = Front::open(&settings).await?;
     // Recovery may be cut short at any moment, as by a crash.
     let recovered = tokio::select! {
@@ -101,6 +103,7 @@ fn die(failure: &Failure) {
 pub struct Running {
     settings: Settings,
     engine: Arc<Engine>,
+    search: Option<Search>,
     health: Health,
     reporter: HealthReporter,
     grpc_addr: SocketAddr,
@@ -151,8 +154,16 @@ impl Running {
         }
         let (stopping, stopping_seen) = watch::channel(None);
         let (reporter, health_service) = tonic_health::server::health_reporter();
+        let search = match settings.search_index {
+            true => Some(
+                Search::start(&engine, settings.data_dir.join("search"))
+                    .map_err(ServeError::Search)?,
+            ),
+            false => None,
+        };
         let context =
             Context::new(engine.clone(), &settings, stopping_seen, closing.token().clone());
+        let context = context.with_search(search.clone());
         let routes = grpc::routes(&context, &access.authenticator(grpc_addr), health_service)?;
         let connections_max = open_files::connections_max(settings.connections_max);
         let incoming = accept(listener, tls.clone(), connections_max, counts);
@@ -168,7 +179,7 @@ impl Running {
         let closed = closing.token().clone().cancelled_owned();
         let grpc = tokio::spawn(server.serve_with_incoming_shutdown(incoming, closed));
 
-        tokio::spawn(keep_time(engine.clone(), closing.token().clone()));
+        tokio::spawn(keep_time(engine.clone(), search.clone(), closing.token().clone()));
         tokio::spawn(
             closing.token().clone().run_until_cancelled_owned(engine.clone().run_operations()),
         );
@@ -192,6 +203,7 @@ impl Running {
         Ok(Self {
             settings,
             engine,
+            search,
             health,
             reporter,
             grpc_addr,
@@ -269,8 +281,11 @@ async fn recover(
 }
 
 /// Does what is due, and writes checkpoints, until the broker closes.
-async fn keep_time(engine: Arc<Engine>, closing: CancellationToken) {
+async fn keep_time(engine: Arc<Engine>, search: Option<Search>, closing: CancellationToken) {
     closing.run_until_cancelled(engine.clone().run_timer()).await;
+    if let Some(search) = search {
+        search.stop();
+    }
     engine.stop_checkpoints();
 }
 

@@ -43,8 +43,14 @@ impl Running {
             grpc.abort();
             warn!("some connections did not end; they are closed");
         }
-        let engine = self.engine;
-        let closed = tokio::task::spawn_blocking(move || engine.close()).await;
+        let (engine, search) = (self.engine, self.search);
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(search) = search {
+                search.close();
+            }
+            engine.close()
+        });
+        let closed = closed.await;
         closed.map_err(ServeError::Recovery)?.map_err(ServeError::Close)?;
         info!(leases_kept = kept, "stopped");
         Ok(())

@@ -4,6 +4,7 @@ mod change;
 mod consumers;
 mod filter;
 mod events;
+mod find;
 mod messages;
 mod operations;
 mod pause;
@@ -24,6 +25,7 @@ pub use change::MessageUpdate;
 pub use consumers::{ConnectedConsumer, ConsumerQuery};
 pub use events::{Event, EventKind, EventQuery, Events};
 pub use filter::MessageFilter;
+pub use find::{FindBy, FindQuery, FoundMessage, FoundPage};
 pub use messages::{Attempt, ListedMessage, MessageQuery, MessageState};
 pub use operations::{Operation, OperationKind, OperationOptions, OperationState};
 pub use queue::{

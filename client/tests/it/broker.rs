@@ -456,6 +456,7 @@ impl admin_service_server::AdminService for Script {
         get_operation GetOperationRequest GetOperationResponse,
         cancel_operation CancelOperationRequest CancelOperationResponse,
         trace_message TraceMessageRequest TraceMessageResponse,
+        find_messages FindMessagesRequest FindMessagesResponse,
     }
 
     type WatchEventsStream = Responses<WatchEventsResponse>;

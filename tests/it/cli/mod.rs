@@ -7,6 +7,7 @@ mod consumers;
 mod data;
 mod definitions;
 mod exec;
+mod find;
 mod flow;
 mod full;
 mod health;

@@ -9,6 +9,7 @@ mod filter;
 mod fairness_key;
 mod effects;
 mod events;
+mod find;
 mod flow;
 mod full;
 mod large;

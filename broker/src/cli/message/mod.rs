@@ -9,6 +9,7 @@ mod bulk;
 mod consume;
 mod exec;
 pub(super) mod filter;
+mod find;
 mod line;
 pub(super) mod many;
 mod named;
@@ -41,6 +42,8 @@ pub(super) enum MessageCommand {
     Delete(named::DeleteArgs),
     /// Move messages to another queue; they keep their ids.
     Move(many::MoveArgs),
+    /// Find dead letters, delayed messages and outcomes by id, correlation id or type.
+    Find(find::FindArgs),
     /// Tell what happened to one message, from its publish on.
     Trace(trace::TraceArgs),
     /// Watch what happens to messages, as it happens or from an earlier sequence on.
@@ -60,6 +63,7 @@ impl MessageCommand {
                 Self::Update(args) => args.run(globals).await,
                 Self::Delete(args) => args.run(globals).await,
                 Self::Move(args) => args.run(globals).await,
+                Self::Find(args) => args.run(globals).await,
                 Self::Trace(args) => args.run(globals).await,
                 Self::Watch(args) => args.run(globals).await,
             }

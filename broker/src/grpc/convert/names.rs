@@ -9,7 +9,7 @@ use crate::grpc::fault::Fault;
 use crate::queue::{MessageName, NamedBy, UpdateMessages};
 
 /// How ids begin that the server makes; the sequence follows.
-pub(super) const SERVER_ID_START: &str = "q.";
+pub(in crate::grpc) const SERVER_ID_START: &str = "q.";
 
 /// The name that a client uses, in `queue` or, where that is empty, in any.
 pub(in crate::grpc) fn name(

@@ -1,0 +1,144 @@
+//! The search index: messages that stay long, by id, correlation id and type.
+//!
+//! What is looked for are dead letters, messages that wait for their time, and the outcomes of those
+//! that are done. The index is derived and disposable: a thread of its own follows the log, after
+//! everybody was answered, and puts into a `sled` database in a folder of its own where in the log a
+//! name stands. It is never the truth: whoever finds something reads the record and asks the queues.
+//! Whatever is wrong with it, an error, a panic, a folder that is of another log or from before a power
+//! cut, has one answer: the folder is emptied, and filled again in the background.
+
+mod entry;
+mod feed;
+mod folder;
+mod guard;
+mod store;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+use qbroker_storage::Lsn;
+
+pub use entry::{Attribute, Names, names_of};
+pub use guard::contain_panics;
+
+use crate::engine::Engine;
+use entry::Hasher;
+use store::Store;
+
+/// How far the index is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Everything up to here was looked at.
+    pub applied: Lsn,
+    /// It is being filled: what was there before is missing still.
+    pub filling: bool,
+    /// It has as many entries as it may have; later ones are missing.
+    pub full: bool,
+    /// Names that it has.
+    pub entries: u64,
+    /// How often it was begun anew since the start, because something was wrong with it.
+    pub discarded: u64,
+}
+
+/// The index cannot be asked just now: it is being opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotReady;
+
+/// What those who ask share with the thread that feeds.
+#[derive(Debug)]
+struct Shared {
+    folder: PathBuf,
+    hasher: Hasher,
+    /// None while it is being opened.
+    store: Mutex<Option<Store>>,
+    progress: Mutex<Progress>,
+    stop: Mutex<bool>,
+    stopped: Condvar,
+}
+
+/// The search index of a broker.
+#[derive(Clone, Debug)]
+pub struct Search {
+    shared: Arc<Shared>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Search {
+    /// Begins to follow the log; what is in `folder` is used where it fits.
+    ///
+    /// # Errors
+    /// Where the thread cannot be started.
+    pub fn start(engine: &Arc<Engine>, folder: PathBuf) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            folder,
+            hasher: Hasher::new(engine.log().log_id()),
+            store: Mutex::new(None),
+            progress: Mutex::new(Progress { filling: true, ..Progress::default() }),
+            stop: Mutex::new(false),
+            stopped: Condvar::new(),
+        });
+        let thread = feed::spawn(engine.clone(), shared.clone())?;
+        Ok(Self { shared, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Where in the log this name stood, as far as is known: births of messages and records of outcomes
+    /// behind `after`, each once and in order, the first `max`. Some may be of another name, or gone. May
+    /// wait for the disk.
+    ///
+    /// # Errors
+    /// [`NotReady`] while the index is being opened.
+    pub fn find(
+        &self,
+        attribute: Attribute,
+        name: &str,
+        after: Lsn,
+        max: usize,
+    ) -> Result<Vec<Lsn>, NotReady> {
+        let hash = self.shared.hasher.hash(name);
+        let mut slot = self.shared.store.lock();
+        let store = slot.as_ref().ok_or(NotReady)?;
+        match guard::contained(|| store.find(attribute, hash, after, max)) {
+            Ok(found) => Ok(found),
+            Err(broken) => {
+                self.shared.discard(&mut slot, &broken);
+                Err(NotReady)
+            }
+        }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        *self.shared.progress.lock()
+    }
+
+    /// [`Self::stop`], and waits for it: what the index has is in its folder then.
+    pub fn close(&self) {
+        self.stop();
+        if let Some(thread) = self.thread.lock().take() {
+            // It has said what went wrong.
+            drop(thread.join());
+        }
+    }
+
+    /// Ends the thread, once what it has is in the folder.
+    pub fn stop(&self) {
+        *self.shared.stop.lock() = true;
+        self.shared.stopped.notify_all();
+    }
+}
+
+impl Shared {
+    /// Gives up what is open: the thread begins anew.
+    fn discard(&self, slot: &mut Option<Store>, broken: &guard::Broken) {
+        tracing::warn!(problem = %broken, "the search index is begun anew; nothing else is affected");
+        if let Some(store) = slot.take() {
+            // Closing it might do whatever has gone wrong once more.
+            store.abandon();
+        }
+        let mut progress = self.progress.lock();
+        let discarded = progress.discarded + 1;
+        *progress = Progress { filling: true, discarded, ..Progress::default() };
+    }
+}
