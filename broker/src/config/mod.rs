@@ -41,6 +41,8 @@ pub struct Settings {
     pub state_bytes_max: usize,
     /// Whether dead letters, delayed messages and outcomes can be found by their names.
     pub search_index: bool,
+    /// How many names it holds.
+    pub search_index_names: u64,
     /// Where gRPC listens; port 0 takes a free one.
     pub grpc_listen: SocketAddr,
     /// Where HTTP listens; `None` is off.
@@ -138,6 +140,7 @@ impl Settings {
             messages_in_memory: 0,
             state_bytes_max: 0,
             search_index: false,
+            search_index_names: 0,
             grpc_listen: nowhere,
             http_listen: None,
             tls_cert: None,

@@ -162,10 +162,24 @@ pub static SETTINGS: &[Setting] = &[
         doc: "Whether dead letters, delayed messages and outcomes can be found by message id, \
               correlation id and type (`qbroker message find`). The index is in the folder `search` \
               of the data folder, which may be deleted while no broker runs: it is filled again in \
-              the background. It takes up to 100 MiB of memory where there are many millions.",
+              the background.",
         advanced: true,
         set: |settings, text| {
             settings.search_index = value::switch(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "search-index-names",
+        section: STORAGE,
+        takes: "N",
+        default: Fallback::Text("2000000"),
+        doc: "How many names the search index holds, up to three of a message, delayed messages \
+              taking half of them at most; later ones are not found. Two million take some 20 MiB of \
+              memory and 80 MiB of disk, twenty million 100 MiB and 720 MiB. From 1000 to 30000000.",
+        advanced: true,
+        set: |settings, text| {
+            settings.search_index_names = value::count_within(text, 1_000, 30_000_000)?.into();
             Ok(())
         },
     },

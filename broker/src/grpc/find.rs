@@ -4,7 +4,7 @@
 use prost::Message as _;
 use qbroker_proto::v1::find_messages_request::Key;
 use qbroker_proto::v1::*;
-use qbroker_storage::Lsn;
+use qbroker_storage::{Lsn, StoredRecord};
 
 use super::convert::bounds;
 use super::convert::event::{self, stored_event};
@@ -14,7 +14,7 @@ use super::{Context, listing, messages};
 use crate::engine::Stopped;
 use crate::queue::outcomes::StoredOutcome;
 use crate::queue::refused::Refused;
-use crate::search::{Attribute, Names, Search, names_of};
+use crate::search::{Attribute, Named, Names, Search, named};
 
 /// Places that one page looks at: most may be of messages that are gone.
 const LOOKED_AT_MAX: usize = 4_096;
@@ -79,10 +79,10 @@ pub(super) async fn births(
         if births.len() == max {
             break;
         }
-        if let Some((birth, _)) = named(context, attribute, name, place).await?
-            && !births.contains(&birth)
+        if let Some((found, _)) = found_there(context, attribute, name, place).await?
+            && !births.contains(&found.birth)
         {
-            births.push(birth);
+            births.push(found.birth);
         }
     }
     births.reverse();
@@ -106,19 +106,19 @@ async fn places(
 }
 
 /// The message of a place, where it has this name and the log keeps what is there.
-async fn named(
+async fn found_there(
     context: &Context,
     attribute: Attribute,
     name: &str,
     place: Lsn,
-) -> Result<Option<(Lsn, qbroker_storage::StoredRecord)>, Fault> {
+) -> Result<Option<(Named, StoredRecord)>, Fault> {
     if !context.engine.log().liveness().is_kept(place) {
         return Ok(None);
     }
     let read = context.engine.read(vec![place]).await?.pop().expect("an answer for each");
     let Ok(record) = read else { return Ok(None) };
-    let told = names_of(place, &record).filter(|(_, names)| names.get(attribute) == name);
-    Ok(told.map(|(birth, _)| (birth, record)))
+    let found = named(place, &record).filter(|found| found.names.get(attribute) == name);
+    Ok(found.map(|found| (found, record)))
 }
 
 async fn look(
@@ -128,11 +128,12 @@ async fn look(
     queue: &str,
     place: Lsn,
 ) -> Result<Option<FoundMessage>, Fault> {
-    let Some((birth, record)) = named(context, attribute, name, place).await? else {
+    let Some((found, record)) = found_there(context, attribute, name, place).await? else {
         return Ok(None);
     };
+    let birth = found.birth;
     let is_there = |at: &str| queue.is_empty() || at == queue;
-    if birth == place {
+    if !found.is_done {
         let request = GetMessageRequest {
             queue: String::new(),
             message_id: format!("q.{birth}"),
@@ -149,8 +150,7 @@ async fn look(
     }
     // What is told of a turn is told once it is durable.
     context.engine.durable(place).await?;
-    let Names { message_id, correlation_id, message_type } =
-        names_of(place, &record).map(|(_, names)| names).unwrap_or_default();
+    let Names { message_id, correlation_id, message_type } = found.names;
     let names = event::Names { message_id, message_type, correlation_id };
     let body = bytes::Bytes::from(record.body.parts().concat());
     let end = StoredOutcome::decode(body).ok().and_then(|mut outcome| outcome.events.pop());

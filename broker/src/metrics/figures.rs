@@ -22,6 +22,21 @@ pub trait Figures: Debug + Send + Sync + 'static {
     fn log(&self) -> LogFigures;
     /// Values, counters, permits and barriers.
     fn state(&self) -> StateFigures;
+    /// The search index; all zero where there is none.
+    fn search(&self) -> SearchFigures;
+}
+
+/// The search index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SearchFigures {
+    /// Names that it holds.
+    pub names: u64,
+    /// Records that it has not looked at.
+    pub behind: u64,
+    /// How often it was begun anew since the start of the process.
+    pub rebuilds_total: u64,
+    /// Whether something is missing in it, as 0 or 1: it is being filled, or had no room.
+    pub incomplete: u64,
 }
 
 /// Who is asked at a scrape.
@@ -171,6 +186,7 @@ pub struct Snapshot {
     pub(super) operations_running: u64,
     pub(super) log: LogFigures,
     pub(super) state: StateFigures,
+    pub(super) search: SearchFigures,
     pub(super) process: ProcessFigures,
     pub(super) auth_failures: AuthFailures,
     pub(super) connections: Arc<ConnectionCounts>,
@@ -190,6 +206,7 @@ impl Sources {
             operations_running: self.figures.operations_running(),
             log: self.figures.log(),
             state: self.figures.state(),
+            search: self.figures.search(),
             process: ProcessFigures::read(),
             auth_failures: self.access.failures(),
             connections: Arc::clone(&self.connections),

@@ -6,7 +6,9 @@
 
 use std::fmt::{self, Debug};
 
-pub use self::figures::{Figures, Histogram, LogFigures, QueueFigures, Snapshot, Sources};
+pub use self::figures::{
+    Figures, Histogram, LogFigures, QueueFigures, SearchFigures, Snapshot, Sources,
+};
 pub use self::reference::reference_page;
 pub use self::table::{Kind, METRICS, Metric, Sample, Value};
 
@@ -81,6 +83,9 @@ pub(crate) mod tests {
             LogFigures { sync_seconds, frames_total: 8, ..LogFigures::default() }
         }
 
+        fn search(&self) -> SearchFigures {
+            SearchFigures { names: 6, ..Default::default() }
+        }
         fn state(&self) -> crate::queue::state::StateFigures {
             crate::queue::state::StateFigures { values: 4, ..Default::default() }
         }

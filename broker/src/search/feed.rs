@@ -1,15 +1,14 @@
 //! The thread that follows the log, and takes in what is worth finding.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use qbroker_storage::{Bound, FollowError, Lsn, LsnRange};
-use tracing::{info, warn};
+use qbroker_storage::{Bound, FollowError, Lsn, LsnRange, Space};
+use tracing::{error, info, warn};
 
-use super::entry::{Attribute, found_at, names_of};
-use super::guard::{Broken, contained};
-use super::store::Store;
+use super::entry::{Attribute, Found, found, named};
+use super::guard::Broken;
+use super::store::{Of, Store};
 use super::{Progress, Shared, folder};
 use crate::clock;
 use crate::engine::Engine;
@@ -20,15 +19,21 @@ const STRETCH: Bound = Bound { records: 4_096, bytes: 1 << 20 };
 const LOOK: Duration = Duration::from_millis(200);
 /// What is gathered is written after this time, however little it is.
 const WRITE_AFTER: Duration = Duration::from_secs(30);
-/// How long it does nothing after it had to begin anew.
-const REST: Duration = Duration::from_secs(1);
+/// How long it does nothing after it had to begin anew for the first time; each time twice as long.
+const REST: Duration = Duration::from_millis(100);
+/// So often it begins anew, then not before the next start: each time costs the memory of a database that
+/// nobody dares to close.
+const DISCARDED_MAX: u32 = 10;
 
-pub(super) fn spawn(engine: Arc<Engine>, shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
+pub(super) fn spawn(engine: Arc<Engine>, shared: Arc<Shared>) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("search".to_owned());
-    thread.spawn(move || {
+    let run = move || {
         let mut feeder = Feeder { engine, shared, next: Lsn(1), written: Instant::now() };
         feeder.run();
-    })
+        *feeder.shared.ended.lock() = true;
+        feeder.shared.has_ended.notify_all();
+    };
+    thread.spawn(run).map(drop)
 }
 
 struct Feeder {
@@ -41,67 +46,85 @@ struct Feeder {
 
 impl Feeder {
     fn run(&mut self) {
-        while !self.is_stopped(Duration::ZERO) {
-            let opened = contained(|| self.open());
-            match opened {
-                Ok(store) => {
-                    self.tell(&store, false);
-                    *self.shared.store.lock() = Some(store);
-                    self.follow();
-                }
-                Err(broken) => self.begin_anew(&broken),
+        for discarded in 1.. {
+            if self.waits_for_room() {
+                break;
             }
+            let Err(broken) = self.open().and_then(|()| self.follow()) else { break };
+            if self.is_stopped(Duration::ZERO) {
+                break;
+            }
+            self.begin_anew(&broken);
+            if discarded == DISCARDED_MAX {
+                error!("the search index is off until the next start: it cannot be kept");
+                return;
+            }
+            self.is_stopped(REST * 2_u32.pow(discarded - 1));
         }
         self.close();
+    }
+
+    /// Waits until the disk has room for what nobody needs; whether it is to stop.
+    fn waits_for_room(&self) -> bool {
+        while !self.is_stopped(Duration::ZERO) {
+            if self.has_room() {
+                return false;
+            }
+            self.is_stopped(LOOK);
+        }
+        true
+    }
+
+    fn has_room(&self) -> bool {
+        self.engine.log().space() == Space::Ample
     }
 
     fn begin_anew(&self, broken: &Broken) {
         let mut slot = self.shared.store.lock();
         self.shared.discard(&mut slot, broken);
         drop(slot);
+        self.shared.progress.lock().discarded += 1;
         if let Err(error) = folder::clear(&self.shared.folder) {
             warn!(problem = %error, "the search index's folder cannot be emptied");
         }
-        self.is_stopped(REST);
     }
 
-    fn open(&mut self) -> Result<Store, Broken> {
+    fn open(&mut self) -> Result<(), Broken> {
         let log = self.engine.log();
-        let (folder, durable) = (&self.shared.folder, log.durable_lsn());
+        let of = Of { log_id: log.log_id(), boot_id: clock::boot_id(), durable: log.durable_lsn() };
+        let folder = &self.shared.folder;
         // A database that takes the process with it must not do so twice.
         if folder::is_marked(folder) {
             folder::clear(folder)?;
         }
         folder::mark(folder)?;
-        let store = Store::open(folder, log.log_id(), clock::boot_id(), durable)?;
+        let store = Store::open(folder, &of, self.shared.names_max)?;
         folder::unmark(folder)?;
         self.next = store.applied().next();
         self.written = Instant::now();
-        Ok(store)
+        self.tell(&store, false);
+        *self.shared.store.lock() = Some(store);
+        Ok(())
     }
 
     /// Takes in what comes, until it is to stop or something is wrong.
-    fn follow(&mut self) {
+    fn follow(&mut self) -> Result<(), Broken> {
         loop {
             let began = Instant::now();
-            let was_busy = match contained(|| self.step()) {
-                Ok(was_busy) => was_busy,
-                Err(_) if self.is_stopped(Duration::ZERO) => return,
-                Err(broken) => {
-                    self.begin_anew(&broken);
-                    return;
-                }
-            };
+            let was_busy = self.step()?;
             // Half of a core is everybody else's, however much there is to do.
             let rest = if was_busy { began.elapsed() } else { LOOK };
             if self.is_stopped(rest) {
-                return;
+                return Ok(());
             }
         }
     }
 
     /// Does a bounded piece of work; whether there was any.
     fn step(&mut self) -> Result<bool, Broken> {
+        if !self.has_room() {
+            return Ok(false);
+        }
         let durable = self.engine.log().durable_lsn();
         let wanted = self.engine.look(|core| core.last_searchable()).1;
         let mut was_busy = true;
@@ -133,8 +156,9 @@ impl Feeder {
     fn take_in_next(&mut self, durable: Lsn) -> Result<(), Broken> {
         match self.engine.log().follow(self.next, STRETCH) {
             Ok(stretch) => {
-                let found = stretch.heads.iter().filter_map(|(lsn, head)| found_at(*lsn, head));
-                self.take_in(found.collect())?;
+                for (lsn, head) in &stretch.heads {
+                    self.take_in(found(*lsn, head))?;
+                }
                 self.next = stretch.next;
             }
             // What was dropped had nothing in it that is kept: the rest is looked through.
@@ -160,8 +184,8 @@ impl Feeder {
             if outcome.is_err() || !log.liveness().is_kept(lsn) {
                 return;
             }
-            let Some(found) = found_at(lsn, head) else { return };
-            outcome = self.take_in(vec![found]).and_then(|()| {
+            let Some(found) = found(lsn, head) else { return };
+            outcome = self.take_in(Some(found)).and_then(|()| {
                 // What is filled is not told as looked at before all of it is.
                 let applied = Lsn(lsns.first.0 - 1);
                 self.with_store(|store| {
@@ -179,27 +203,34 @@ impl Feeder {
         outcome
     }
 
-    /// Takes in the names that stand in these records, which is more than an index needs to be told of
-    /// those that are gone by now.
-    fn take_in(&self, lsns: Vec<Lsn>) -> Result<(), Broken> {
+    /// Takes in the names of a message, unless it is gone by now or there is no room.
+    fn take_in(&self, found: Option<Found>) -> Result<(), Broken> {
+        let Some(Found { place, is_delayed }) = found else { return Ok(()) };
         let log = self.engine.log();
-        for lsn in lsns {
-            if !log.liveness().is_kept(lsn) {
-                continue;
-            }
-            let Some(Ok(record)) = log.read(&[lsn]).pop() else { continue };
-            let Some((_, names)) = names_of(lsn, &record) else { continue };
-            self.with_store(|store| {
-                for attribute in Attribute::ALL {
-                    let name = names.get(attribute);
-                    if !name.is_empty() {
-                        store.add(attribute, self.shared.hasher.hash(name), lsn);
-                    }
-                }
-                Ok(())
-            })?;
+        if !log.liveness().is_kept(place) {
+            return Ok(());
         }
-        Ok(())
+        let has_room = self.with_store(|store| {
+            let is_full = store.is_full(is_delayed);
+            if is_full {
+                store.miss();
+            }
+            Ok(!is_full)
+        });
+        if !has_room? {
+            return Ok(());
+        }
+        let Some(Ok(record)) = log.read(&[place]).pop() else { return Ok(()) };
+        let Some(named) = named(place, &record) else { return Ok(()) };
+        self.with_store(|store| {
+            for attribute in Attribute::ALL {
+                let name = named.names.get(attribute);
+                if !name.is_empty() {
+                    store.add(attribute, self.shared.hasher.hash(name), place);
+                }
+            }
+            Ok(())
+        })
     }
 
     fn with_store<T>(
@@ -212,9 +243,13 @@ impl Feeder {
 
     fn tell(&self, store: &Store, filling: bool) {
         let mut progress = self.shared.progress.lock();
-        let discarded = progress.discarded;
-        let (applied, full) = (Lsn(self.next.0 - 1), store.is_full());
-        *progress = Progress { applied, filling, full, entries: store.entries(), discarded };
+        *progress = Progress {
+            applied: Lsn(self.next.0 - 1),
+            filling,
+            full: store.misses(),
+            entries: store.entries(),
+            discarded: progress.discarded,
+        };
     }
 
     /// Waits that long, or until it is to stop; whether it is.
@@ -229,7 +264,7 @@ impl Feeder {
     fn close(&self) {
         let Some(store) = self.shared.store.lock().take() else { return };
         let applied = Lsn(self.next.0 - 1);
-        if let Err(broken) = contained(|| store.close(applied)) {
+        if let Err(broken) = store.close(applied) {
             warn!(problem = %broken, "the search index was not closed; it is begun anew");
         }
     }

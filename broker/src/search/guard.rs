@@ -5,9 +5,13 @@
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How the database's own threads are called.
 const FOREIGN_THREADS: [&str; 2] = ["sled-io-", "log flusher"];
+
+/// Panics of those threads, of which nobody else hears.
+static FOREIGN_PANICS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
@@ -26,7 +30,13 @@ pub(super) enum Broken {
     Unfit(&'static str),
 }
 
-/// Does something with the database, whatever that does.
+/// How many threads of the database have panicked.
+pub(super) fn foreign_panics() -> u64 {
+    FOREIGN_PANICS.load(Ordering::Relaxed)
+}
+
+/// Does something with the database, whatever that does. Nothing else may happen in `act`: what panics
+/// there does not end the process.
 pub(super) fn contained<T>(act: impl FnOnce() -> Result<T, Broken>) -> Result<T, Broken> {
     let before = CONTAINED.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(act));
@@ -40,12 +50,15 @@ pub(super) fn contained<T>(act: impl FnOnce() -> Result<T, Broken>) -> Result<T,
 
 /// Makes every panic but those in the database end the process at once, as a bug must: from here on,
 /// for the whole process.
-pub fn contain_panics() {
+pub fn end_on_panic() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or_default();
         let is_foreign = FOREIGN_THREADS.iter().any(|foreign| name.starts_with(foreign));
+        if is_foreign {
+            FOREIGN_PANICS.fetch_add(1, Ordering::Relaxed);
+        }
         if CONTAINED.get() || is_foreign {
             tracing::warn!(%panic, "the search index's database panicked");
             return;
@@ -57,12 +70,33 @@ pub fn contain_panics() {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Command;
+
     use super::*;
+
+    /// Set for the process that is to end.
+    const ENDS: &str = "QBROKER_TEST_PANIC";
 
     #[test]
     fn a_panic_is_an_answer() {
         let panics = || -> Result<(), Broken> { panic!("it is {}", "so") };
         assert_eq!(contained(panics).unwrap_err().to_string(), "the database panicked: it is so");
         assert_eq!(contained(|| Ok(7)).unwrap(), 7);
+    }
+    #[test]
+    fn a_panic_elsewhere_ends_the_process_at_once() {
+        if std::env::var_os(ENDS).is_some() {
+            end_on_panic();
+            assert!(contained(|| -> Result<(), Broken> { panic!("inside") }).is_err());
+            let bug = std::thread::spawn(|| panic!("a bug"));
+            drop(bug.join());
+            // It has come too far.
+            std::process::exit(0);
+        }
+        let this = "search::guard::tests::a_panic_elsewhere_ends_the_process_at_once";
+        let mut process = Command::new(std::env::current_exe().unwrap());
+        let ended = process.args(["--exact", this]).env(ENDS, "1").output().unwrap();
+        assert_eq!(ended.status.signal(), Some(6), "{ended:?}");
     }
 }

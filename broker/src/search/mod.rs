@@ -15,17 +15,20 @@ mod store;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use qbroker_storage::Lsn;
 
-pub use entry::{Attribute, Names, names_of};
-pub use guard::contain_panics;
+pub use entry::{Attribute, Named, Names, named};
+pub use guard::end_on_panic;
 
 use crate::engine::Engine;
 use entry::Hasher;
 use store::Store;
+
+/// How long a stop waits for the index to be closed.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// How far the index is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +37,7 @@ pub struct Progress {
     pub applied: Lsn,
     /// It is being filled: what was there before is missing still.
     pub filling: bool,
-    /// It has as many entries as it may have; later ones are missing.
+    /// Something is missing: it had as many entries as it may have, or of what is delayed half as many.
     pub full: bool,
     /// Names that it has.
     pub entries: u64,
@@ -50,37 +53,43 @@ pub struct NotReady;
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
+    names_max: u64,
     hasher: Hasher,
     /// None while it is being opened.
     store: Mutex<Option<Store>>,
     progress: Mutex<Progress>,
     stop: Mutex<bool>,
     stopped: Condvar,
+    /// The thread has ended.
+    ended: Mutex<bool>,
+    has_ended: Condvar,
 }
 
 /// The search index of a broker.
 #[derive(Clone, Debug)]
 pub struct Search {
     shared: Arc<Shared>,
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Search {
-    /// Begins to follow the log; what is in `folder` is used where it fits.
+    /// Begins to follow the log; what is in `folder` is used where it fits. Holds `names_max` names.
     ///
     /// # Errors
     /// Where the thread cannot be started.
-    pub fn start(engine: &Arc<Engine>, folder: PathBuf) -> std::io::Result<Self> {
+    pub fn start(engine: &Arc<Engine>, folder: PathBuf, names_max: u64) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             folder,
+            names_max,
             hasher: Hasher::new(engine.log().log_id()),
             store: Mutex::new(None),
             progress: Mutex::new(Progress { filling: true, ..Progress::default() }),
             stop: Mutex::new(false),
             stopped: Condvar::new(),
+            ended: Mutex::new(false),
+            has_ended: Condvar::new(),
         });
-        let thread = feed::spawn(engine.clone(), shared.clone())?;
-        Ok(Self { shared, thread: Arc::new(Mutex::new(Some(thread))) })
+        feed::spawn(engine.clone(), shared.clone())?;
+        Ok(Self { shared })
     }
 
     /// Where in the log this name stood, as far as is known: births of messages and records of outcomes
@@ -99,7 +108,7 @@ impl Search {
         let hash = self.shared.hasher.hash(name);
         let mut slot = self.shared.store.lock();
         let store = slot.as_ref().ok_or(NotReady)?;
-        match guard::contained(|| store.find(attribute, hash, after, max)) {
+        match store.find(attribute, hash, after, max) {
             Ok(found) => Ok(found),
             Err(broken) => {
                 self.shared.discard(&mut slot, &broken);
@@ -113,12 +122,14 @@ impl Search {
         *self.shared.progress.lock()
     }
 
-    /// [`Self::stop`], and waits for it: what the index has is in its folder then.
+    /// [`Self::stop`], and waits for it: what the index has is in its folder then. Not for ever: it is
+    /// not worth that.
     pub fn close(&self) {
         self.stop();
-        if let Some(thread) = self.thread.lock().take() {
-            // It has said what went wrong.
-            drop(thread.join());
+        let mut ended = self.shared.ended.lock();
+        let wait = self.shared.has_ended.wait_while_for(&mut ended, |ended| !*ended, CLOSE_MAX);
+        if wait.timed_out() {
+            tracing::warn!("the search index does not end; it is left as it is");
         }
     }
 
@@ -133,12 +144,9 @@ impl Shared {
     /// Gives up what is open: the thread begins anew.
     fn discard(&self, slot: &mut Option<Store>, broken: &guard::Broken) {
         tracing::warn!(problem = %broken, "the search index is begun anew; nothing else is affected");
-        if let Some(store) = slot.take() {
-            // Closing it might do whatever has gone wrong once more.
-            store.abandon();
-        }
+        *slot = None;
         let mut progress = self.progress.lock();
-        let discarded = progress.discarded + 1;
+        let discarded = progress.discarded;
         *progress = Progress { filling: true, discarded, ..Progress::default() };
     }
 }

@@ -5,14 +5,18 @@
 //! 256 entries, and only its last one is ever changed. 20,000,000 entries take 720 MiB of disk, 100 MiB of
 //! memory and 17 seconds. What is gone is taken out when half of what is there may be.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 use prost::Message as _;
 use qbroker_storage::Lsn;
 
 use super::entry::Attribute;
-use super::guard::Broken;
+use super::guard::{Broken, contained, foreign_panics};
 
 /// Buckets of an attribute.
 const BUCKETS: usize = 1_024;
@@ -22,8 +26,6 @@ const ENTRY: usize = 14;
 const BLOCK: usize = 256;
 /// Entries that are gathered in memory: the more, the less is written.
 const GATHERED_MAX: usize = 1 << 17;
-/// Entries at most; beyond it nothing more is taken in, and whoever asks is told.
-pub(super) const ENTRIES_MAX: u64 = 32 << 20;
 /// The database's cache. It takes several times as much.
 const CACHE_BYTES: u64 = 1 << 20;
 /// Another layout is another number, and begins anew.
@@ -51,12 +53,58 @@ struct About {
     /// Entries that were left when it was last tidied.
     #[prost(uint64, tag = "7")]
     tidy: u64,
+    /// Something was passed over for want of room.
+    #[prost(bool, tag = "8")]
+    misses: bool,
+}
+
+/// What the store knows of the log that it is of.
+#[derive(Clone, Debug)]
+pub(super) struct Of {
+    pub(super) log_id: [u8; 16],
+    pub(super) boot_id: String,
+    pub(super) durable: Lsn,
+}
+
+impl About {
+    fn read(db: &sled::Db, of: &Of) -> Result<Self, Broken> {
+        let about = match db.get(ABOUT)? {
+            Some(bytes) => Self::decode(&*bytes).map_err(|_| Broken::Unfit("it is unreadable"))?,
+            None if db.is_empty() => Self {
+                layout: LAYOUT,
+                log_id: of.log_id.to_vec(),
+                boot_id: of.boot_id.clone(),
+                ..Self::default()
+            },
+            None => return Err(Broken::Unfit("it does not say what it is of")),
+        };
+        about.check(of)?;
+        Ok(about)
+    }
+
+    /// Whether this can be believed of that log.
+    fn check(&self, of: &Of) -> Result<(), Broken> {
+        let unfit = match self {
+            it if it.layout != LAYOUT => "another version wrote it",
+            it if it.log_id != of.log_id => "it is of another log",
+            it if of.durable.0 < it.applied => "it tells of what the log does not have",
+            it if !it.closed && it.boot_id != of.boot_id => {
+                "the machine stopped before it was closed"
+            }
+            _ => return Ok(()),
+        };
+        Err(Broken::Unfit(unfit))
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Store {
-    db: sled::Db,
+    /// Closed by [`Store::close`] alone: where something has gone wrong, closing may do it once more.
+    db: ManuallyDrop<sled::Db>,
     about: About,
+    entries_max: u64,
+    /// As many threads of databases had panicked when this one was opened.
+    foreign_panics: u64,
     /// Of each bucket: its last block, and how many entries are in it.
     tails: Vec<(u32, usize)>,
     gathered: Vec<Vec<u8>>,
@@ -67,47 +115,35 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens what is in the folder, where it is of this log and can be believed.
-    pub(super) fn open(
-        folder: &Path,
-        log_id: [u8; 16],
-        boot_id: String,
-        durable: Lsn,
-    ) -> Result<Self, Broken> {
+    pub(super) fn open(folder: &Path, of: &Of, entries_max: u64) -> Result<Self, Broken> {
+        contained(|| Self::open_contained(folder, of, entries_max))
+    }
+
+    fn open_contained(folder: &Path, of: &Of, entries_max: u64) -> Result<Self, Broken> {
+        let foreign_panics = foreign_panics();
         let db = sled::Config::new()
             .path(folder)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(Some(1_000))
             .mode(sled::Mode::HighThroughput)
             .open()?;
-        let fresh = About {
-            layout: LAYOUT,
-            log_id: log_id.to_vec(),
-            boot_id: boot_id.clone(),
-            ..About::default()
+        let db = ManuallyDrop::new(db);
+        let mut about = match About::read(&db, of) {
+            Err(Broken::Unfit(why)) => {
+                // Nothing is wrong with the database itself.
+                drop(ManuallyDrop::into_inner(db));
+                return Err(Broken::Unfit(why));
+            }
+            about => about?,
         };
-        let about = match db.get(ABOUT)? {
-            Some(bytes) => About::decode(&*bytes).map_err(|_| Broken::Unfit("it is unreadable"))?,
-            None if db.is_empty() => fresh.clone(),
-            None => return Err(Broken::Unfit("it does not say what it is of")),
-        };
-        if about.layout != LAYOUT {
-            return Err(Broken::Unfit("another version wrote it"));
-        }
-        if about.log_id != fresh.log_id {
-            return Err(Broken::Unfit("it is of another log"));
-        }
-        if durable.0 < about.applied {
-            return Err(Broken::Unfit("it tells of what the log does not have"));
-        }
-        if !about.closed && about.boot_id != boot_id {
-            return Err(Broken::Unfit("the machine stopped before it was closed"));
-        }
+        about.boot_id.clone_from(&of.boot_id);
+        about.closed = false;
         let buckets = BUCKETS * Attribute::ALL.len();
         let gathered = vec![Vec::new(); buckets];
-        let mut store = Self { db, about, tails: Vec::new(), gathered, count: 0, tidying: None };
+        let (tails, count, tidying) = (Vec::new(), 0, None);
+        let mut store =
+            Self { db, about, entries_max, foreign_panics, tails, gathered, count, tidying };
         store.tails = (0..buckets).map(|bucket| store.tail(bucket)).collect::<Result<_, _>>()?;
-        store.about.boot_id = boot_id;
-        store.about.closed = false;
         store.write_about()?;
         Ok(store)
     }
@@ -121,15 +157,24 @@ impl Store {
         self.about.entries + self.count as u64
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        ENTRIES_MAX <= self.entries()
+    /// Whether it takes no more of what may be there by the millions, or of anything.
+    pub(super) fn is_full(&self, is_delayed: bool) -> bool {
+        let max = if is_delayed { self.entries_max / 2 } else { self.entries_max };
+        max <= self.entries()
+    }
+
+    /// Notes that something was passed over.
+    pub(super) fn miss(&mut self) {
+        self.about.misses = true;
+    }
+
+    /// Whether something was passed over since it was begun.
+    pub(super) fn misses(&self) -> bool {
+        self.about.misses
     }
 
     /// Takes an entry in; it counts once it is written.
     pub(super) fn add(&mut self, attribute: Attribute, hash: u64, lsn: Lsn) {
-        if self.is_full() {
-            return;
-        }
         let gathered = &mut self.gathered[bucket_of(attribute, hash)];
         gathered.extend_from_slice(&rest_of(hash));
         gathered.extend_from_slice(&lsn.0.to_be_bytes());
@@ -143,6 +188,19 @@ impl Store {
 
     /// Writes what is gathered; everything up to `applied` was looked at.
     pub(super) fn write(&mut self, applied: Lsn) -> Result<(), Broken> {
+        self.check_threads()?;
+        contained(|| self.write_contained(applied))
+    }
+
+    /// Whether the database's own threads are well, which nobody else would hear.
+    fn check_threads(&self) -> Result<(), Broken> {
+        match foreign_panics() {
+            panics if panics == self.foreign_panics => Ok(()),
+            _ => Err(Broken::Unfit("a thread of the database panicked")),
+        }
+    }
+
+    fn write_contained(&mut self, applied: Lsn) -> Result<(), Broken> {
         for bucket in 0..self.gathered.len() {
             let mut entries = std::mem::take(&mut self.gathered[bucket]);
             self.about.entries += (entries.len() / ENTRY) as u64;
@@ -184,9 +242,12 @@ impl Store {
                 }
             }
         };
-        for block in self.db.scan_prefix(prefix(bucket)) {
-            look(&block?.1);
-        }
+        contained(|| {
+            for block in self.db.scan_prefix(prefix(bucket)) {
+                look(&block?.1);
+            }
+            Ok(())
+        })?;
         look(&self.gathered[bucket]);
         Ok(found.into_iter().collect())
     }
@@ -200,46 +261,57 @@ impl Store {
             }
             None => 0,
         };
-        let mut kept = Vec::new();
-        let mut blocks = 0_u64;
-        for block in self.db.scan_prefix(prefix(bucket)) {
-            blocks += 1;
-            for entry in block?.1.as_chunks::<ENTRY>().0 {
-                if is_kept(lsn_of(entry)) {
-                    kept.push(*entry);
-                } else {
-                    self.about.entries -= 1;
-                }
-            }
-        }
-        let mut next = 0;
-        for block in kept.chunks(BLOCK) {
-            self.db.insert(key(bucket, next), block.as_flattened())?;
-            next += 1;
-        }
-        for block in u64::from(next)..blocks {
-            self.db.remove(key(bucket, u32::try_from(block).unwrap_or(u32::MAX)))?;
-        }
-        self.tails[bucket] = self.tail(bucket)?;
+        let (blocks, mut entries) = contained(|| self.bucket(bucket))?;
+        let before = entries.len();
+        entries.retain(|entry| is_kept(lsn_of(entry)));
+        self.about.entries = self.about.entries.saturating_sub((before - entries.len()) as u64);
+        contained(|| self.replace(bucket, blocks, &entries))?;
         self.tidying = Some(bucket + 1).filter(|next| *next < self.tails.len());
         if self.tidying.is_none() {
             self.about.tidy = self.about.entries;
-            self.write_about()?;
+            contained(|| self.write_about())?;
         }
         Ok(self.tidying.is_some())
+    }
+
+    /// How many blocks a bucket has, and what is in them.
+    fn bucket(&self, bucket: usize) -> Result<(u32, Vec<[u8; ENTRY]>), Broken> {
+        let (mut blocks, mut entries) = (0, Vec::new());
+        for block in self.db.scan_prefix(prefix(bucket)) {
+            blocks += 1;
+            entries.extend_from_slice(block?.1.as_chunks::<ENTRY>().0);
+        }
+        Ok((blocks, entries))
+    }
+
+    /// Puts these entries in the place of a bucket's blocks.
+    fn replace(
+        &mut self,
+        bucket: usize,
+        blocks: u32,
+        entries: &[[u8; ENTRY]],
+    ) -> Result<(), Broken> {
+        let mut next = 0;
+        for block in entries.chunks(BLOCK) {
+            self.db.insert(key(bucket, next), block.as_flattened())?;
+            next += 1;
+        }
+        for block in next..blocks {
+            self.db.remove(key(bucket, block))?;
+        }
+        self.tails[bucket] = self.tail(bucket)?;
+        Ok(())
     }
 
     /// Writes what is gathered, and says that it is whole.
     pub(super) fn close(mut self, applied: Lsn) -> Result<(), Broken> {
         self.about.closed = true;
         self.write(applied)?;
-        self.db.flush()?;
-        Ok(())
-    }
-
-    /// Lets go of it without another word to the database.
-    pub(super) fn abandon(self) {
-        std::mem::forget(self);
+        contained(|| {
+            self.db.flush()?;
+            drop(ManuallyDrop::into_inner(self.db));
+            Ok(())
+        })
     }
 
     fn tail(&self, bucket: usize) -> Result<(u32, usize), Broken> {
@@ -286,82 +358,4 @@ fn key(bucket: usize, block: u32) -> [u8; 7] {
     key[..3].copy_from_slice(&prefix(bucket));
     key[3..].copy_from_slice(&block.to_be_bytes());
     key
-}
-
-#[cfg(test)]
-mod tests {
-    use tempfile::TempDir;
-
-    use super::*;
-
-    fn open(folder: &TempDir, log: u8, boot: &str, durable: u64) -> Result<Store, Broken> {
-        Store::open(&folder.path().join("search"), [log; 16], boot.to_owned(), Lsn(durable))
-    }
-
-    fn found(store: &Store, hash: u64) -> Vec<u64> {
-        let found = store.find(Attribute::MessageId, hash, Lsn(0), 1_000).unwrap();
-        found.into_iter().map(|lsn| lsn.0).collect()
-    }
-
-    /// Hashes that fall into one bucket, and differ in what is kept of them.
-    fn hash(number: u64) -> u64 {
-        number << 16 | 5
-    }
-
-    #[test]
-    fn what_was_added_is_found_before_and_after_it_is_written() {
-        let folder = TempDir::new().unwrap();
-        let mut store = open(&folder, 1, "a", 0).unwrap();
-        // Some blocks of one bucket.
-        for lsn in 1..=700 {
-            store.add(Attribute::MessageId, hash(lsn % 7), Lsn(lsn));
-            if lsn % 100 == 0 {
-                store.write(Lsn(lsn)).unwrap();
-            }
-        }
-        store.add(Attribute::MessageId, hash(3), Lsn(701));
-        store.add(Attribute::MessageType, hash(3), Lsn(702));
-        let threes = || (1..=701).filter(|lsn| lsn % 7 == 3 || *lsn == 701).collect::<Vec<u64>>();
-        assert_eq!(found(&store, hash(3)), threes());
-        let some = store.find(Attribute::MessageId, hash(3), Lsn(100), 2).unwrap();
-        assert_eq!(some, [Lsn(101), Lsn(108)]);
-        store.close(Lsn(702)).unwrap();
-        // Another uptime believes what was closed.
-        let store = open(&folder, 1, "b", 702).unwrap();
-        assert_eq!((store.applied(), store.entries()), (Lsn(702), 702));
-        assert_eq!(found(&store, hash(3)), threes());
-        assert_eq!(found(&store, hash(9)), [0; 0]);
-    }
-
-    #[test]
-    fn what_cannot_be_believed_is_refused() {
-        let folder = TempDir::new().unwrap();
-        let mut store = open(&folder, 1, "a", 10).unwrap();
-        store.write(Lsn(10)).unwrap();
-        drop(store);
-        for (log, boot, durable) in [(2, "a", 10), (1, "a", 9), (1, "b", 10)] {
-            let refused = open(&folder, log, boot, durable).unwrap_err();
-            assert!(matches!(refused, Broken::Unfit(_)), "{refused}");
-        }
-        assert_eq!(open(&folder, 1, "a", 10).unwrap().applied(), Lsn(10));
-    }
-
-    #[test]
-    fn what_is_gone_is_taken_out_when_it_may_be_half() {
-        let folder = TempDir::new().unwrap();
-        let mut store = open(&folder, 1, "a", 0).unwrap();
-        assert!(!store.tidy(|_| true).unwrap(), "there is nothing to do");
-        let count = GATHERED_MAX as u64;
-        (0..count).for_each(|lsn| store.add(Attribute::MessageId, hash(lsn), Lsn(lsn)));
-        assert!(store.is_due());
-        store.write(Lsn(count)).unwrap();
-        while store.tidy(|lsn| lsn.0.is_multiple_of(1_000)).unwrap() {}
-        assert_eq!(store.entries(), count.div_ceil(1_000));
-        assert_eq!((found(&store, hash(3_000)), found(&store, hash(3_001))), (vec![3_000], vec![]));
-        // It goes on where it ended.
-        store.add(Attribute::MessageId, hash(1), Lsn(count));
-        store.write(Lsn(count)).unwrap();
-        assert_eq!(found(&store, hash(1)), [count]);
-        assert!(!store.tidy(|_| false).unwrap(), "too little has come since");
-    }
 }

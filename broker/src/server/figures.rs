@@ -9,23 +9,25 @@ use qbroker_storage::SYNC_BUCKETS_US;
 use crate::config::Settings;
 use crate::engine::{Core, Engine};
 use crate::grpc::figures;
-use crate::metrics::{Figures, Histogram, LogFigures, QueueFigures};
+use crate::metrics::{Figures, Histogram, LogFigures, QueueFigures, SearchFigures};
 use crate::queue::Queue;
 use crate::queue::state::StateFigures;
+use crate::search::Search;
 
 /// Reads the engine when somebody scrapes.
 #[derive(Debug)]
 pub(super) struct EngineFigures {
     engine: Arc<Engine>,
+    search: Option<Search>,
     folder: PathBuf,
     reserve_bytes: u64,
 }
 
 impl EngineFigures {
-    pub(super) fn new(engine: Arc<Engine>, settings: &Settings) -> Self {
+    pub(super) fn new(engine: Arc<Engine>, search: Option<Search>, settings: &Settings) -> Self {
         let folder = settings.data_dir.clone();
         let reserve_bytes = settings.disk_reserve.bytes_of(disk_bytes(&folder).unwrap_or_default());
-        Self { engine, folder, reserve_bytes }
+        Self { engine, search, folder, reserve_bytes }
     }
 }
 
@@ -44,6 +46,18 @@ impl Figures for EngineFigures {
 
     fn state(&self) -> StateFigures {
         self.engine.look(Core::state_figures).1
+    }
+
+    fn search(&self) -> SearchFigures {
+        let Some(search) = &self.search else { return SearchFigures::default() };
+        let progress = search.progress();
+        let durable = self.engine.log().durable_lsn();
+        SearchFigures {
+            names: progress.entries,
+            behind: durable.0.saturating_sub(progress.applied.0),
+            rebuilds_total: progress.discarded,
+            incomplete: u64::from(progress.filling || progress.full),
+        }
     }
 
     fn log(&self) -> LogFigures {

@@ -32,7 +32,7 @@ use crate::grpc::{self, Context, Stopping};
 use crate::metrics::{Registry, Sources};
 use crate::open_files;
 use crate::queue::Limits;
-use crate::search::{self, Search};
+use crate::search::Search;
 use crate::supervisor;
 use crate::web::{Health, Phase, Scrape};
 
@@ -57,7 +57,6 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     tokio::pin!(shutdown);
-    search::contain_panics();
     let front = Front::open(&settings).await?;
     // Recovery may be cut short at any moment, as by a crash.
     let recovered = tokio::select! {
@@ -140,8 +139,17 @@ impl Running {
         let access = Access::open(&settings)?;
         let health = web.health().clone();
         let counts = Arc::new(ConnectionCounts::default());
+        let search = match settings.search_index {
+            true => {
+                let folder = settings.data_dir.join("search");
+                let search = Search::start(&engine, folder, settings.search_index_names);
+                Some(search.map_err(ServeError::Search)?)
+            }
+            false => None,
+        };
+        let figures = figures::EngineFigures::new(engine.clone(), search.clone(), &settings);
         let sources = Sources {
-            figures: Box::new(figures::EngineFigures::new(engine.clone(), &settings)),
+            figures: Box::new(figures),
             access: access.clone(),
             connections: counts.clone(),
             health: health.clone(),
@@ -154,13 +162,6 @@ impl Running {
         }
         let (stopping, stopping_seen) = watch::channel(None);
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let search = match settings.search_index {
-            true => Some(
-                Search::start(&engine, settings.data_dir.join("search"))
-                    .map_err(ServeError::Search)?,
-            ),
-            false => None,
-        };
         let context =
             Context::new(engine.clone(), &settings, stopping_seen, closing.token().clone());
         let context = context.with_search(search.clone());

@@ -83,6 +83,15 @@ impl Broker {
         self.publish(publish("clock", vec![message("x")])).await.unwrap()[0].sequence
     }
 
+    /// Everybody is found, and everybody else goes on as ever.
+    async fn check_all(&self, now: i64, what: &str) {
+        for id in ["m-0-0", "m-5-25", "m-9-49"] {
+            let found = self.found(by_id(id), now).await;
+            assert_eq!(found, [format!("{id} in q Scheduled")], "{what}");
+        }
+        assert_eq!(self.stats("q").await.scheduled, 500, "{what}");
+    }
+
     async fn restart_after(self, damage: impl FnOnce(&Path)) -> Self {
         let Self { server, folder, .. } = self;
         server.stop().await;
@@ -117,6 +126,10 @@ async fn what_stays_long_is_found_by_its_names_and_what_is_gone_is_not() {
         ..Nack::default()
     };
     broker.done_with("q", Outcome::Nack(nack)).await;
+    broker.publish(publish("q", vec![named("changed", "o-4", "note", 0)])).await.unwrap();
+    let patch = MessagePatch { payload: Some("y".into()), ..MessagePatch::default() };
+    let nack = Nack { delay: Some(seconds(3_600)), patch: Some(patch), ..Nack::default() };
+    broker.done_with("q", Outcome::Nack(nack)).await;
     // Outcomes are written a little later.
     let done = async {
         while !broker.found(by_id("done"), 0).await.contains(&"done Acked in q".to_owned()) {}
@@ -128,6 +141,7 @@ async fn what_stays_long_is_found_by_its_names_and_what_is_gone_is_not() {
     assert_eq!(broker.found(by_id("dead"), now).await, [dead]);
     assert_eq!(broker.found(by_id("soon"), now).await, ["soon in q Scheduled"]);
     assert_eq!(broker.found(by_id("dea"), now).await, [""; 0]);
+    assert_eq!(broker.found(by_order("o-4"), now).await, ["changed in q Scheduled"]);
     let order = ["dead in q.dead Ready", "later in other Scheduled", "done Acked in q"];
     assert_eq!(broker.found(by_order("o-1"), now).await, order);
     let bills = ["later in other Scheduled", "never in other Scheduled"];
@@ -178,6 +192,34 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// What may happen to the whole folder while no broker runs.
+const WHOLE: &[(&str, fn(&Path))] = &[
+    ("nothing", |_| {}),
+    ("deleted", |folder| std::fs::remove_dir_all(folder).unwrap()),
+    ("emptied", |folder| {
+        files(folder).iter().for_each(|path| std::fs::write(path, b"").unwrap());
+    }),
+    ("files beside", |folder| {
+        std::fs::write(folder.join("snap.00000000FFFFFFFF"), b"garbage").unwrap();
+        std::fs::write(folder.join("snap.00.generating"), b"").unwrap();
+        std::fs::write(folder.join("other"), b"garbage").unwrap();
+    }),
+    ("a file in its place", |folder| {
+        std::fs::remove_dir_all(folder).unwrap();
+        std::fs::write(folder, b"garbage").unwrap();
+    }),
+];
+
+/// What may happen to any file of it.
+const OF_A_FILE: &[(&str, fn(Vec<u8>) -> Vec<u8>)] = &[
+    ("truncated", |bytes| bytes[..bytes.len() / 2].to_vec()),
+    ("flipped", |mut bytes| {
+        (0..bytes.len()).step_by(97).for_each(|at| bytes[at] ^= 0x10);
+        bytes
+    }),
+    ("garbage", |bytes| (0..bytes.len()).map(|at| (at * 131 % 251) as u8).collect()),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_becomes_of_the_index_everything_is_found_again() {
     let mut broker = Broker::start(&[]).await;
@@ -186,44 +228,24 @@ async fn whatever_becomes_of_the_index_everything_is_found_again() {
         broker.publish(publish("q", (0..50).map(message).collect())).await.unwrap();
     }
     let now = broker.now().await;
-    type Damage = fn(&Path);
-    let damages: [(&str, Damage); 7] = [
-        ("nothing", |_| {}),
-        ("deleted", |folder| std::fs::remove_dir_all(folder).unwrap()),
-        ("truncated", |folder| {
-            for path in files(folder) {
-                let bytes = std::fs::read(&path).unwrap();
-                std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-            }
-        }),
-        ("flipped", |folder| {
-            for path in files(folder) {
-                let mut bytes = std::fs::read(&path).unwrap();
-                (0..bytes.len()).step_by(97).for_each(|at| bytes[at] ^= 0x10);
-                std::fs::write(&path, bytes).unwrap();
-            }
-        }),
-        ("emptied", |folder| {
-            files(folder).iter().for_each(|path| std::fs::write(path, b"").unwrap());
-        }),
-        ("garbage", |folder| {
-            std::fs::write(folder.join("snap.00000000FFFFFFFF"), b"garbage").unwrap();
-            std::fs::write(folder.join("snap.00.generating"), b"").unwrap();
-            std::fs::write(folder.join("other"), b"garbage").unwrap();
-        }),
-        ("a file", |folder| {
-            std::fs::remove_dir_all(folder).unwrap();
-            std::fs::write(folder, b"garbage").unwrap();
-        }),
-    ];
-    for (what, damage) in damages {
-        broker = broker.restart_after(damage).await;
-        for id in ["m-0-0", "m-5-25", "m-9-49"] {
-            let found = broker.found(by_id(id), now).await;
-            assert_eq!(found, [format!("{id} in q Scheduled")], "{what}");
+    for (what, damage) in WHOLE {
+        broker = broker.restart_after(*damage).await;
+        broker.check_all(now, what).await;
+    }
+    for (what, damage) in OF_A_FILE {
+        let count = files(&broker.folder.data().join("search")).len();
+        assert!(1 < count, "a database has several files");
+        for number in 0..count {
+            broker = broker
+                .restart_after(|folder| {
+                    if let Some(path) = files(folder).get(number) {
+                        let bytes = std::fs::read(path).unwrap();
+                        std::fs::write(path, damage(bytes)).unwrap();
+                    }
+                })
+                .await;
+            broker.check_all(now, &format!("{what}: file {number}")).await;
         }
-        // Everybody else goes on as ever.
-        assert_eq!(broker.stats("q").await.scheduled, 500, "{what}");
     }
     let broker = broker.kill_and_start().await;
     let found = broker.found(by_id("m-5-25"), now).await;
