@@ -104,6 +104,7 @@ async fn told(engine: &Arc<Engine>, birth: Lsn) -> Result<Option<(StoredOutcome,
                 last_failure: it.last_failure,
                 dead_letter: it.dead_letter,
                 grant,
+                step: core.last_step(it.queue, birth),
                 end: Lsn(0),
             }))
         })

@@ -70,6 +70,9 @@ impl<I: Index> Core<I> {
         let queue = definition.queue_id();
         let retention = definition.policy.stays_ms(definition.is_dead_letter_queue);
         self.outcomes.set_retention(queue, definition.policy.outcomes_ms());
+        if !self.outcomes.are_wanted(queue) {
+            self.trail.forget(queue);
+        }
         self.catalog.put(definition);
         self.index.set_retention(queue, retention);
         // What held its messages back may be gone.
@@ -121,7 +124,7 @@ impl<I: Index> Core<I> {
     fn apply_came_due(&mut self, lsn: Lsn, births: &[u64]) {
         for &birth in births {
             let mut message = self.present(Lsn(birth));
-            self.telling.message_of(message.queue);
+            self.telling.message(&message);
             if message.place == Lsn(0) {
                 message.place = lsn;
             }
@@ -134,9 +137,10 @@ impl<I: Index> Core<I> {
             if parked.unreadable {
                 self.note_unreadable(Lsn(birth));
             }
-            self.end_lease(Lsn(birth));
+            let grant = self.end_lease(Lsn(birth)).map(|lease| lease.grant);
             let mut message = self.present(Lsn(birth));
-            self.telling.message_of(message.queue);
+            self.tell_step(Lsn(birth), &message, grant);
+            self.note_step(message.queue, Lsn(birth));
             if !parked.unreadable {
                 message.crashes += 1;
                 self.catalog.totals(message.queue).expired_leases += 1;
@@ -149,10 +153,10 @@ impl<I: Index> Core<I> {
         let birth = Lsn(nacked.birth);
         let kind = if nacked.given_up { Kind::DeadLetter } else { Kind::Nack };
         self.remember_settled(&nacked.call, birth, kind);
-        let lease = self.end_lease(birth);
-        self.telling.lease_of(lease.map(|lease| lease.grant));
+        let grant = self.end_lease(birth).map(|lease| lease.grant);
         let mut message = self.present(birth);
-        self.telling.message_of(message.queue);
+        self.tell_step(birth, &message, grant);
+        self.note_step(message.queue, birth);
         message.failures += 1;
         if nacked.has_failure {
             self.retire(message.last_failure);

@@ -288,6 +288,7 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_queue_deleted(&mut self, queue: QueueId) {
         // They go with it.
         self.outcomes.set_retention(queue, None);
+        self.trail.forget(queue);
         self.apply_purged(&Purged { queue: queue.0, states: StateSet::ALL.0 });
         self.index.set_retention(queue, None);
         self.flow.forget(queue);

@@ -68,9 +68,7 @@ impl<I: Index> Core<I> {
             self.remember_settled(call, birth, kind);
         }
         let grant = self.end_lease(birth).map(|lease| lease.grant);
-        self.telling.lease_of(grant);
         let mut message = self.present(birth);
-        self.telling.message_of(message.queue);
         let totals = self.catalog.totals(message.queue);
         totals.dead_lettered += 1;
         if letter.reason() == DeadLetterReason::Expired {
@@ -82,11 +80,10 @@ impl<I: Index> Core<I> {
         }
         let source = message.queue;
         if letter.to_queue == 0 {
-            let message = self.finish(birth, grant);
-            debug_assert_ne!(message.dead_letter, lsn, "it is in no dead-letter queue");
-            self.retire(lsn);
+            self.finish_with(birth, grant, lsn);
             return;
         }
+        self.tell_step(birth, &message, grant);
         self.searchable = lsn;
         self.retire(message.dead_letter);
         if letter.has_failure {
@@ -106,6 +103,7 @@ impl<I: Index> Core<I> {
             ttl_end: None,
             ..message
         };
+        self.note_step(moved.queue, birth);
         self.make_ready(birth, moved);
         self.look_after_line(&before);
         self.weigh(source);

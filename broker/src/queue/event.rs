@@ -18,12 +18,15 @@ pub struct Event {
     pub queue: QueueId,
     /// Wall clock; zero as for `queue`.
     pub wall_ms: u64,
-    /// Of what ended with it; zero where the record does not say.
+    /// Which attempt it was; zero where it was none, or the record does not say.
     pub attempt: u32,
     /// Who had it, or has it now; none for a single call, and where the record does not say.
     pub consumer: ConsumerId,
     /// The record's body tells a failure.
     pub has_failure: bool,
+    /// Records of what happened to the message before, as far as this one knows: the grant of the lease
+    /// that it lost by it, another step, and its failure before. Zero: none.
+    pub before: [Lsn; 3],
 }
 
 /// What happened.
@@ -59,7 +62,19 @@ pub enum EventKind {
     Updated,
 }
 
+impl Event {
+    fn after_failure(&self, previous_failure: u64) -> [Lsn; 3] {
+        let [grant, step, _] = self.before;
+        [grant, step, Lsn(previous_failure)]
+    }
+}
+
 impl EventKind {
+    /// Whether it happened to an attempt, rather than to a message that waits.
+    fn is_of_attempt(self) -> bool {
+        matches!(self, Self::Leased | Self::Acked | Self::Released | Self::LeaseLost)
+    }
+
     /// Its number in the protocol, and in what is stored of it.
     pub fn number(self) -> u32 {
         match self {
@@ -112,13 +127,17 @@ impl Teller {
                 let all = self.all(&it.births, EventKind::Acked).into_iter();
                 all.map(|event| Event { consumer, wall_ms, ..event }).collect()
             }
-            Record::Nacked(it) => vec![Event {
-                attempt: it.attempt,
-                consumer: ConsumerId(it.call.consumer),
-                wall_ms: it.call.wall_ms,
-                has_failure: it.has_failure,
-                ..self.event(it.birth, EventKind::Failed)
-            }],
+            Record::Nacked(it) => {
+                let event = self.event(it.birth, EventKind::Failed);
+                vec![Event {
+                    attempt: it.attempt,
+                    consumer: ConsumerId(it.call.consumer),
+                    wall_ms: it.call.wall_ms,
+                    has_failure: it.has_failure,
+                    before: event.after_failure(it.previous_failure),
+                    ..event
+                }]
+            }
             Record::Released(it) => vec![Event {
                 consumer: ConsumerId(it.call.consumer),
                 wall_ms: it.call.wall_ms,
@@ -130,12 +149,14 @@ impl Teller {
             }
             Record::DeadLettered(it) => {
                 let (to, reason) = (QueueId(it.to_queue), it.reason());
+                let event = self.event(it.birth, EventKind::DeadLettered { to, reason });
                 vec![Event {
                     attempt: it.attempts,
                     consumer: it.call.map(|call| ConsumerId(call.consumer)).unwrap_or_default(),
                     wall_ms: it.wall_ms,
                     has_failure: it.has_failure,
-                    ..self.event(it.birth, EventKind::DeadLettered { to, reason })
+                    before: event.after_failure(it.previous_failure),
+                    ..event
                 }]
             }
             Record::Moved(it) => {
@@ -189,10 +210,11 @@ impl Teller {
             birth: Lsn(birth),
             kind,
             queue: self.told.queue(at),
-            wall_ms: self.told.wall_ms,
-            attempt: 0,
+            wall_ms: self.told.wall_ms(),
+            attempt: if kind.is_of_attempt() { self.told.attempt(at) } else { 0 },
             consumer: ConsumerId::NONE,
             has_failure: false,
+            before: [self.told.grant(at), self.told.previous(at), Lsn(0)],
         }
     }
 }

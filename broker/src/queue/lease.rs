@@ -312,7 +312,7 @@ impl<I: Index> Core<I> {
         for &birth in &granted.births {
             let birth = Lsn(birth);
             let message = self.present(birth);
-            self.telling.message_of(message.queue);
+            self.tell_step(birth, &message, None);
             let lease = Lease {
                 grant: lsn,
                 epoch: self.epoch,
@@ -347,9 +347,10 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_leases_ended(&mut self, births: &[u64], crashed: bool) {
         for &birth in births {
             let birth = Lsn(birth);
-            self.end_lease(birth);
+            let grant = self.end_lease(birth).map(|lease| lease.grant);
             let mut message = self.present(birth);
-            self.telling.message_of(message.queue);
+            self.tell_step(birth, &message, grant);
+            self.note_step(message.queue, birth);
             if crashed {
                 message.crashes += 1;
                 self.catalog.totals(message.queue).expired_leases += 1;

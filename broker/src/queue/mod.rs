@@ -62,6 +62,7 @@ mod producer;
 mod session;
 
 pub mod outcomes;
+mod trail;
 
 mod dead_letter;
 mod unreadable;
@@ -144,6 +145,9 @@ pub struct Limits {
     /// Messages that are done and whose outcomes are not written yet; beyond it the first are given up.
     /// A replay must know the same number.
     pub unwritten_outcomes_max: usize,
+    /// Messages that wait and whose last step is remembered, for traces; some 40 bytes each. A replay must
+    /// know the same number.
+    pub trail_max: usize,
     /// Whether publishing to a queue, or consuming from one, makes it.
     pub auto_create_queues: bool,
 }
@@ -166,6 +170,7 @@ impl Default for Limits {
             unconfirmed_batches_max: 8_192,
             outcomes_max: 1_000_000,
             unwritten_outcomes_max: 1 << 16,
+            trail_max: 100_000,
             auto_create_queues: true,
         }
     }
@@ -338,6 +343,7 @@ pub struct Core<I> {
     producers: producer::Producers,
     dedup: dedup::Dedup,
     outcomes: outcomes::Outcomes,
+    trail: trail::Trail,
     consumers: consumer::Consumers,
     flow: flow::Flow,
     operations: operation::Operations,
@@ -380,6 +386,7 @@ impl<I: Index> Core<I> {
             producers: producer::Producers::default(),
             dedup: dedup::Dedup::default(),
             outcomes: outcomes::Outcomes::default(),
+            trail: trail::Trail::default(),
             consumers: consumer::Consumers::default(),
             flow: flow::Flow::default(),
             operations: operation::Operations::default(),

@@ -179,7 +179,8 @@ impl<I: Index> Core<I> {
             let before = self.present(birth);
             let mut message = before;
             message.keys.leads = false;
-            self.telling.message_of(message.queue);
+            self.tell_step(birth, &before, None);
+            self.note_step(QueueId(moved.to_queue), birth);
             self.catalog.totals(message.queue).moved += 1;
             self.catalog.totals(QueueId(moved.to_queue)).published += 1;
             // What is behind it may have waited for it to go.

@@ -38,6 +38,8 @@ pub struct Finished {
     pub content: Lsn,
     pub last_failure: Lsn,
     pub dead_letter: Lsn,
+    /// What happened to it before, and is not known from the grant; zero: nothing.
+    pub step: Lsn,
 }
 
 impl Finished {
@@ -64,7 +66,7 @@ pub(super) struct Outcomes {
 
 impl Outcomes {
     /// Whether outcomes of this queue are asked for.
-    fn are_wanted(&self, queue: QueueId) -> bool {
+    pub(super) fn are_wanted(&self, queue: QueueId) -> bool {
         !self.retentions.is_empty() && self.retentions.contains_key(&queue)
     }
 
@@ -177,7 +179,15 @@ impl<I: Index> Core<I> {
     /// Takes a message out for good, with the lease that ends with it. Its records go too, unless its
     /// outcome is to be written.
     pub(super) fn finish(&mut self, birth: Lsn, grant: Option<Lsn>) -> Message {
+        self.finish_with(birth, grant, Lsn(0))
+    }
+
+    /// [`Self::finish`] of a message that is discarded by this record, which tells why.
+    pub(super) fn finish_with(&mut self, birth: Lsn, grant: Option<Lsn>, letter: Lsn) -> Message {
         let message = self.index.remove(birth);
+        let step = self.take_step(message.queue, birth);
+        // Nothing comes after it: what was before is known from here.
+        self.telling.message(&message);
         self.look_after_line(&message);
         if self.consumers.has_stuck(message.queue) {
             self.consumers.touch(message.queue);
@@ -190,8 +200,12 @@ impl<I: Index> Core<I> {
             grant: grant.unwrap_or_default(),
             content: message.content(birth),
             last_failure: message.last_failure,
-            dead_letter: message.dead_letter,
+            dead_letter: if letter == Lsn(0) { message.dead_letter } else { letter },
+            step,
         };
+        if letter != Lsn(0) {
+            self.retire(message.dead_letter);
+        }
         if !self.outcomes.are_wanted(message.queue) {
             self.retire_all(&finished);
             return message;

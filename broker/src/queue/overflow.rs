@@ -313,7 +313,6 @@ impl<I: Index> Core<I> {
         let mut queues = BTreeSet::new();
         for &birth in &dropped.births {
             let message = self.finish(Lsn(birth), None);
-            self.telling.message_of(message.queue);
             self.catalog.totals(message.queue).dropped += 1;
             queues.insert(message.queue);
         }

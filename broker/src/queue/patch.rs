@@ -73,7 +73,9 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_patched(&mut self, lsn: Lsn, patched: &Patched) {
         let birth = Lsn(patched.birth);
         let message = self.present(birth);
-        self.telling.message_of(message.queue);
+        self.tell_step(birth, &message, None);
+        self.note_step(message.queue, birth);
+        self.searchable = lsn;
         self.retire(message.content(birth));
         let Published { size, priority, .. } = patched.published;
         let priority = u8::try_from(priority).unwrap_or(u8::MAX);

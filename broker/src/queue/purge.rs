@@ -96,7 +96,6 @@ impl<I: Index> Core<I> {
             let grant = self.end_lease(Lsn(birth)).map(|lease| lease.grant);
             let message = self.finish(Lsn(birth), grant);
             self.catalog.totals(message.queue).deleted += 1;
-            self.telling.message_of(message.queue);
         }
     }
 }

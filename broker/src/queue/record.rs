@@ -13,7 +13,7 @@ use qbroker_storage::Retention;
 use super::ids::QueueId;
 pub use super::ordering::Advanced;
 pub use super::outcomes::{OutcomeWritten, OutcomesForgotten};
-use super::patch::Patched;
+pub use super::patch::Patched;
 use super::state::record::{Change, StateChanged};
 use super::time::Due;
 pub use operation::*;

@@ -252,7 +252,6 @@ impl<I: Index> Core<I> {
             let grant = self.end_lease(birth).map(|lease| lease.grant);
             leases.extend(grant.map(|grant| (birth, grant)));
             let message = self.finish(birth, grant);
-            self.telling.message_of(message.queue);
             self.catalog.totals(message.queue).acked += 1;
         }
         self.settled.remember(&acked.call, leases, Kind::Ack);
@@ -261,9 +260,10 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_released(&mut self, released: &Released) {
         let birth = Lsn(released.birth);
         self.remember_settled(&released.call, birth, Kind::Release);
-        self.end_lease(birth);
+        let grant = self.end_lease(birth).map(|lease| lease.grant);
         let message = self.present(birth);
-        self.telling.message_of(message.queue);
+        self.tell_step(birth, &message, grant);
+        self.note_step(message.queue, birth);
         match released.due {
             Some(due) => self.schedule(birth, message, due),
             None => self.make_ready(birth, message),

@@ -25,6 +25,7 @@ use super::record::{BatchStored, QueueDefinition, SessionOpened};
 use super::settled::Kind;
 use super::state::StateItem;
 use super::stored::StoredState;
+use super::trail::TrailItem;
 use super::{Core, Limits, Totals};
 
 /// A snapshot that cannot be read. Its bytes were checked: another version wrote them.
@@ -41,7 +42,10 @@ const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34, 38, 40, 41, 42")]
+    #[prost(
+        oneof = "Item",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34, 38, 40, 41, 42, 61"
+    )]
     item: Option<Item>,
 }
 
@@ -82,6 +86,8 @@ enum Item {
     Finished(FinishedItem),
     #[prost(message, tag = "41")]
     Outcomes(OutcomesItem),
+    #[prost(message, tag = "61")]
+    Trail(TrailItem),
 }
 
 /// Words of [`KeptItem`] per item: none grows large.
@@ -219,6 +225,9 @@ impl<I: Index> Core<I> {
         for finished in self.outcomes.unwritten() {
             pieces.add(Item::Finished(finished.into()));
         }
+        for item in self.trail.items() {
+            pieces.add(Item::Trail(item));
+        }
         Snapshot { pieces, outcomes: self.outcomes(), messages: self.index.frozen() }
     }
 
@@ -329,6 +338,7 @@ impl<I: Index> Core<I> {
                 finished.records().for_each(keep);
                 self.outcomes.restore_unwritten(finished);
             }
+            Item::Trail(item) => self.trail.restore(&item),
             Item::Outcomes(item) => {
                 for outcome in item.entries() {
                     keep(outcome.record);

@@ -69,6 +69,7 @@ scripts! {
     ttl
     outcomes
     outcomes_limit
+    outcomes_meet
     unreadable
     delay
     session

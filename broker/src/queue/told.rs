@@ -1,48 +1,66 @@
-//! What a record's head tells beside its fact, for those who watch: when it was, and in which queue.
+//! What a record's head tells beside its fact, for those who watch and trace: when it was, and of each
+//! message in which queue, which attempt, and what came before.
 //!
 //! Nothing is decided by it and nothing is applied of it. It stands in a field of its own beside the
 //! record, so that no record has to have room for it.
 
-use prost::Message;
+use prost::Message as _;
 use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
+use super::index::Message;
 
 /// The number of its field in a record's head.
 const TAG: u32 = 59;
 
-/// When a record was written, and where the messages are that it names.
+/// When a record was written, and what is told of the messages that it names, by their positions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Told {
-    /// Wall clock; 0: unknown.
-    pub wall_ms: u64,
-    /// The grant of the lease that the record ends, of a single message; zero: not told.
-    pub grant: Lsn,
-    queue: u32,
-    queues: Vec<u32>,
+    beside: Option<Beside>,
 }
 
 impl Told {
     /// Reads what stands beside a record in its head; nothing where an older version wrote it.
     pub fn of_head(head: &[u8]) -> Self {
-        let told = Head::decode(head).ok().and_then(|head| head.told).unwrap_or_default();
-        let Beside { wall_ms, queue, queues, grant } = told;
-        Self { wall_ms, grant: Lsn(grant), queue, queues }
+        Self { beside: Head::decode(head).ok().and_then(|head| head.told) }
     }
 
-    /// The queue that the record's message number `at` was in; 0: unknown.
+    /// Wall clock; 0: unknown.
+    pub fn wall_ms(&self) -> u64 {
+        self.beside.as_ref().map_or(0, |told| told.wall_ms)
+    }
+
+    /// The queue that the message was in; 0: unknown.
     pub fn queue(&self, at: usize) -> QueueId {
-        QueueId(self.queues.get(at).copied().unwrap_or(self.queue))
+        let told = self.beside.as_ref();
+        QueueId(told.map_or(0, |it| it.queues.get(at).copied().unwrap_or(it.queue)))
+    }
+
+    /// Which attempt it was, or would be next; 0: unknown.
+    pub fn attempt(&self, at: usize) -> u32 {
+        let told = self.beside.as_ref();
+        told.map_or(0, |it| 1 + it.attempts_before.get(at).copied().unwrap_or_default())
+    }
+
+    /// The grant of the lease that the message lost by it; zero: none, or unknown.
+    pub fn grant(&self, at: usize) -> Lsn {
+        Lsn(self.beside.as_ref().and_then(|it| it.grants.get(at).copied()).unwrap_or_default())
+    }
+
+    /// What happened to the message before, where it was not that grant; zero: unknown.
+    pub fn previous(&self, at: usize) -> Lsn {
+        Lsn(self.beside.as_ref().and_then(|it| it.previous.get(at).copied()).unwrap_or_default())
     }
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct Head {
     #[prost(message, optional, tag = "59")]
     told: Option<Beside>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+/// A list ends with the last message that has something in it.
+#[derive(Clone, PartialEq, prost::Message)]
 struct Beside {
     #[prost(uint64, tag = "1")]
     wall_ms: u64,
@@ -51,11 +69,18 @@ struct Beside {
     queue: u32,
     #[prost(uint32, repeated, tag = "3")]
     queues: Vec<u32>,
-    #[prost(uint64, tag = "4")]
-    grant: u64,
+    #[prost(uint32, repeated, tag = "4")]
+    attempts_before: Vec<u32>,
+    #[prost(uint64, repeated, tag = "5")]
+    grants: Vec<u64>,
+    #[prost(uint64, repeated, tag = "6")]
+    previous: Vec<u64>,
 }
 
 /// Collects what is told while a record is applied, in the order in which it names its messages.
+///
+/// Most records are of one queue, of first attempts and of messages to which little has happened:
+/// for them no list is begun.
 #[derive(Debug, Default)]
 pub(super) struct Telling {
     beside: Beside,
@@ -68,26 +93,33 @@ impl Telling {
         self.count = 0;
         self.beside.queue = 0;
         self.beside.queues.clear();
-        self.beside.grant = 0;
+        self.beside.attempts_before.clear();
+        self.beside.grants.clear();
+        self.beside.previous.clear();
     }
 
-    /// The record ends this lease of its one message.
-    pub(super) fn lease_of(&mut self, grant: Option<Lsn>) {
-        self.beside.grant = grant.unwrap_or_default().0;
+    /// The next message of the record, as it was before.
+    pub(super) fn message(&mut self, before: &Message) {
+        self.step(before, None, Lsn(0));
     }
 
-    /// The next message of the record is, or was, in this queue. Records of one queue, nearly all
-    /// there are, need no list.
-    pub(super) fn message_of(&mut self, queue: QueueId) {
-        let Beside { queue: first, queues, .. } = &mut self.beside;
-        if self.count == 0 {
-            *first = queue.0;
+    /// The next message of the record, as it was before; the lease that it loses by it, and what else
+    /// happened to it before.
+    pub(super) fn step(&mut self, before: &Message, grant: Option<Lsn>, previous: Lsn) {
+        let Beside { queue, queues, attempts_before, grants, previous: steps, .. } =
+            &mut self.beside;
+        let at = self.count;
+        if at == 0 {
+            *queue = before.queue.0;
         } else if !queues.is_empty() {
-            queues.push(queue.0);
-        } else if *first != queue.0 {
-            queues.resize(self.count, *first);
-            queues.push(queue.0);
+            queues.push(before.queue.0);
+        } else if *queue != before.queue.0 {
+            queues.resize(at, *queue);
+            queues.push(before.queue.0);
         }
+        put(attempts_before, at, before.failures + before.crashes);
+        put(grants, at, grant.unwrap_or_default().0);
+        put(steps, at, previous.0);
         self.count += 1;
     }
 
@@ -100,30 +132,78 @@ impl Telling {
     }
 }
 
+/// Says something of the message at this position, unless there is nothing to say.
+fn put<T: Default + Clone + PartialEq>(list: &mut Vec<T>, at: usize, value: T) {
+    if value != T::default() {
+        list.resize(at, T::default());
+        list.push(value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::index::{Keys, State};
     use crate::queue::record::{Acked, Record};
 
-    fn told(queues: &[u32]) -> Told {
+    fn message(queue: u32, failures: u32) -> Message {
+        Message {
+            queue: QueueId(queue),
+            state: State::Ready,
+            place: Lsn(1),
+            priority: 0,
+            size: 0,
+            since_ms: 0,
+            failures,
+            crashes: 0,
+            last_failure: Lsn(0),
+            dead_letter: Lsn(0),
+            ttl_end: None,
+            max_attempts: 0,
+            keys: Keys::NONE,
+            patched: Lsn(0),
+        }
+    }
+
+    /// What is told of messages by their queues, failures, grants and steps before.
+    fn told(messages: &[(u32, u32, u64, u64)]) -> (Told, usize) {
         let mut head = Vec::new();
-        let record = Record::Acked(Acked { births: vec![1; queues.len()], ..Acked::default() });
+        let births = vec![1; messages.len()];
+        let record = Record::Acked(Acked { births, ..Acked::default() });
         record.encode_head(&mut head);
+        let bare = head.len();
         let mut telling = Telling::default();
         telling.begin();
-        queues.iter().for_each(|queue| telling.message_of(QueueId(*queue)));
+        for &(queue, failures, grant, previous) in messages {
+            telling.step(&message(queue, failures), Some(Lsn(grant)), Lsn(previous));
+        }
         telling.encode(7, &mut head);
         assert_eq!(Record::decode_head(&head).unwrap(), record, "it is beside the record");
-        Told::of_head(&head)
+        (Told::of_head(&head), head.len() - bare)
     }
 
     #[test]
-    fn each_message_of_a_record_has_its_queue() {
-        let one = told(&[4, 4, 4]);
-        assert_eq!((one.wall_ms, one.queue(2), one.queues.len()), (7, QueueId(4), 0));
-        let several = told(&[4, 4, 5, 4]);
-        let queues: Vec<u32> = (0..4).map(|at| several.queue(at).0).collect();
-        assert_eq!(queues, [4, 4, 5, 4]);
-        assert_eq!(told(&[]), Told::default());
+    fn of_most_records_there_is_little_to_tell() {
+        let (all, bytes) = told(&[(4, 0, 0, 0), (4, 0, 0, 0), (4, 0, 0, 0)]);
+        assert_eq!((all.wall_ms(), all.queue(2), all.attempt(2)), (7, QueueId(4), 1));
+        assert_eq!((all.grant(0), all.previous(2)), (Lsn(0), Lsn(0)));
+        assert_eq!(bytes, 7);
+        assert_eq!(told(&[]), (Told::default(), 0));
+    }
+
+    #[test]
+    fn each_message_of_a_record_has_its_own() {
+        let all = [(4, 0, 0, 0), (4, 2, 9, 0), (5, 0, 0, 8), (4, 0, 0, 0)];
+        let (told, _) = told(&all);
+        for (at, &(queue, failures, grant, previous)) in all.iter().enumerate() {
+            let is = (told.queue(at).0, told.attempt(at), told.grant(at), told.previous(at));
+            assert_eq!(is, (queue, 1 + failures, Lsn(grant), Lsn(previous)));
+        }
+    }
+
+    #[test]
+    fn of_what_an_older_version_wrote_nothing_is_known() {
+        let told = Told::default();
+        assert_eq!((told.wall_ms(), told.queue(0), told.attempt(0)), (0, QueueId(0), 0));
     }
 }

@@ -64,7 +64,6 @@ impl<I: Index> Core<I> {
     pub(super) fn apply_expired(&mut self, expired: &Expired) {
         for &birth in &expired.births {
             let message = self.finish(Lsn(birth), None);
-            self.telling.message_of(message.queue);
             let totals = self.catalog.totals(message.queue);
             if expired.by_ttl {
                 totals.expired += 1;

@@ -74,7 +74,8 @@ impl<I: Index> Core<I> {
         for &birth in &updated.births {
             let birth = Lsn(birth);
             let before = self.present(birth);
-            self.telling.message_of(before.queue);
+            self.tell_step(birth, &before, None);
+            self.note_step(before.queue, birth);
             let message = Message { priority: priority.unwrap_or(before.priority), ..before };
             match updated.due {
                 Some(due) => self.schedule(birth, out_of_line(message), due),

@@ -44,7 +44,7 @@ pub struct Event {
     pub message_type: String,
     /// As published.
     pub correlation_id: String,
-    /// Which attempt ended; 0 where the log does not say.
+    /// Which attempt began or ended; 0 where it was none, or the log does not say.
     pub attempt: u32,
     /// Which consumer had it, or has it now; empty for single calls.
     pub consumer_id: String,

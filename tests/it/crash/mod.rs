@@ -3,6 +3,7 @@
 
 mod mend;
 mod operation;
+mod outcomes;
 mod story;
 
 use bytes::Buf as _;
@@ -163,6 +164,7 @@ fn hold(engine: &Engine, crashed: &Crashed, fact: &Fact, last: Lsn, at: &str) {
             let now = engine.look(name).1;
             assert_eq!(now.as_deref(), Some(*to), "{at}: {birth} was moved");
         }
+        Fact::Done(birth) => outcomes::check_done(engine, *birth, at),
         Fact::Failed { birth, failures } => {
             if let Some(message) = message(*birth).filter(|message| message.dead_letter == Lsn(0)) {
                 assert!(*failures <= message.failures, "{at}: a failure of {birth} is forgotten");

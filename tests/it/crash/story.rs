@@ -50,6 +50,8 @@ pub(super) enum Fact {
     Settled { token: LeaseToken, call: Settle },
     /// A message was moved to this queue, where nobody takes it.
     Moved { birth: Lsn, to: &'static str },
+    /// A message of a queue that keeps outcomes is done.
+    Done(Lsn),
     /// Failures that a message has had.
     Failed { birth: Lsn, failures: u32 },
 }
@@ -376,6 +378,7 @@ pub(super) fn nack(delay_ms: u64) -> Outcome {
 /// Everything a broker does in its life, on two queues with tiny segments.
 pub(super) fn tell(story: &mut Story) -> Result<(), Off> {
     let job = |number: u32| ("jobs", format!("job-{number}"), None);
+    story.keep_outcomes("mails")?;
     story.publish((0..3).map(job).collect())?;
     story.publish(vec![("mails", "mail-1".into(), None), ("jobs", "job-3".into(), None)])?;
     let (consumer, outbox) = story.consume(None, Vec::new())?;
@@ -427,6 +430,7 @@ pub(super) fn tell(story: &mut Story) -> Result<(), Off> {
     story.settle(ConsumerId::NONE, vec![(mails[0], nack(3_000)), (mails[1], back)])?;
     let done = mails[2..].iter().map(|token| (*token, Outcome::Ack));
     story.settle(ConsumerId::NONE, done.collect())?;
+    story.done(&mails[2..]);
     story.step()?;
 
     // The worker's connection breaks; it comes back and names what it holds.
@@ -437,6 +441,7 @@ pub(super) fn tell(story: &mut Story) -> Result<(), Off> {
     let more = story.deliveries(&outbox)?;
     story.settle(consumer, held.iter().map(|token| (*token, Outcome::Ack)).collect())?;
     story.checkpoint()?;
+    story.write_outcomes()?;
     let rest = story.deliveries(&outbox)?;
     let all = more.into_iter().chain(rest);
     story.settle(consumer, all.map(|token| (token, Outcome::Ack)).collect())?;

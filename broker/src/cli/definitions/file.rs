@@ -77,6 +77,8 @@ pub(super) struct Policy {
     overflow: Option<OverflowWord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retention_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome_retention: Option<Span>,
 }
 
 /// What a full queue does, by the word that the command line has for it.
@@ -235,6 +237,7 @@ impl Policy {
             max_bytes,
             overflow,
             retention_bytes,
+            outcome_retention,
         } = policy;
         Self {
             lease_duration: lease_duration.map(Span),
@@ -261,6 +264,7 @@ impl Policy {
             max_bytes,
             overflow: overflow.map(OverflowWord),
             retention_bytes,
+            outcome_retention: outcome_retention.map(Span),
         }
     }
 }
@@ -294,6 +298,7 @@ impl From<Policy> for QueuePolicy {
             max_bytes: policy.max_bytes,
             overflow: policy.overflow.map(|word| word.0),
             retention_bytes: policy.retention_bytes,
+            outcome_retention: duration(policy.outcome_retention),
         }
     }
 }
@@ -334,7 +339,8 @@ mod tests {
             "max_messages": 1000,
             "max_bytes": 5000000000,
             "overflow": "drop-oldest",
-            "retention_bytes": 9
+            "retention_bytes": 9,
+            "outcome_retention": "7days"
           }
         },
         { "name": "plain" }

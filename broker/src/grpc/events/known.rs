@@ -11,6 +11,7 @@ use crate::grpc::convert::delivery;
 use crate::grpc::convert::event::Names;
 use crate::queue::event::{Event, EventKind, events};
 use crate::queue::ids::QueueId;
+use crate::queue::index::Index as _;
 
 /// Messages whose names a watch remembers: those that others may be about to happen to.
 const MESSAGES_MAX: usize = 4_096;
@@ -62,7 +63,10 @@ impl Known {
         let records = engine.read(births.clone()).await?;
         let mut found = Arc::default();
         for (birth, record) in births.into_iter().zip(records) {
-            let names = record.ok().and_then(|record| delivery::names(&record).ok());
+            let names = match record {
+                Ok(record) => delivery::names(&record).ok(),
+                Err(_) => patched_names(engine, birth).await?,
+            };
             let names = Arc::new(names.unwrap_or_default());
             if birth == event.birth {
                 found = names.clone();
@@ -81,6 +85,15 @@ impl Known {
             self.order.push_back(birth);
         }
     }
+}
+
+/// What a message is called whose first content is gone, because it got another one. Nothing of one that
+/// is done.
+async fn patched_names(engine: &Arc<Engine>, birth: Lsn) -> Result<Option<Names>, Stopped> {
+    let content = engine.find(|core| Ok(core.index().message(birth)?.map(|it| it.content(birth))));
+    let Some(content) = content.await?.filter(|content| *content != birth) else { return Ok(None) };
+    let record = engine.read(vec![content]).await?.pop().and_then(Result::ok);
+    Ok(record.and_then(|record| delivery::names(&record).ok()))
 }
 
 /// The first messages that these heads publish, as many as are read together.

@@ -22,6 +22,8 @@ pub struct FinishedItem {
     last_failure: u64,
     #[prost(uint64, tag = "8")]
     dead_letter: u64,
+    #[prost(uint64, tag = "9")]
+    step: u64,
 }
 
 /// Outcomes of a queue, side by side; those of one queue follow each other.
@@ -67,6 +69,7 @@ impl From<&Finished> for FinishedItem {
             content: finished.content.0,
             last_failure: finished.last_failure.0,
             dead_letter: finished.dead_letter.0,
+            step: finished.step.0,
         }
     }
 }
@@ -81,6 +84,7 @@ impl From<&FinishedItem> for Finished {
             content: Lsn(item.content),
             last_failure: Lsn(item.last_failure),
             dead_letter: Lsn(item.dead_letter),
+            step: Lsn(item.step),
         }
     }
 }

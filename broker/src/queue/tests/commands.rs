@@ -302,7 +302,16 @@ fn extend<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
 /// Writes all outcomes that there are to be written.
 fn write_outcomes<I: StageIndex>(script: &mut Script<I>) {
     let finished = script.stage.core.unwritten_outcomes(usize::MAX);
-    let line = |it: &Finished| format!("{} by {}", it.birth, it.end);
+    let told = |what: &str, lsn: Lsn| match lsn {
+        Lsn(0) => String::new(),
+        lsn => format!(", {what} {lsn}"),
+    };
+    let line = |it: &Finished| {
+        let content = if it.content == it.birth { Lsn(0) } else { it.content };
+        let before = [("held by", it.grant), ("after", it.step), ("patched by", content)];
+        let before = before.map(|(what, lsn)| told(what, lsn)).concat();
+        format!("{} by {}{before}", it.birth, it.end)
+    };
     script.said.extend(finished.iter().map(|finished| format!("= {}", line(finished))));
     let outcome = |it: &Finished| (it.birth, small_body(&StoredOutcome::default()));
     let outcomes: Vec<_> = finished.iter().map(outcome).collect();

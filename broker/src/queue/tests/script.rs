@@ -105,6 +105,7 @@ fn limits_of(text: &str) -> Limits {
     number(args.key("state"), &mut limits.state_bytes_max);
     number(args.key("outcomes"), &mut limits.outcomes_max);
     number(args.key("unwritten"), &mut limits.unwritten_outcomes_max);
+    number(args.key("trail"), &mut limits.trail_max);
     limits.payload_bytes_max = args.number("payload").unwrap_or(limits.payload_bytes_max);
     limits.auto_create_queues = !args.flag("no-auto-create");
     args.done();
