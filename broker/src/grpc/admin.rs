@@ -34,11 +34,6 @@ pub(super) struct Admin {
     context: Context,
 }
 
-/// A call whose feature comes later.
-fn later<T>(feature: &'static str) -> Result<Response<T>, Status> {
-    Err(Fault::Unsupported { field: "this call", feature }.to_status())
-}
-
 fn answer<T>(answer: Result<T, Fault>) -> Result<Response<T>, Status> {
     answer.map(Response::new).map_err(|fault| fault.to_status())
 }

@@ -92,7 +92,7 @@ mod tests {
             let bug = std::thread::spawn(|| panic!("a bug"));
             drop(bug.join());
             // It has come too far.
-            std::process::exit(0);
+            return;
         }
         let this = "search::guard::tests::a_panic_elsewhere_ends_the_process_at_once";
         let mut process = Command::new(std::env::current_exe().unwrap());

@@ -203,7 +203,6 @@ impl QueuePolicy {
             overflow: self.overflow.map_or(0, |overflow| overflow.into_wire().into()),
             retention_bytes: self.retention_bytes.map(wire_size),
             outcome_retention: self.outcome_retention.map(time::duration),
-            ..v1::QueuePolicy::default()
         }
     }
 

@@ -192,8 +192,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+type DamageFolder = fn(&Path);
+type DamageFile = fn(Vec<u8>) -> Vec<u8>;
+
 /// What may happen to the whole folder while no broker runs.
-const WHOLE: &[(&str, fn(&Path))] = &[
+const WHOLE: &[(&str, DamageFolder)] = &[
     ("nothing", |_| {}),
     ("deleted", |folder| std::fs::remove_dir_all(folder).unwrap()),
     ("emptied", |folder| {
@@ -211,13 +214,13 @@ const WHOLE: &[(&str, fn(&Path))] = &[
 ];
 
 /// What may happen to any file of it.
-const OF_A_FILE: &[(&str, fn(Vec<u8>) -> Vec<u8>)] = &[
+const OF_A_FILE: &[(&str, DamageFile)] = &[
     ("truncated", |bytes| bytes[..bytes.len() / 2].to_vec()),
     ("flipped", |mut bytes| {
         (0..bytes.len()).step_by(97).for_each(|at| bytes[at] ^= 0x10);
         bytes
     }),
-    ("garbage", |bytes| (0..bytes.len()).map(|at| (at * 131 % 251) as u8).collect()),
+    ("garbage", |bytes| (0..=250).cycle().take(bytes.len()).collect()),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -281,6 +281,7 @@ pub(in crate::grpc) fn as_set(policy: &Policy) -> QueuePolicy {
         max_messages,
         max_bytes,
         overflow: _,
+        outcome_retention_ms,
     } = policy.clone();
     let size = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
     let overflow = policy.overflow.map(|_| to_overflow(policy.overflow()).into());
@@ -313,7 +314,7 @@ pub(in crate::grpc) fn as_set(policy: &Policy) -> QueuePolicy {
         max_messages: max_messages.map(size),
         max_bytes: max_bytes.map(size),
         overflow: overflow.unwrap_or_default(),
-        ..QueuePolicy::default()
+        outcome_retention: outcome_retention_ms.map(to_duration),
     }
 }
 
@@ -354,7 +355,6 @@ fn to_policy(queue: &Queue, limits: &Limits) -> QueuePolicy {
         max_bytes: policy.max_bytes.and_then(|max| i64::try_from(max).ok()),
         overflow: to_overflow(policy.overflow()).into(),
         retention_bytes: policy.retention_bytes.and_then(|max| i64::try_from(max).ok()),
-        ..QueuePolicy::default()
     }
 }
 
