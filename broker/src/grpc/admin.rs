@@ -10,7 +10,7 @@ use super::convert::policy::{self, Figures, NewQueue};
 use super::convert::time::duration_ms;
 use super::convert::{bounds, filter};
 use super::fault::{Fault, flat};
-use super::features::FEATURES;
+use super::features::{FEATURES, FIND_MESSAGES};
 use super::{
     Context, browse, consumers, events, find, messages, operations, queue_list, stats, trace,
 };
@@ -129,11 +129,13 @@ impl AdminService for Admin {
             ("max_watchers", number(events::WATCHERS_MAX)),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
+        let is_off = |feature: &str| feature == FIND_MESSAGES && self.context.search.is_none();
+        let features = FEATURES.iter().filter(|feature| !is_off(feature));
         Ok(Response::new(GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: 1,
             durability: "fsync".to_owned(),
-            features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
+            features: features.map(|feature| (*feature).to_owned()).collect(),
             limits: limits.into_iter().map(|(name, limit)| (name.to_owned(), limit)).collect(),
         }))
     }

@@ -11,6 +11,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::features::FIND_MESSAGES;
 use crate::engine::Stopped;
 use crate::queue::refused::Refused;
 
@@ -38,6 +39,8 @@ pub(crate) enum Fault {
     Unreadable(String),
     #[error("{field} needs the feature \"{feature}\", which this version does not have")]
     Unsupported { field: &'static str, feature: &'static str },
+    #[error("the search index is off in this broker; it is on with the setting search-index")]
+    SearchOff,
     #[error("the batch has {size} {unit}; at most {limit} are allowed, so split it")]
     BatchTooLarge { size: usize, limit: usize, unit: &'static str },
     #[error("{field} has {size} bytes; at most {limit} are allowed")]
@@ -106,7 +109,7 @@ impl Fault {
         match self {
             Self::Refused(refused) => refused.reason(),
             Self::Invalid { .. } | Self::Unreadable(_) => "INVALID_ARGUMENT",
-            Self::Unsupported { .. } => "FEATURE_UNSUPPORTED",
+            Self::Unsupported { .. } | Self::SearchOff => "FEATURE_UNSUPPORTED",
             Self::BatchTooLarge { .. } => "BATCH_TOO_LARGE",
             Self::FieldTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::Empty(_) => "EMPTY_BATCH",
@@ -129,7 +132,7 @@ impl Fault {
             | Self::FieldTooLarge { .. }
             | Self::Empty(_)
             | Self::TokenInvalid(_) => Code::InvalidArgument,
-            Self::Unsupported { .. } => Code::Unimplemented,
+            Self::Unsupported { .. } | Self::SearchOff => Code::Unimplemented,
             Self::ConsumerReplaced | Self::ConsumerDisconnected => Code::Aborted,
             Self::EventsGone { .. } => Code::OutOfRange,
             Self::SearchNotReady | Self::ShuttingDown | Self::Stopped => Code::Unavailable,
@@ -154,6 +157,7 @@ impl Fault {
             Self::Unsupported { field, feature } => {
                 vec![("feature", (*feature).to_owned()), ("field", (*field).to_owned())]
             }
+            Self::SearchOff => vec![("feature", FIND_MESSAGES.to_owned())],
             Self::BatchTooLarge { size, limit, .. } => {
                 vec![("size", size.to_string()), ("limit", limit.to_string())]
             }

@@ -1,5 +1,8 @@
 //! The features that this version has, by the names that the protocol's files give them.
 
+/// Here where the search index is on.
+pub(super) const FIND_MESSAGES: &str = "find_messages";
+
 /// What `GetServerInfo` tells; a field or a call of any other feature is refused by its name.
 pub(super) const FEATURES: &[&str] = &[
     // Each on its own line: they come from many hands.
@@ -8,7 +11,7 @@ pub(super) const FEATURES: &[&str] = &[
     "delete_messages_by_id",
     "effects",
     "fairness_key",
-    "find_messages",
+    FIND_MESSAGES,
     "get_message",
     "list_consumers",
     "list_order",

@@ -90,8 +90,7 @@ pub(super) async fn births(
 }
 
 fn search(context: &Context) -> Result<Search, Fault> {
-    let off = Fault::Unsupported { field: "this call", feature: "find_messages" };
-    context.search.clone().ok_or(off)
+    context.search.clone().ok_or(Fault::SearchOff)
 }
 
 async fn places(

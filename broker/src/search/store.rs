@@ -2,8 +2,11 @@
 //!
 //! An entry of its own for each name would cost the database a hundred bytes of memory for each, and
 //! a random write. So entries are gathered, and go in together: a bucket is a row of blocks of up to
-//! 256 entries, and only its last one is ever changed. 20,000,000 entries take 720 MiB of disk, 100 MiB of
-//! memory and 17 seconds. What is gone is taken out when half of what is there may be.
+//! 256 entries, and only its last one is ever changed. What is gone is taken out when half of what is
+//! there may be.
+//!
+//! Memory, measured: 30 MiB when it is open and empty, 50 with 100,000 entries, 80 with a million, 100
+//! with two, 200 with ten. A smaller cache, smaller segments and smaller writes changed nothing.
 
 #[cfg(test)]
 mod tests;

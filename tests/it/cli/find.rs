@@ -6,7 +6,7 @@ use super::{Stage, check_usage, each, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delayed_messages_and_dead_letters_are_found_by_their_names() {
-    let stage = Stage::new().await;
+    let stage = Stage::with(&["--search-index=true"]).await;
     let publish = ["message", "publish", "work", "job", "--delay", "1h"];
     stage.shell.out(&[&publish[..], &["--id", "own", "--correlation-id", "o-7"]].concat()).await;
     stage.shell.out(&[&publish[..], &["--type", "mail"]].concat()).await;

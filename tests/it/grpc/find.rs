@@ -14,6 +14,9 @@ use tonic::Code::{InvalidArgument, Unimplemented};
 
 use super::{Broker, Refusal, answer, message, publish, seconds, settlement};
 
+/// The flag with which there is an index.
+const ON: [&str; 1] = ["--search-index=true"];
+
 fn by_id(id: &str) -> Option<Key> {
     Some(Key::MessageId(id.to_owned()))
 }
@@ -96,7 +99,7 @@ impl Broker {
         let Self { server, folder, .. } = self;
         server.stop().await;
         damage(&folder.data().join("search"));
-        let server = Server::start(&folder, &[]).await;
+        let server = Server::start(&folder, &ON).await;
         let wire = Wire::connect(&server.url()).await;
         Self { wire, server, folder }
     }
@@ -108,7 +111,7 @@ fn dead_letter() -> Outcome {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stays_long_is_found_by_its_names_and_what_is_gone_is_not() {
-    let broker = Broker::start(&[]).await;
+    let broker = Broker::start(&ON).await;
     let policy = QueuePolicy { outcome_retention: Some(seconds(60)), ..QueuePolicy::default() };
     let queue = Queue { name: "q".to_owned(), policy: Some(policy), ..Queue::default() };
     let create = CreateQueueRequest { queue: Some(queue), ..CreateQueueRequest::default() };
@@ -225,7 +228,7 @@ const OF_A_FILE: &[(&str, DamageFile)] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_becomes_of_the_index_everything_is_found_again() {
-    let mut broker = Broker::start(&[]).await;
+    let mut broker = Broker::start(&ON).await;
     for batch in 0..10 {
         let message = |n| named(&format!("m-{batch}-{n}"), "order", "mail", 3_600);
         broker.publish(publish("q", (0..50).map(message).collect())).await.unwrap();
@@ -250,14 +253,17 @@ async fn whatever_becomes_of_the_index_everything_is_found_again() {
             broker.check_all(now, &format!("{what}: file {number}")).await;
         }
     }
-    let broker = broker.kill_and_start().await;
+    let Broker { server, folder, .. } = broker;
+    server.kill().await;
+    let server = Server::start(&folder, &ON).await;
+    let broker = Broker { wire: Wire::connect(&server.url()).await, server, folder };
     let found = broker.found(by_id("m-5-25"), now).await;
     assert_eq!(found, ["m-5-25 in q Scheduled"], "also after a kill");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_that_cannot_be_is_refused() {
-    let broker = Broker::start(&[]).await;
+    let broker = Broker::start(&ON).await;
     let _ = broker.found(by_id("any"), 0).await;
     let of = |key| FindMessagesRequest { key, ..Default::default() };
     let long = "x".repeat(257);
@@ -273,9 +279,12 @@ async fn a_search_that_cannot_be_is_refused() {
     }
     broker.find(of(by_type(&long[..256]))).await.unwrap();
     let folder = Folder::new();
-    let server = Server::start(&folder, &["--search-index=false"]).await;
+    let server = Server::start(&folder, &[]).await;
     let broker = Broker { wire: Wire::connect(&server.url()).await, server, folder };
     let refused = broker.find(of(by_id("a"))).await.unwrap_err();
     assert_eq!(refused.is(), (Unimplemented, "FEATURE_UNSUPPORTED"));
+    assert_eq!(refused.metadata["feature"], "find_messages");
+    let info = answer(broker.wire.admin().get_server_info(GetServerInfoRequest {}).await).unwrap();
+    assert!(info.features.iter().all(|feature| feature != "find_messages"));
     assert!(!broker.folder.data().join("search").exists());
 }

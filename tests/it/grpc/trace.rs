@@ -243,7 +243,7 @@ async fn outcomes_have_bounds_and_names_must_be_names() {
         assert_eq!(refused.is(), (InvalidArgument, "INVALID_ARGUMENT"));
         assert_eq!(refused.metadata["field"], "policy.outcome_retention");
     }
-    for (id, field) in [("", "message_id"), ("q.x", "message_id")] {
+    for (id, field) in [("", "message_id"), ("own", "queue"), ("q.x", "message_id")] {
         let refused = broker.trace("", id).await.unwrap_err();
         assert_eq!(refused.metadata["field"], field, "{}", refused.message);
     }
