@@ -7,6 +7,7 @@
 pub mod grpc;
 pub mod engine;
 pub mod clock;
+pub mod calendar;
 pub mod queue;
 pub mod search;
 

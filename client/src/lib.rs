@@ -59,6 +59,7 @@ mod message;
 mod options;
 mod publisher;
 mod reason;
+mod schedule;
 mod settlement;
 mod state;
 mod stream;
@@ -81,6 +82,7 @@ pub use options::ClientBuilder;
 pub use publisher::{
     BatchReceipt, PendingBatch, PendingReceipt, Publisher, PublisherBuilder, Receipt,
 };
+pub use schedule::{CatchUp, Schedule, ScheduleQuery, ScheduleSpec};
 pub use settlement::{Outcome, Patch, Settlement};
 pub use state::{
     Barrier, BarrierMember, BarrierState, Counted, CounterChange, Holder, NewBarrier, State,

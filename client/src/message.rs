@@ -33,6 +33,12 @@ impl OutgoingMessage {
         Self(v1::OutgoingMessage { payload: payload.into(), ..v1::OutgoingMessage::default() })
     }
 
+    /// Another content.
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.0.payload = payload.into();
+        self
+    }
+
     /// Where to, instead of the publisher's queue.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.0.queue = queue.into();

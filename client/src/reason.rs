@@ -60,6 +60,8 @@ reasons! {
     MessageNotFound = "MESSAGE_NOT_FOUND",
     /// No such operation: it ended long ago, or never was.
     OperationNotFound = "OPERATION_NOT_FOUND",
+    /// No such schedule.
+    ScheduleNotFound = "SCHEDULE_NOT_FOUND",
     /// The message is no dead letter of another queue; an operation only.
     NotDeadLetter = "NOT_DEAD_LETTER",
     /// The queue has lately got another message of this id; an operation only.

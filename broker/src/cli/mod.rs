@@ -25,6 +25,7 @@ mod operation;
 mod output;
 mod prompt;
 mod queue;
+mod schedule;
 mod serve;
 mod signals;
 mod tally;
@@ -69,6 +70,9 @@ enum Command {
     /// List, show, cancel and wait for operations: moves and deletions of many messages.
     #[command(subcommand, visible_alias = "operations")]
     Operation(operation::OperationCommand),
+    /// Create, list, show, update, pause, run and delete schedules: recurring messages.
+    #[command(subcommand, visible_alias = "schedules")]
+    Schedule(schedule::ScheduleCommand),
     /// Values, counters, permits and barriers beside the messages.
     #[command(subcommand)]
     State(state::StateCommand),
@@ -108,6 +112,7 @@ fn run(cli: Cli) -> Exit {
         Command::Consumer(command) => command.run(&globals),
         Command::Dead(command) => command.run(&globals),
         Command::Operation(command) => command.run(&globals),
+        Command::Schedule(command) => command.run(&globals),
         Command::State(command) => command.run(&globals),
         Command::Health(args) => args.run(&globals),
         Command::Data(command) => command.run(&globals),

@@ -16,6 +16,7 @@ use super::paging::PageError;
 use super::replay::recover;
 use super::unsynced::Unsynced;
 use super::{BUDGET_UNIT, Durable, Engine, State, Stopped, checkpoint, letters};
+use crate::calendar::CALENDAR;
 use crate::clock::Clock;
 use crate::queue::record::UnknownRecord;
 use crate::queue::{Limits, SnapshotError};
@@ -133,7 +134,8 @@ impl Engine {
         start: impl FnOnce(Recovery, Arc<dyn Observer>) -> Result<(Log, T), OpenError>,
     ) -> Result<(Arc<Self>, RecoveryReport, T), StartError> {
         let mut recovery = Log::recover(disk, options.log)?;
-        let (core, rebuilt) = recover(&mut recovery, options.limits, &options.clock)?;
+        let (mut core, rebuilt) = recover(&mut recovery, options.limits, &options.clock)?;
+        core.set_calendar(CALENDAR);
         let (epoch, last) = (recovery.epoch(), core.last_lsn());
         let report = recovery.report().clone();
         let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });

@@ -17,7 +17,9 @@ use super::{
 use crate::engine::{Core, Engine};
 use crate::queue::index::{Index as _, StateSet};
 use crate::queue::refused::Refused;
-use crate::queue::state::{BARRIER_BYTES_MAX, COLLECTING_MESSAGES_MAX};
+use crate::queue::state::{
+    BARRIER_BYTES_MAX, COLLECTING_MESSAGES_MAX, SCHEDULE_BYTES_MAX, SCHEDULES_MAX,
+};
 use crate::queue::{self, Expected, Lost, Queue as Stored};
 
 /// Messages that a queue's deletion takes along in one turn.
@@ -127,6 +129,8 @@ impl AdminService for Admin {
             ("max_barrier_collecting_messages", number(COLLECTING_MESSAGES_MAX)),
             ("max_outcomes", number(core.outcomes_max)),
             ("max_watchers", number(events::WATCHERS_MAX)),
+            ("max_schedules", number(SCHEDULES_MAX)),
+            ("max_schedule_bytes", number(SCHEDULE_BYTES_MAX)),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
         let is_off = |feature: &str| feature == FIND_MESSAGES && self.context.search.is_none();

@@ -249,6 +249,7 @@ fn refused_code(refused: &Refused) -> Code {
         Refused::QueueNotFound(_)
         | Refused::MessageNotFound(_)
         | Refused::OperationNotFound(_)
+        | Refused::ScheduleNotFound(_)
         | Refused::ConsumerNotFound(_) => Code::NotFound,
         Refused::QueueExists(_) => Code::AlreadyExists,
         Refused::QueueName { .. }

@@ -32,6 +32,7 @@ pub(super) const FEATURES: &[&str] = &[
     "queue_rank",
     "queue_window",
     "reports_started",
+    "schedule",
     "state",
     "subscribe",
     "retention_bytes",

@@ -20,6 +20,7 @@ mod publish;
 mod publish_stream;
 mod queue_list;
 mod records;
+mod schedules;
 mod settle;
 #[cfg(test)]
 mod stage;
@@ -34,6 +35,7 @@ use std::time::{Duration, Instant};
 use qbroker_proto::raw::consumer_service_server::ConsumerServiceServer;
 use qbroker_proto::raw::publisher_service_server::PublisherServiceServer;
 use qbroker_proto::v1::admin_service_server::AdminServiceServer;
+use qbroker_proto::v1::schedule_service_server::ScheduleServiceServer;
 use qbroker_proto::v1::state_service_server::StateServiceServer;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -130,6 +132,8 @@ pub fn routes(
     let admin = AdminServiceServer::new(admin::Admin::new(context.clone()));
     let state = StateServiceServer::new(state::StateCalls::new(context.clone()))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let schedules = ScheduleServiceServer::new(schedules::Schedules::new(context.clone()))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(qbroker_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -138,6 +142,7 @@ pub fn routes(
         .add_service(InterceptedService::new(consumer, auth.clone()))
         .add_service(InterceptedService::new(admin, auth.clone()))
         .add_service(InterceptedService::new(state, auth.clone()))
+        .add_service(InterceptedService::new(schedules, auth.clone()))
         .add_service(InterceptedService::new(reflection, auth))
         .add_service(health);
     let explain = axum::middleware::from_fn(explain::explain);

@@ -163,12 +163,13 @@ pub static METRICS: &[Metric] = &[
     counter("qbroker_leases_expired_total", &["queue"], "Leases that ended by time or with a lost session.",
         |s| by_queue(s, |queue| queue.leases_expired_total)),
 
-    gauge("qbroker_state_entries", &["kind"], "Entries of the state, by kind: value, counter, permit, barrier.",
+    gauge("qbroker_state_entries", &["kind"], "Entries of the state, by kind: value, counter, permit, barrier, schedule.",
         |s| vec![
             labelled("value", s.state.values as u64),
             labelled("counter", s.state.counters as u64),
             labelled("permit", s.state.permits as u64),
             labelled("barrier", s.state.barriers as u64),
+            labelled("schedule", s.state.schedules as u64),
         ]),
     gauge("qbroker_state_bytes", &[], "Memory of the state, about; new entries are refused at state-memory.",
         |s| one(s.state.bytes as u64)),

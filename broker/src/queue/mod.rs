@@ -354,6 +354,7 @@ pub struct Core<I> {
     /// Queues that hold more than they may, and of which something may go. Of this start.
     overfull: BTreeSet<ids::QueueId>,
     state: state::State,
+    calendar: state::Calendar,
     /// No publish is taken while the disk is at its reserve.
     disk_full: bool,
     /// The wall clock as it was last told; for what is told, not for what is decided.
@@ -395,6 +396,7 @@ impl<I: Index> Core<I> {
             waiting_for_ttls: BTreeSet::new(),
             overfull: BTreeSet::new(),
             state: state::State::default(),
+            calendar: state::Calendar::default(),
             disk_full: false,
             seen_ms: 0,
             telling: told::Telling::default(),

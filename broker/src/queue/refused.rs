@@ -102,6 +102,8 @@ pub enum Refused {
     UniqueKeyHeld { id: String, queue: String },
     #[error("operation o.{0} is not known; it may have ended long ago")]
     OperationNotFound(Lsn),
+    #[error("schedule \"{0}\" does not exist; create it")]
+    ScheduleNotFound(String),
 }
 
 impl Refused {
@@ -146,6 +148,7 @@ impl Refused {
             Self::DuplicateMessageId { .. } => "DUPLICATE_MESSAGE_ID",
             Self::UniqueKeyHeld { .. } => "UNIQUE_KEY_HELD",
             Self::OperationNotFound(_) => "OPERATION_NOT_FOUND",
+            Self::ScheduleNotFound(_) => "SCHEDULE_NOT_FOUND",
         }
     }
 
@@ -194,6 +197,7 @@ impl Refused {
             Self::MoveToItself(queue) => {
                 vec![("field", "destination_queue".to_owned()), ("queue", queue.clone())]
             }
+            Self::ScheduleNotFound(name) => vec![("name", name.clone())],
             Self::OperationNotFound(id) => vec![("operation_id", format!("o.{id}"))],
             // The key under which GetServerInfo tells the limit.
             Self::Limit { what, .. } => vec![("limit", format!("max_{what}"))],

@@ -13,6 +13,7 @@ mod operations;
 mod producers;
 mod queues;
 mod random;
+mod schedules;
 mod script;
 mod show;
 mod stage;
@@ -65,6 +66,9 @@ scripts! {
     state_effects
     state_limit
     state_disk_full
+    schedule
+    schedule_missed
+    schedule_refused
     retention
     ttl
     outcomes

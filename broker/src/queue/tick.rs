@@ -58,14 +58,14 @@ impl<I: Index> Core<I> {
         let (ttl_boot, ttl_wall) = self.index.next_ttl_end();
         let (leases, sessions) = (self.leases.next_deadline(), self.sessions.next_deadline());
         let overfull = (!self.overfull.is_empty()).then_some(0);
-        let [(state_boot, state_wall), (barrier_boot, barrier_wall)] =
+        let [(state_boot, state_wall), (barrier_boot, barrier_wall), (_, tick)] =
             self.state.next_end(self.disk_full);
         let boot = [due_boot, ttl_boot, leases, sessions, self.flow.next_deadline(), overfull];
         let boot = boot.into_iter().chain([state_boot, barrier_boot]);
         let idle = self.producers.first_idle_ms().map(|last_ms| last_ms + producer::IDLE_MS);
         let wall = [due_wall, ttl_wall, self.index.next_expiry(), idle];
         let outcomes = self.outcomes.next_expiry();
-        let wall = wall.into_iter().chain([state_wall, barrier_wall, outcomes]);
+        let wall = wall.into_iter().chain([state_wall, barrier_wall, outcomes, tick]);
         Deadlines { boot_ms: boot.flatten().min(), wall_ms: wall.flatten().min() }
     }
 

@@ -17,6 +17,7 @@ mod operations;
 mod publish;
 mod pull;
 mod queue;
+mod schedule;
 mod state;
 mod stop;
 mod top;

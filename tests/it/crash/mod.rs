@@ -4,6 +4,7 @@
 mod mend;
 mod operation;
 mod outcomes;
+mod schedule;
 mod story;
 
 use bytes::Buf as _;

@@ -110,7 +110,7 @@ pub(super) fn whole(core: &Core, read: impl Fn(Lsn) -> StoredRecord) -> Vec<Byte
     whole.snapshot().encode(std::iter::empty())
 }
 
-fn message(queue: &str, name: &str, due: Option<NewDue>) -> NewMessage {
+pub(super) fn message(queue: &str, name: &str, due: Option<NewDue>) -> NewMessage {
     // Large enough that a few dozen fill a segment.
     let payload = Bytes::from(format!("{name} {}", "x".repeat(400)));
     let stored = StoredMessage { payload, ..StoredMessage::default() };
@@ -448,6 +448,7 @@ pub(super) fn tell(story: &mut Story) -> Result<(), Off> {
     // What died goes elsewhere, a message at a step.
     story.publish((0..3).map(|n| ("jobs.dead", format!("stray-{n}"), None)).collect())?;
     story.move_all("jobs.dead", "attic")?;
+    story.tick_schedule("attic")?;
     // Nothing lives in the segments of before: two checkpoints later they go, and come again.
     for round in 0..4 {
         let jobs = (number + round..number + round + 1).map(job);

@@ -315,7 +315,6 @@ async fn the_server_tells_its_limits_and_which_features_it_has() {
     for feature in ["pause", "priority", "ttl", "get_message", "update_messages"] {
         assert!(info.features.iter().any(|has| has == feature), "{feature}");
     }
-    assert!(later.contains("schedule"));
     for feature in &info.features {
         assert!(!later.contains(feature), "{feature} is here, and marked LATER in the protocol");
     }

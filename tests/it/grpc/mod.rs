@@ -22,6 +22,7 @@ mod ordering_key;
 mod priority;
 mod publish;
 mod repeats;
+mod schedules;
 mod state;
 mod streams;
 mod subscribe;

@@ -7,6 +7,7 @@ use super::globals::Globals;
 
 mod bulk;
 mod consume;
+pub(super) mod dress;
 mod exec;
 pub(super) mod filter;
 mod find;

@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use clap::{ArgGroup, Args};
 use qbroker::exit::Exit;
-use qbroker_client::{Limit, OutgoingMessage};
+use qbroker_client::OutgoingMessage;
 use serde_json::json;
 
 use super::bulk;
+use super::dress::MessageArgs;
 use crate::cli::Outcome;
 use crate::cli::failure::Failure;
 use crate::cli::globals::Globals;
-use crate::cli::limit;
 use crate::cli::output::{Item, column};
 
 #[derive(Debug, Args)]
@@ -37,47 +37,14 @@ pub(in crate::cli) struct PublishArgs {
     /// The message's id; the same id again, inside the queue's dedup window, is stored once.
     #[arg(long, value_name = "ID", conflicts_with = "jsonl")]
     id: Option<String>,
-    /// What kind of work this is.
-    #[arg(long = "type", value_name = "TYPE")]
-    message_type: Option<String>,
-    /// The application's own id.
-    #[arg(long, value_name = "ID")]
-    correlation_id: Option<String>,
-    /// What the payload is; application/json for --jsonl.
-    #[arg(long, value_name = "TYPE")]
-    content_type: Option<String>,
-    /// A header; may be repeated.
-    #[arg(long = "header", short = 'H', value_name = "KEY=VALUE", value_parser = header)]
-    headers: Vec<(String, String)>,
-    /// How urgent it is, 0 (the least) to 9.
-    #[arg(long, value_name = "N")]
-    priority: Option<u8>,
-    /// Dead-letter it where it was not done by this long from now; 0s: never.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    ttl: Option<Duration>,
-    /// Failures until it is dead-lettered, or "unlimited", instead of the queue's limit.
-    #[arg(long, value_name = "N", value_parser = limit::parse)]
-    max_attempts: Option<Limit>,
-    /// Those of one key are delivered one at a time, in order.
-    #[arg(long, value_name = "KEY")]
-    ordering_key: Option<String>,
-    /// Whose it is: messages of different keys (tenants, say) share the queue fairly.
-    #[arg(long, value_name = "KEY")]
-    fairness_key: Option<String>,
-    /// While an unfinished message of the queue has this key, another one is not stored.
-    #[arg(long, value_name = "KEY")]
-    unique_key: Option<String>,
+    #[command(flatten)]
+    message: MessageArgs,
     /// Deliver no earlier than this long from now.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     delay: Option<Duration>,
     /// Deliver no earlier than at this time (RFC 3339, 2026-11-20T18:00:00Z).
     #[arg(long, value_name = "TIME", value_parser = timestamp)]
     at: Option<SystemTime>,
-}
-
-fn header(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("a header is KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 pub(super) fn timestamp(text: &str) -> Result<SystemTime, String> {
@@ -118,40 +85,14 @@ impl PublishArgs {
         if let Some(id) = &self.id {
             message = message.message_id(id);
         }
-        if let Some(kind) = &self.message_type {
-            message = message.message_type(kind);
-        }
-        if let Some(id) = &self.correlation_id {
-            message = message.correlation_id(id);
-        }
-        if let Some(kind) = &self.content_type {
-            message = message.content_type(kind);
-        }
-        if let Some(priority) = self.priority {
-            message = message.priority(priority);
-        }
-        if let Some(ttl) = self.ttl {
-            message = message.ttl(ttl);
-        }
-        if let Some(max) = self.max_attempts {
-            message = message.max_attempts(max);
-        }
-        if let Some(key) = &self.ordering_key {
-            message = message.ordering_key(key);
-        }
-        if let Some(key) = &self.fairness_key {
-            message = message.fairness_key(key);
-        }
-        if let Some(key) = &self.unique_key {
-            message = message.unique_key(key);
-        }
+        message = self.message.dress(message);
         if let Some(delay) = self.delay {
             message = message.delay(delay);
         }
         if let Some(time) = self.at {
             message = message.deliver_time(time);
         }
-        self.headers.iter().fold(message, |message, (key, value)| message.header(key, value))
+        message
     }
 
     async fn publish_one(&self, globals: &Globals) -> Outcome {
@@ -190,6 +131,7 @@ impl PublishArgs {
 mod tests {
     use super::*;
     use clap::Parser;
+    use qbroker_client::Limit;
 
     #[derive(Debug, Parser)]
     struct Line {

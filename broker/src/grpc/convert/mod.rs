@@ -12,6 +12,7 @@ pub(super) mod names;
 pub(super) mod operation;
 pub(super) mod outgoing;
 pub(super) mod policy;
+pub(super) mod schedule;
 pub(super) mod selector;
 pub(super) mod settlements;
 pub(super) mod state;

@@ -321,7 +321,7 @@ fn with_payload(message: NewMessage, payload: Bytes) -> NewMessage {
     NewMessage { payload_bytes, body, ..message }
 }
 
-fn template(message: &NewMessage) -> Template {
+pub(super) fn template(message: &NewMessage) -> Template {
     // Whatever a message has must be in the template.
     let NewMessage {
         queue,

@@ -1,4 +1,4 @@
-//! State whose time is over goes.
+//! State whose time is over goes, and schedules tick.
 
 use super::barriers::{BarrierState, REMEMBERED_MS, new_message};
 use super::ends::Named;
@@ -14,10 +14,14 @@ const KEYS_MAX: usize = 200;
 const BARRIERS_MAX: usize = 16;
 
 impl State {
-    /// When something is over next, on each clock. Barriers publish, which waits for a disk with room.
-    pub(in crate::queue) fn next_end(&self, disk_full: bool) -> [(Option<u64>, Option<u64>); 2] {
-        let barriers = if disk_full { (None, None) } else { self.barrier_ends.first() };
-        [self.ends.first(), barriers]
+    /// When something is over next, on each clock. Barriers and schedules publish, which waits for a disk
+    /// with room.
+    pub(in crate::queue) fn next_end(&self, disk_full: bool) -> [(Option<u64>, Option<u64>); 3] {
+        if disk_full {
+            return [self.ends.first(), (None, None), (None, None)];
+        }
+        let tick = self.ticks.first().map(|(ms, _)| *ms);
+        [self.ends.first(), self.barrier_ends.first(), (None, tick)]
     }
 }
 
@@ -39,7 +43,7 @@ impl<I: Index> Core<I> {
             self.draft_end_of_barrier(&mut draft, &key, now)?;
             self.commit(draft, out);
         }
-        Ok(())
+        self.tick_schedules(now, out)
     }
 
     fn draft_end_of_barrier(&self, draft: &mut Draft, key: &Key, now: Now) -> Lookup<()> {

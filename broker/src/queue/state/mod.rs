@@ -1,4 +1,5 @@
-//! Small state beside the messages: values, counters, permits and barriers, each under a key.
+//! Small state beside the messages: values, counters, permits, barriers and schedules, each under a
+//! key.
 //!
 //! A result, a rate limit, a group of jobs: what would need a second server otherwise. It changes by
 //! records like everything else, and so in one commit with a settlement. Keys and all that decides is
@@ -10,6 +11,7 @@ mod counters;
 mod ends;
 mod expiry;
 mod permits;
+mod schedules;
 mod snapshot;
 mod values;
 mod watch;
@@ -27,6 +29,7 @@ pub use barriers::{
 };
 pub use counters::{AddToCounter, ChangeCounter, Changed};
 pub use permits::{AcquirePermit, Holder, PermitId};
+pub use schedules::{Calendar, CatchUp, PutSchedule, SCHEDULE_BYTES_MAX, SCHEDULES_MAX, Schedule};
 pub(super) use snapshot::StateItem;
 pub use values::StoreValue;
 pub use watch::Waiter;
@@ -49,6 +52,7 @@ pub enum Kind {
     Counter,
     Permit,
     Barrier,
+    Schedule,
 }
 
 /// How much there is of everything.
@@ -58,6 +62,7 @@ pub struct StateFigures {
     pub counters: usize,
     pub permits: usize,
     pub barriers: usize,
+    pub schedules: usize,
     /// Memory of all of it, about.
     pub bytes: usize,
 }
@@ -98,6 +103,9 @@ pub(super) struct State {
     answers: BTreeMap<Key, counters::Answer>,
     permits: permits::Permits,
     barriers: BTreeMap<Key, barriers::Barrier>,
+    schedules: BTreeMap<Key, record::ScheduleStored>,
+    /// The next tick of each schedule that has one.
+    ticks: BTreeSet<(u64, Key)>,
     ends: Ends,
     barrier_ends: Ends,
     bytes: usize,
@@ -111,6 +119,7 @@ impl State {
             counters: self.counters.len(),
             permits: self.permits.len(),
             barriers: self.barriers.len(),
+            schedules: self.schedules.len(),
             bytes: self.bytes,
         }
     }
@@ -125,12 +134,15 @@ impl State {
             Change::BarrierCreated(created) => self.apply_barrier(created),
             Change::Arrived(arrived) => self.apply_arrived(arrived),
             Change::BarrierExpired(expired) => self.apply_barrier_expired(expired),
+            Change::ScheduleStored(schedule) => self.apply_schedule(schedule),
+            Change::ScheduleTicked(ticked) => self.apply_tick(ticked),
             Change::Removed(removed) => {
                 removed.values.iter().for_each(|key| self.remove_value(key, retired));
                 removed.counters.iter().for_each(|key| self.remove_counter(key));
                 removed.answers.iter().for_each(|key| self.remove_answer(key));
                 removed.permits.iter().for_each(|&id| self.remove_permit(Lsn(id)));
                 removed.barriers.iter().for_each(|key| self.remove_barrier(key));
+                removed.schedules.iter().for_each(|name| self.remove_schedule(name));
             }
         }
     }

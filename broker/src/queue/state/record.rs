@@ -2,12 +2,13 @@
 
 use prost::{Message, Oneof};
 
+use super::schedules::CatchUp;
 use crate::queue::record::StoredDue;
 
 /// One change. A head without one was written by a newer version.
 #[derive(Clone, PartialEq, Message)]
 pub struct StateChanged {
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub change: Option<Change>,
 }
 
@@ -28,6 +29,10 @@ pub enum Change {
     Arrived(Arrived),
     #[prost(message, tag = "7")]
     BarrierExpired(BarrierExpired),
+    #[prost(message, tag = "8")]
+    ScheduleStored(Box<ScheduleStored>),
+    #[prost(message, tag = "9")]
+    ScheduleTicked(ScheduleTicked),
 }
 
 /// A value is stored, in place of one that was there. The body is the value itself.
@@ -55,6 +60,8 @@ pub struct Removed {
     pub permits: Vec<u64>,
     #[prost(string, repeated, tag = "5")]
     pub barriers: Vec<String>,
+    #[prost(string, repeated, tag = "6")]
+    pub schedules: Vec<String>,
 }
 
 /// A counter is this from here on.
@@ -191,4 +198,63 @@ pub struct BarrierExpired {
     /// Until when it is known that it was there.
     #[prost(message, required, tag = "2")]
     pub end: StoredDue,
+}
+
+/// A schedule is this from here on; in checkpoints, too. Times are milliseconds since 1970.
+#[derive(Clone, PartialEq, Message)]
+pub struct ScheduleStored {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub cron: String,
+    #[prost(string, tag = "3")]
+    pub time_zone: String,
+    #[prost(message, optional, tag = "4")]
+    pub message: Option<Template>,
+    #[prost(enumeration = "CatchUp", tag = "5")]
+    pub catch_up: i32,
+    #[prost(uint64, tag = "6")]
+    pub jitter_ms: u64,
+    #[prost(bool, tag = "7")]
+    pub skip_if_unfinished: bool,
+    #[prost(bool, tag = "8")]
+    pub paused: bool,
+    #[prost(fixed64, tag = "9")]
+    pub create_ms: u64,
+    /// Its next tick; unset while it is paused, or where none comes any more.
+    #[prost(fixed64, optional, tag = "10")]
+    pub next_ms: Option<u64>,
+    /// The last tick that was handled.
+    #[prost(fixed64, optional, tag = "11")]
+    pub tick_ms: Option<u64>,
+    /// When a tick was published last.
+    #[prost(fixed64, optional, tag = "12")]
+    pub publish_ms: Option<u64>,
+    #[prost(uint64, tag = "13")]
+    pub published_total: u64,
+    #[prost(uint64, tag = "14")]
+    pub skipped_total: u64,
+    /// Why the last tick published nothing; empty where it did.
+    #[prost(string, tag = "15")]
+    pub skipped: String,
+}
+
+/// A schedule has ticked; what it publishes stands before this record.
+#[derive(Clone, PartialEq, Message)]
+pub struct ScheduleTicked {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The tick: those before it are over, too.
+    #[prost(fixed64, tag = "2")]
+    pub tick_ms: u64,
+    #[prost(fixed64, optional, tag = "3")]
+    pub next_ms: Option<u64>,
+    #[prost(fixed64, tag = "4")]
+    pub wall_ms: u64,
+    /// It came too late, and the schedule does not catch up.
+    #[prost(bool, tag = "5")]
+    pub missed: bool,
+    /// Why it was refused, where it was.
+    #[prost(string, tag = "6")]
+    pub skipped: String,
 }

@@ -7,7 +7,7 @@ use super::State;
 use super::barriers::{Barrier, BarrierState, BarrierView};
 use super::counters::{Answer, Counter};
 use super::permits::Permit;
-use super::record::{Member, Template};
+use super::record::{Member, ScheduleStored, Template};
 use super::values::Value;
 use crate::queue::ids::SessionId;
 use crate::queue::record::StoredDue;
@@ -16,7 +16,7 @@ use crate::queue::snapshot::SnapshotError;
 /// One entry.
 #[derive(Clone, PartialEq, Message)]
 pub(in crate::queue) struct StateItem {
-    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5, 6")]
     entry: Option<Entry>,
 }
 
@@ -32,6 +32,8 @@ enum Entry {
     Permit(PermitItem),
     #[prost(message, tag = "5")]
     Barrier(Box<BarrierItem>),
+    #[prost(message, tag = "6")]
+    Schedule(Box<ScheduleStored>),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -135,7 +137,9 @@ impl State {
             .barriers
             .iter()
             .map(|(key, barrier)| Entry::Barrier(Box::new(barrier_item(key, barrier))));
+        let schedules = self.schedules.values().map(|it| Entry::Schedule(Box::new(it.clone())));
         let entries = values.chain(counters).chain(answers).chain(permits).chain(barriers);
+        let entries = entries.chain(schedules);
         entries.map(|entry| StateItem { entry: Some(entry) })
     }
 
@@ -174,6 +178,7 @@ impl State {
                 let key = it.key.as_str().into();
                 self.put_barrier(key, barrier(*it)?);
             }
+            Entry::Schedule(it) => self.put_schedule(*it),
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::args::{Args, duration_ms, number};
 use super::script::Script;
 use super::show;
 use super::stage::{STEPS_MAX, StageIndex, WALL_MS, deliveries_of};
-use super::{effects, operations, queues, state, streams};
+use super::{effects, operations, queues, schedules, state, streams};
 use crate::queue::body::{StoredFailure, StoredMessage, small_body};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::outcomes::{Finished, StoredOutcome};
@@ -81,6 +81,12 @@ pub(super) fn run<I: StageIndex>(script: &mut Script<I>, args: &mut Args<'_>) {
         "give-back" => state::give_back(script, args),
         "barrier" => state::barrier(script, args),
         "arrive" => state::arrive(script, args),
+        "schedule" => schedules::put(script, args),
+        "pause-schedule" => schedules::pause(script, args, true),
+        "resume-schedule" => schedules::pause(script, args, false),
+        "delete-schedule" => schedules::delete(script, args),
+        "trigger" => schedules::trigger(script, args),
+        "schedules" => schedules::show_all(script),
         "freeze" => script.stage.core.freeze(),
         "hold" => script.stage.hold = true,
         "let-go" => {

@@ -12,6 +12,7 @@ use qbroker_storage::{Batch, Body, Lsn, Retention};
 
 use super::check::check_invariants;
 use super::mend::{Log, check_pages};
+use super::schedules::CALENDAR;
 use crate::queue::ids::LeaseToken;
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::missing::MissingIndex;
@@ -125,6 +126,7 @@ impl<I: StageIndex> Stage<I> {
             checkpoint: Lsn(0),
             commands: 0,
         };
+        stage.core.set_calendar(CALENDAR);
         let started = stage.start();
         (stage, started)
     }
@@ -186,6 +188,7 @@ impl<I: StageIndex> Stage<I> {
         let snapshot = joined(&self.core, &self.kept);
         self.core = Core::restore(I::fresh(), self.limits.clone(), snapshot, |_| ())
             .expect("a snapshot can be read");
+        self.core.set_calendar(CALENDAR);
         self.start()
     }
 

@@ -7,8 +7,8 @@ use qbroker_storage::Body;
 use super::args::{Args, number};
 use super::commands::{hash_of, message, token};
 use super::script::Script;
-use super::show;
 use super::stage::StageIndex;
+use super::{schedules, show};
 use crate::queue::state::record::{Change, Member, Results, StateChanged, Template};
 use crate::queue::state::{
     AcquirePermit, AddToCounter, Arrive, BarrierView, ChangeCounter, CreateBarrier, Holder, Key,
@@ -188,6 +188,7 @@ pub(super) fn change(changed: &StateChanged, body: &Body) -> String {
                 ("requests", it.answers.join(" ")),
                 ("permits", show_permits(&it.permits)),
                 ("barriers", it.barriers.join(" ")),
+                ("schedules", it.schedules.join(" ")),
             ];
             let named = named.iter().filter(|(_, names)| !names.is_empty());
             let named: Vec<_> = named.map(|(kind, names)| format!("{kind} {names}")).collect();
@@ -216,6 +217,8 @@ pub(super) fn change(changed: &StateChanged, body: &Body) -> String {
             format!("arrived at {}{brings}{failed}{completes}", it.key)
         }
         Change::BarrierExpired(it) => format!("barrier {} expired{}", it.key, show::due(it.end)),
+        Change::ScheduleStored(it) => schedules::stored(it),
+        Change::ScheduleTicked(it) => schedules::ticked(it),
     }
 }
 

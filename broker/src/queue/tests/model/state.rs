@@ -88,6 +88,10 @@ impl StateModel {
                 assert_eq!(it.completes, is_last);
                 barrier.state = if is_last { BarrierState::Complete } else { BarrierState::Open };
             }
+            // Random lives of schedules are in `schedules`.
+            Change::ScheduleStored(_) | Change::ScheduleTicked(_) => {
+                panic!("nobody asked for {changed:?}")
+            }
             Change::BarrierExpired(it) => {
                 let barrier = self.barriers.get_mut(&it.key).expect("it is there");
                 assert!(asked.tick && barrier.view(now).state == BarrierState::Expired);
