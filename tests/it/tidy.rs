@@ -295,3 +295,19 @@ fn what_happens_where_two_features_meet_is_pinned_by_a_transcript() {
         assert!(is_there, "there is none of {places:?}: {row}");
     }
 }
+
+#[test]
+fn what_a_worker_promises_is_pinned_by_its_tests() {
+    let page = read("docs/semantics.md");
+    let (_, table) = page.split_once("| Tested by |").expect("the page has its table");
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(10 < rows.len(), "{} rows", rows.len());
+    let of_worker = |path: &str| path.starts_with("worker/tests/") || path == "tests/it/worker.rs";
+    let tests = sources().into_iter().filter(|(path, _)| of_worker(path));
+    let tests: String = tests.map(|(_, text)| text).collect();
+    for row in rows {
+        let name = row.trim_matches('|').rsplit(" | ").next().expect("it has cells").trim();
+        let name = name.trim_matches('`');
+        assert!(tests.contains(&format!("fn {name}()")), "there is no test {name}");
+    }
+}

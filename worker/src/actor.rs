@@ -105,6 +105,16 @@ pub struct ActorOptions {
     pub max_age: Option<Duration>,
     /// A job's context says so when the worker stops. Default: false.
     pub notify_shutdown: bool,
+    /// What a job returns is kept, or how it failed for good; see
+    /// [`Broker::result`](crate::Broker::result). Default: false.
+    pub store_results: bool,
+    /// How long, from the end of the job on; at most 365 days. Default: 10 min.
+    pub result_ttl: Duration,
+    /// When the broker sends a job of it by itself: a cron expression, or `@every 30s`. A worker makes
+    /// the schedule when it starts, under the actor's name; its jobs have no arguments. Default: never.
+    pub schedule: Option<Cow<'static, str>>,
+    /// The time zone of its schedule, by its IANA name. Default: UTC.
+    pub time_zone: Cow<'static, str>,
     /// Told of each job that was done.
     pub on_success: Option<Callback>,
     /// Told of each attempt that failed.
@@ -124,6 +134,10 @@ impl Default for ActorOptions {
             time_limit: Some(Duration::from_mins(10)),
             max_age: None,
             notify_shutdown: false,
+            store_results: false,
+            result_ttl: Duration::from_mins(10),
+            schedule: None,
+            time_zone: Cow::Borrowed(""),
             on_success: None,
             on_failure: None,
             on_exhausted: None,
@@ -140,6 +154,18 @@ pub(crate) enum Kind {
 }
 
 impl Work {
+    /// What the attribute makes of an `async fn`; not for use by hand.
+    #[doc(hidden)]
+    pub fn of_future(future: impl Future<Output = JobResult> + Send + 'static) -> Self {
+        Self(Kind::Future(Box::pin(future)))
+    }
+
+    /// What the attribute makes of another function; not for use by hand.
+    #[doc(hidden)]
+    pub fn of_function(function: impl FnOnce() -> JobResult + Send + 'static) -> Self {
+        Self(Kind::Blocking(Box::new(function)))
+    }
+
     /// Work that waits more than it computes.
     pub fn future<F>(future: F) -> Self
     where

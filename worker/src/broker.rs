@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use qbroker_client::{BatchReceipt, Client, Error, Publisher, Receipt};
+use qbroker_client::{BatchReceipt, Client, ClientBuilder, Error, Publisher, Receipt};
 use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::context::Context;
+use crate::draft::Draft;
 use crate::middleware::Middleware;
 use crate::outgoing::{OutgoingJob, SendError};
 use crate::trace::{TRACEPARENT, TRACESTATE, TraceContext};
@@ -55,10 +56,19 @@ impl Broker {
     ///
     /// The URL cannot be used, or nobody has answered at it.
     pub async fn wait_for(url: impl Into<String>, patience: Duration) -> Result<Self, Error> {
-        let (url, started) = (url.into(), Instant::now());
+        Self::wait_with(Client::builder(url), patience).await
+    }
+
+    /// As [`Broker::wait_for`], with options of yours: a token, TLS, more connections.
+    ///
+    /// # Errors
+    ///
+    /// An option cannot be used, or nobody has answered.
+    pub async fn wait_with(client: ClientBuilder, patience: Duration) -> Result<Self, Error> {
+        let started = Instant::now();
         let mut delay = FIRST_WAIT;
         loop {
-            match Self::connect(&url).await {
+            match client.clone().connect().await.map(Self::new) {
                 Err(error) if error.is_retryable() && started.elapsed() + delay < patience => {
                     if delay == FIRST_WAIT {
                         info!(%error, "waiting for the broker");
@@ -112,6 +122,11 @@ impl Broker {
         self
     }
 
+    /// How long whoever sends waits for a broker that refuses for a while.
+    pub(crate) fn patience(&self) -> Duration {
+        self.send_timeout
+    }
+
     /// The client behind it.
     #[must_use]
     pub fn client(&self) -> &Client {
@@ -126,14 +141,14 @@ impl Broker {
     /// It cannot be encoded, or the broker does not take it; see [`SendError`].
     pub async fn send(&self, mut job: OutgoingJob) -> Result<Receipt, SendError> {
         self.prepare(&mut job);
-        let message = std::mem::take(&mut job.message);
-        let sent = match job.error.take() {
-            Some(source) => Err(SendError::Encode { actor: job.actor(), source }),
-            None => self.within(async { self.publisher().await?.publish(message).await }).await,
+        let sent = match job.take_draft() {
+            Err(error) => Err(error),
+            Ok(draft) => {
+                let message = draft.into_message();
+                self.within(async { self.publisher().await?.publish(message).await }).await
+            }
         };
-        for middleware in self.middleware.iter().rev() {
-            middleware.after_enqueue(&job, sent.as_ref().map(|_| ()));
-        }
+        self.sent(&job, sent.as_ref().map(|_| ()));
         sent
     }
 
@@ -157,23 +172,29 @@ impl Broker {
     ) -> Result<BatchReceipt, SendError> {
         let mut jobs: Vec<OutgoingJob> = jobs.into_iter().collect();
         jobs.iter_mut().for_each(|job| self.prepare(job));
-        let unencoded = jobs.iter_mut().find_map(|job| Some((job.actor(), job.error.take()?)));
-        let messages = jobs.iter_mut().map(|job| std::mem::take(&mut job.message)).collect();
-        let sent = match unencoded {
-            Some((actor, source)) => Err(SendError::Encode { actor, source }),
-            None => {
+        let drafts: Result<Vec<_>, _> = jobs.iter_mut().map(OutgoingJob::take_draft).collect();
+        let sent = match drafts {
+            Err(error) => Err(error),
+            Ok(drafts) => {
+                let messages = drafts.into_iter().map(Draft::into_message).collect();
                 self.within(async { self.publisher().await?.publish_batch(messages).await }).await
             }
         };
         for job in &jobs {
-            for middleware in self.middleware.iter().rev() {
-                middleware.after_enqueue(job, sent.as_ref().map(|_| ()));
-            }
+            self.sent(job, sent.as_ref().map(|_| ()));
         }
         sent
     }
 
-    fn prepare(&self, job: &mut OutgoingJob) {
+    /// Tells the middleware that a job was sent, or not.
+    pub(crate) fn sent(&self, job: &OutgoingJob, sent: Result<(), &SendError>) {
+        for middleware in self.middleware.iter().rev() {
+            middleware.after_enqueue(job, sent);
+        }
+    }
+
+    /// What is done to a job just before it is sent.
+    pub(crate) fn prepare(&self, job: &mut OutgoingJob) {
         for middleware in self.middleware.iter() {
             middleware.before_enqueue(job);
         }

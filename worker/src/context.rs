@@ -3,13 +3,14 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use qbroker_client::{Failure, Leased, LostReason, Message};
 use tokio::sync::watch;
 
 use crate::broker::Broker;
+use crate::follow_up::WhenDone;
 use crate::trace::TraceContext;
 
 tokio::task_local! {
@@ -30,6 +31,7 @@ struct Inner {
     states: Arc<States>,
     trace: TraceContext,
     deadline: OnceLock<Instant>,
+    when_done: Mutex<WhenDone>,
     canceled: watch::Sender<Option<CancelReason>>,
 }
 
@@ -54,8 +56,17 @@ impl Context {
         trace: TraceContext,
     ) -> Self {
         let canceled = watch::Sender::new(None);
-        let deadline = OnceLock::new();
-        Self(Arc::new(Inner { actor, leased, broker, states, trace, deadline, canceled }))
+        let (deadline, when_done) = (OnceLock::new(), Mutex::default());
+        Self(Arc::new(Inner {
+            actor,
+            leased,
+            broker,
+            states,
+            trace,
+            deadline,
+            when_done,
+            canceled,
+        }))
     }
 
     /// The job that runs here: in an actor, and in what it calls or awaits. `None` elsewhere, in tasks
@@ -109,6 +120,39 @@ impl Context {
     #[must_use]
     pub fn broker(&self) -> &Broker {
         self.0.broker.as_ref().expect("this context was given no broker")
+    }
+
+    /// Asks for what is to be done in the record that settles this job as done: jobs that it sends,
+    /// values that it stores, counters, barriers. A crash leaves all of that and the job done, or
+    /// nothing; what a job sends by [`Broker::send`] it sends again when it is done again.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use qbroker_worker::{BoxError, Context, actor};
+    ///
+    /// #[actor]
+    /// async fn import(ctx: Context, file: String) -> Result<(), BoxError> {
+    ///     let rows: u64 = 1_000;
+    ///     ctx.when_done(|then| {
+    ///         then.send(tell::with(format!("{rows} rows of {file}")));
+    ///         then.store(format!("rows/{file}"), rows.to_string(), Some(Duration::from_secs(3600)));
+    ///     });
+    ///     Ok(())
+    /// }
+    ///
+    /// #[actor]
+    /// async fn tell(text: String) {
+    ///     println!("{text}");
+    /// }
+    /// ```
+    pub fn when_done(&self, ask: impl FnOnce(&mut WhenDone)) {
+        // Whoever panicked with it failed, and what it asked for is not done.
+        ask(&mut self.0.when_done.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn take_when_done(&self) -> WhenDone {
+        let mut when_done = self.0.when_done.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut when_done)
     }
 
     /// What [`Worker::state`](crate::Worker::state) was given of this type: a database pool, settings.

@@ -28,7 +28,9 @@ pub(crate) struct Execution<'a> {
 impl Execution<'_> {
     /// Runs it to its end, or until it may run no longer.
     pub(crate) async fn run(&self, context: &Context) -> JobResult {
-        self.refuse_old(context)?;
+        if let Some(error) = self.too_old(context) {
+            return Err(error);
+        }
         let limit = self.time_limit(context);
         // Beyond what the clock can tell, there is no limit.
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -84,18 +86,16 @@ impl Execution<'_> {
 
     /// What a worker sent has its age limit with it, and the broker sees to it; others' messages may
     /// have none.
-    fn refuse_old(&self, context: &Context) -> JobResult {
+    fn too_old(&self, context: &Context) -> Option<JobError> {
         let message = context.message();
         let (Some(limit), None) = (self.actor.options.max_age, message.expire_time) else {
-            return Ok(());
+            return None;
         };
-        match message.publish_time.and_then(|time| time.elapsed().ok()) {
-            Some(age) if limit <= age => {
-                let why = format!("it was sent {age:?} ago and made sense for {limit:?}");
-                Err(JobError::of_kind("AgeLimitExceeded", why, Verdict::GiveUp))
-            }
-            _ => Ok(()),
-        }
+        let age = message.publish_time.and_then(|time| time.elapsed().ok());
+        age.filter(|age| limit <= *age).map(|age| {
+            let why = format!("it was sent {age:?} ago and made sense for {limit:?}");
+            JobError::of_kind("AgeLimitExceeded", why, Verdict::GiveUp)
+        })
     }
 }
 

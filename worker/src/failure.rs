@@ -6,12 +6,15 @@ use std::fmt;
 use std::time::Duration;
 
 use qbroker_client::Failure;
+use serde::Serialize;
+
+use crate::output::JobOutput;
 
 /// Any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// How a job ended.
-pub type JobResult = Result<(), JobError>;
+/// How a job ended: with what it returned, or with an error.
+pub type JobResult = Result<JobOutput, JobError>;
 
 /// An error of a job, with what is to be done about it.
 ///
@@ -135,7 +138,7 @@ impl fmt::Display for JobError {
     }
 }
 
-/// What a job may return: nothing, or a result with any error.
+/// What a job may return: nothing, or a result of any value that serde can write, with any error.
 pub trait IntoJobResult {
     /// The worker's form of it.
     ///
@@ -147,13 +150,14 @@ pub trait IntoJobResult {
 
 impl IntoJobResult for () {
     fn into_job_result(self) -> JobResult {
-        Ok(())
+        Ok(JobOutput::none())
     }
 }
 
-impl<E: IntoJobError> IntoJobResult for Result<(), E> {
+impl<T: Serialize + 'static, E: IntoJobError> IntoJobResult for Result<T, E> {
     fn into_job_result(self) -> JobResult {
-        self.map_err(IntoJobError::into_job_error)
+        let value = self.map_err(IntoJobError::into_job_error)?;
+        JobOutput::new(&value)
     }
 }
 

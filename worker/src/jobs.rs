@@ -1,29 +1,34 @@
 //! The way of one message through a worker: found, run, decided, settled.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use qbroker_client::{Delivery, Message};
+use qbroker_client::{Delivery, Error, Message, Outcome, Reason, Settlement as Whole};
 use tracing::{Instrument as _, Span, error, info, info_span, warn};
 
-use crate::actor::Callback;
 use crate::context::Context;
 use crate::execution::Execution;
 use crate::failure::{JobError, JobResult, Verdict};
+use crate::follow_up::FollowUp;
 use crate::middleware::{JobEnd, Next, Settlement};
 use crate::outgoing::SendError;
 use crate::registry::Registered;
-use crate::report::JobReport;
 use crate::settle;
 use crate::slots::Slot;
 use crate::trace::{TRACEPARENT, TraceContext};
 use crate::worker::Shared;
+
+/// How long a settlement that is refused for now waits until it is tried again, at first and in the
+/// end.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Does what a message asks for and tells the broker how it went.
 pub(crate) async fn run(shared: Arc<Shared>, delivery: Delivery, slot: Slot) {
     let Some(actor) = shared.actors.get(&delivery.message.message_type) else {
         return reject(&shared, delivery).await;
     };
+    begin(&shared, &delivery).await;
     let parent = delivery.message.headers.get(TRACEPARENT).and_then(|text| text.parse().ok());
     let trace = parent.map_or_else(TraceContext::root, TraceContext::child);
     let (broker, states) = (Some(shared.broker.clone()), Arc::clone(&shared.states));
@@ -37,9 +42,22 @@ pub(crate) async fn run(shared: Arc<Shared>, delivery: Delivery, slot: Slot) {
         let (result, settlement) = job.process(&delivery, &slot).await;
         // The next job may begin while this one is settled.
         drop(slot);
-        job.settle(delivery, &result, settlement).await;
+        job.settle(delivery, result, settlement).await;
     };
     settling.instrument(span.clone()).await;
+}
+
+/// Tells the broker that a job begins, where others wait behind it.
+async fn begin(shared: &Shared, delivery: &Delivery) {
+    if shared.settings.prefetch == 0 {
+        return;
+    }
+    delivery.started();
+    // So that it is on its way when the job kills the process at once: its crash is to be counted. The
+    // stream, the connection and the socket have a turn each.
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn span(context: &Context, parent: Option<TraceContext>) -> Span {
@@ -100,72 +118,113 @@ impl Job<'_> {
         }
     }
 
-    async fn settle(&self, delivery: Delivery, result: &JobResult, settlement: Settlement) {
-        let error = result.as_ref().err();
-        let (unsent, settlement) = match self.call_back(error, settlement).await {
-            Ok(()) => (None, settlement),
-            Err(why) => self.without_callback(&why, settlement),
+    /// Tells the broker, with all that follows from it. A job that was done but whose follow-up the
+    /// broker does not take is done again rather than forgotten; one that has failed has failed anyhow.
+    async fn settle(&self, delivery: Delivery, result: JobResult, settlement: Settlement) {
+        let (delivery, why) = match self.tell(delivery, &result, settlement).await {
+            Told::Answered(settled) => return self.settled(settlement, &settled),
+            Told::Refused(delivery, why) => (delivery, why),
+            Told::Nothing => return,
         };
-        let error = unsent.as_ref().and_then(|unsent| unsent.as_ref().err()).or(error);
-        let message = self.context.message();
-        let Some(outcome) = settle::outcome(settlement, error, message) else { return };
+        error!(error = %why, "what follows the job is refused");
+        if settlement != Settlement::Ack {
+            return self.settle_alone(delivery, &result, settlement).await;
+        }
+        let text = format!("what follows the job is refused: {why}");
+        let failed =
+            Err(JobError::of_kind("CallbackNotSent", text, Verdict::Retry { delay: None }));
+        let settlement = settle::decide(&failed, self.context, &self.actor.options, rand::random());
+        match self.tell(delivery, &failed, settlement).await {
+            Told::Answered(settled) => self.settled(settlement, &settled),
+            Told::Refused(delivery, why) => {
+                error!(error = %why, "what follows the failure is refused");
+                self.settle_alone(delivery, &failed, settlement).await;
+            }
+            Told::Nothing => {}
+        }
+    }
+
+    /// Tells the broker the settlement and what follows from it, as one; waits for a while where it
+    /// refuses that for now.
+    async fn tell(
+        &self,
+        mut delivery: Delivery,
+        result: &JobResult,
+        settlement: Settlement,
+    ) -> Told {
+        let Some(outcome) = self.outcome(result, settlement) else { return Told::Nothing };
+        let (context, broker) = (self.context, &self.shared.broker);
+        let mut follow_up = match FollowUp::of(context, &self.actor.options, result, settlement) {
+            Ok(follow_up) => follow_up,
+            Err(why) => return Told::Refused(delivery, why.to_string()),
+        };
+        if follow_up.is_empty() {
+            return Told::Answered(delivery.settle(outcome).await);
+        }
+        let whole =
+            context.clone().scope_blocking(|| follow_up.add_to(outcome.into(), broker, context));
+        let tried = match whole {
+            Ok(whole) => self.try_for_a_while(&mut delivery, whole).await.map_err(SendError::from),
+            Err(error) => Err(error),
+        };
+        follow_up.sent(broker, tried.as_ref().copied());
+        match tried {
+            Err(SendError::Broker(error)) if !matches!(error, Error::Refused(_)) => {
+                Told::Answered(Err(error))
+            }
+            Err(error) => Told::Refused(delivery, error.to_string()),
+            Ok(()) => Told::Answered(Ok(())),
+        }
+    }
+
+    async fn try_for_a_while(&self, delivery: &mut Delivery, whole: Whole) -> Result<(), Error> {
+        let (started, patience) = (Instant::now(), self.shared.broker.patience());
+        let mut wait = FIRST_WAIT;
+        loop {
+            let tried = delivery.try_settle(whole.clone()).await;
+            let Err(error @ Error::Refused(_)) = &tried else { return tried };
+            // Who pauses a queue resumes it.
+            let is_for_now = error.is_retryable() || error.reason() == Some(&Reason::QueuePaused);
+            if !is_for_now || patience <= started.elapsed() + wait {
+                return tried;
+            }
+            warn!(%error, "what follows the job is refused for now");
+            tokio::select! {
+                () = tokio::time::sleep(error.retry_delay().unwrap_or(wait)) => {}
+                () = self.shared.life.giving_up() => return tried,
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    async fn settle_alone(&self, delivery: Delivery, result: &JobResult, settlement: Settlement) {
+        let Some(outcome) = self.outcome(result, settlement) else { return };
         let settled = delivery.settle(outcome).await;
-        if let Err(error) = &settled {
+        self.settled(settlement, &settled);
+    }
+
+    fn outcome(&self, result: &JobResult, settlement: Settlement) -> Option<Outcome> {
+        settle::outcome(settlement, result.as_ref().err(), self.context.message())
+    }
+
+    fn settled(&self, settlement: Settlement, settled: &Result<(), Error>) {
+        if let Err(error) = settled {
             warn!(%error, ?settlement, "the settlement was refused: the job may be done again");
         }
         for middleware in self.shared.middleware().iter().rev() {
             middleware.after_settle(self.context, settlement, settled.as_ref().copied());
         }
     }
+}
 
-    /// The job has ended, but who should hear of it cannot. One that was done is done again rather
-    /// than forgotten; one that has failed has failed anyhow.
-    fn without_callback(
-        &self,
-        why: &SendError,
-        settlement: Settlement,
-    ) -> (Option<JobResult>, Settlement) {
-        error!(error = %why, "the actor's callback cannot be sent");
-        if settlement != Settlement::Ack {
-            return (None, settlement);
-        }
-        let text = format!("the actor's callback cannot be sent: {why}");
-        let failed = JobError::of_kind("CallbackNotSent", text, Verdict::Retry { delay: None });
-        let failed = Err(failed);
-        let options = &self.actor.options;
-        let settlement = settle::decide(&failed, self.context, options, rand::random());
-        (Some(failed), settlement)
-    }
-
-    /// Sends what the actor's callbacks are told; it is on disk before the job is settled, so that a
-    /// crash repeats it rather than loses it. The id keeps a repeated one from being stored twice.
-    async fn call_back(
-        &self,
-        error: Option<&JobError>,
-        settlement: Settlement,
-    ) -> Result<(), SendError> {
-        let options = &self.actor.options;
-        let failed = matches!(settlement, Settlement::Retry { .. } | Settlement::DeadLetter { .. });
-        let done = settlement == Settlement::Ack && error.is_none();
-        let exhausted = settlement == Settlement::DeadLetter { exhausted: true };
-        let due: [(bool, Option<Callback>, &str); 3] = [
-            (done, options.on_success, "success"),
-            (failed, options.on_failure, "failure"),
-            (exhausted, options.on_exhausted, "exhausted"),
-        ];
-        for (due, callback, name) in due {
-            let Some(callback) = callback.filter(|_| due) else { continue };
-            let leased = self.context.leased();
-            let report = JobReport::new(self.actor.name, leased, error);
-            let id = format!("job-{}-{}-{name}", leased.message.sequence, leased.attempt);
-            callback(report)
-                .message_id(id)
-                .trace(self.context.trace())
-                .send(&self.shared.broker)
-                .await?;
-        }
-        Ok(())
-    }
+/// What came of telling the broker how a job ended.
+enum Told {
+    /// It has answered.
+    Answered(Result<(), Error>),
+    /// It does not take what follows from it: nothing was done.
+    Refused(Delivery, String),
+    /// There is nothing to tell.
+    Nothing,
 }
 
 /// Dead-letters a message that no actor here is for.

@@ -33,6 +33,8 @@
 //! - A job that was sent is on disk, and is done **at least once**: again after a failure, after its
 //!   worker was killed, or after a crash took back what was not confirmed. Write jobs so that twice is
 //!   no harm.
+//! - What follows a job (its result, its callbacks, the next step of its pipeline, its arrival in its
+//!   group) is in the record that settles it: done if and only if the job is.
 //! - A failed attempt is one record in the broker: the message keeps its place, its id and its
 //!   arguments, and comes again after the backoff. Nothing is copied, so nothing is lost between two
 //!   queues.
@@ -48,10 +50,14 @@
 
 mod actor;
 mod encoding;
+mod draft;
 mod outgoing;
 mod overrides;
+mod pipeline;
+mod group;
 mod report;
 mod broker;
+mod results;
 mod trace;
 
 mod worker;
@@ -64,8 +70,13 @@ mod context;
 mod detached;
 mod execution;
 mod failure;
+mod output;
 mod settle;
+mod follow_up;
 mod backoff;
+pub mod limit;
+mod scheduled;
+pub mod testing;
 pub mod middleware;
 
 pub use actor::{Actor, ActorOptions, Callback, Work};
@@ -76,17 +87,24 @@ pub use encoding::{Encoding, Json};
 pub use failure::{
     BoxError, GiveUp, IntoJobError, IntoJobResult, JobError, JobResult, Release, Retry, Verdict,
 };
+pub use follow_up::WhenDone;
+pub use group::{Group, SentGroup};
 pub use outgoing::{OutgoingJob, SendError};
+pub use output::JobOutput;
+pub use pipeline::{Pipeline, SentPipeline};
 pub use report::{JobReport, ReportedFailure};
+pub use results::ResultError;
 pub use trace::{TraceContext, TraceContextError};
 pub use worker::{Worker, WorkerError};
 
-pub use qbroker_client::{BatchReceipt, QueueShare, Receipt};
+pub use qbroker_client::{
+    BarrierState, BatchReceipt, CatchUp, CounterChange, QueueShare, Receipt, ScheduleSpec,
+};
 
 /// Makes an actor of a function: a type of its name, with which jobs are sent and done.
 ///
 /// An `async fn` is run as a future; any other function has a thread to itself. It returns nothing, or
-/// a `Result<(), E>` with any error. Its arguments are serde types that it owns; the first one may be a
+/// a `Result<T, E>` of any value that serde can write as JSON, with any error. Its arguments are serde types that it owns; the first one may be a
 /// [`Context`], which is not sent. What serde should know about an argument stands on it
 /// (`#[serde(default)] retries: u32`).
 ///
@@ -94,6 +112,8 @@ pub use qbroker_client::{BatchReceipt, QueueShare, Receipt};
 ///
 /// - `greet::send(&broker, "Ann").await`: sends a job;
 /// - `greet::with("Ann")`: an [`OutgoingJob`], which takes options before it is sent;
+/// - `greet::after()`: the same without the first argument, which is what the job before it in a
+///   [`Pipeline`] returned (with JSON, and where the first argument has no `rename`);
 /// - `greet::call("Ann".to_owned()).await`: the function itself, for tests;
 /// - `greet`: an [`Actor`], for [`Worker::register`].
 ///
@@ -115,9 +135,13 @@ pub use qbroker_client::{BatchReceipt, QueueShare, Receipt};
 /// | `notify_shutdown` | no | [`Context::canceled`] tells of a shutdown |
 /// | `throws(Pattern, ...)` | | errors that no retry would mend: dead-lettered at once |
 /// | `retry_when = f` | | `fn(retries: u32, error: &E) -> bool`; `false` gives up |
+/// | `store_results` | no | what it returns is kept: [`Broker::result`] |
+/// | `result_ttl = "10m"` | 10 min | how long |
 /// | `on_success = actor` | | is sent a [`JobReport`] of each job that was done |
 /// | `on_failure = actor` | | of each attempt that failed |
 /// | `on_exhausted = actor` | | of each job whose last retry failed |
+/// | `schedule = "30 3 * * *"` | | a job every time, of an actor without arguments; in the broker, once for all workers |
+/// | `time_zone = "Europe/Berlin"` | UTC | of its schedule |
 /// | `encoding = Type` | [`Json`] | how arguments are written |
 ///
 /// Durations are numbers with units (`ms`, `s`, `m`, `h`, `d`) or expressions.

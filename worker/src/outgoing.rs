@@ -4,13 +4,16 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use qbroker_client::{Limit, OutgoingMessage, Receipt};
+use qbroker_client::{Limit, Receipt};
+use serde::Serialize;
 
 use crate::actor::{Actor, ActorOptions};
 use crate::broker::Broker;
-use crate::encoding::Encoding;
+use crate::draft::{self, Draft};
+use crate::encoding::{Encoding, Json};
 use crate::failure::BoxError;
 use crate::overrides;
+use crate::pipeline::Pipeline;
 use crate::trace::TraceContext;
 
 /// A job that is not sent yet: `send_welcome::with(123, "user@example.com")`.
@@ -30,82 +33,102 @@ use crate::trace::TraceContext;
 /// ```
 #[must_use = "a job does nothing until it is sent"]
 pub struct OutgoingJob {
-    pub(crate) message: OutgoingMessage,
+    pub(crate) draft: Draft,
     pub(crate) trace: Option<TraceContext>,
-    /// Why there is no payload.
+    /// Why it cannot be sent.
     pub(crate) error: Option<BoxError>,
-    actor: &'static str,
-    queue: Cow<'static, str>,
 }
 
 impl OutgoingJob {
     /// A job of this actor. `#[actor]` makes a `with` that takes the arguments one by one.
     pub fn new<A: Actor>(actor: &A, arguments: &A::Args) -> Self {
+        Self::draft_of(actor, A::Encoding::encode(arguments))
+    }
+
+    /// A job of this actor that is told nothing.
+    pub(crate) fn without_arguments<A: Actor>(actor: &A) -> Self {
+        Self::draft_of(actor, Ok(b"{}".to_vec()))
+    }
+
+    fn draft_of<A: Actor>(actor: &A, payload: Result<Vec<u8>, BoxError>) -> Self {
         let options = actor.options();
-        let (payload, error) = match A::Encoding::encode(arguments) {
+        let (payload, error) = match payload {
             Ok(payload) => (payload, None),
             Err(error) => (Vec::new(), Some(error)),
         };
-        let message = OutgoingMessage::new(payload)
-            .queue(&*options.queue)
-            .message_type(A::NAME)
-            .content_type(A::Encoding::CONTENT_TYPE)
-            .max_attempts(attempts(options.max_retries));
-        let ActorOptions { queue, priority, max_age, .. } = options;
-        let job = Self { message, trace: None, error, actor: A::NAME, queue };
-        let job = if priority == 0 { job } else { job.priority(priority) };
+        let ActorOptions { queue, priority, max_age, max_retries, .. } = options;
+        let draft = Draft {
+            queue: queue.into_owned(),
+            message_type: A::NAME.to_owned(),
+            content_type: A::Encoding::CONTENT_TYPE.to_owned(),
+            payload,
+            priority,
+            ..Draft::default()
+        };
+        let job = Self { draft, trace: None, error }.max_retries(max_retries);
         match max_age {
             Some(age) => job.max_age(age),
             None => job,
         }
     }
 
+    /// A job of this actor whose argument `name` is the result of the step before it in a pipeline, or
+    /// the results of the group that it completes; `rest` are its other arguments. `#[actor]` makes an
+    /// `after` that takes these one by one.
+    pub fn following<A: Actor<Encoding = Json>>(
+        actor: &A,
+        name: &'static str,
+        rest: &impl Serialize,
+    ) -> Self {
+        let mut job = Self::draft_of(actor, Json::encode(rest));
+        job.draft.fills = Some(name.to_owned());
+        job
+    }
+
     /// Its actor's name.
     #[must_use]
-    pub fn actor(&self) -> &'static str {
-        self.actor
+    pub fn actor(&self) -> &str {
+        &self.draft.message_type
     }
 
     /// The queue it is for.
     #[must_use]
     pub fn queue_name(&self) -> &str {
-        &self.queue
+        &self.draft.queue
     }
 
     /// Another queue than its actor's.
-    pub fn queue(mut self, queue: impl Into<Cow<'static, str>>) -> Self {
-        self.queue = queue.into();
-        let queue = self.queue.clone();
-        self.change(|message| message.queue(queue))
+    pub fn queue(self, queue: impl Into<Cow<'static, str>>) -> Self {
+        self.change(|draft| draft.queue = queue.into().into_owned())
     }
 
     /// Done no earlier than this long after the broker has it. There is no horizon, and no memory
     /// that a waiting job would cost.
     pub fn delay(self, delay: Duration) -> Self {
-        self.change(|message| message.delay(delay))
+        self.change(|draft| draft.set_delay(delay))
     }
 
     /// Done no earlier than at this time, by the broker's clock.
     pub fn at(self, time: SystemTime) -> Self {
-        self.change(|message| message.deliver_time(time))
+        self.change(|draft| draft.set_time(time))
     }
 
     /// How urgent it is, 0 to 9, instead of its actor's priority: the larger first.
     pub fn priority(self, priority: u8) -> Self {
-        self.change(|message| message.priority(priority))
+        self.change(|draft| draft.priority = priority)
     }
 
     /// How long it makes sense, instead of its actor's `max_age`.
     pub fn max_age(self, age: Duration) -> Self {
         // To the broker, none at all means for ever.
-        self.change(|message| message.ttl(age.max(Duration::from_millis(1))))
+        self.change(|draft| draft.ttl_ms = Some(draft::millis(age).max(1)))
     }
 
     /// How often it is tried again when it fails, instead of its actor's `max_retries`; `None`: without
     /// end.
     pub fn max_retries(self, retries: impl Into<Option<u32>>) -> Self {
         let attempts = attempts(retries.into());
-        self.change(|message| message.max_attempts(attempts))
+        self.change(|draft| draft.set_attempts(attempts))
     }
 
     /// How long an attempt may take, instead of its actor's `time_limit`.
@@ -126,22 +149,35 @@ impl OutgoingJob {
     /// An id of your own, 1-64 characters of `[A-Za-z0-9_-]`: inside the queue's dedup window (5
     /// minutes unless it says otherwise) a second job of this id is not stored.
     pub fn message_id(self, id: impl Into<String>) -> Self {
-        self.change(|message| message.message_id(id))
+        self.change(|draft| draft.message_id = id.into())
     }
 
     /// The application's own id; need not be unique.
     pub fn correlation_id(self, id: impl Into<String>) -> Self {
-        self.change(|message| message.correlation_id(id))
+        self.change(|draft| draft.correlation_id = id.into())
     }
 
     /// Adds a header, or replaces it. Keys are lower case.
-    pub fn header(self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.change(|message| message.header(key, value))
+    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.set_header(key, value);
+        self
     }
 
     /// Adds a header, or replaces it; for middleware.
     pub fn set_header(&mut self, key: impl Into<String>, value: impl Into<String>) {
-        self.message = std::mem::take(&mut self.message).header(key, value);
+        self.draft.headers.insert(key.into(), value.into());
+    }
+
+    /// Its result is kept for this long once it is done, at most 365 days, whatever its actor says; see
+    /// [`Broker::result`].
+    pub fn store_result(self, ttl: Duration) -> Self {
+        self.header(overrides::RESULT_TTL_MS, millis(ttl))
+    }
+
+    /// A pipeline of this job and a next one, which is sent in the record that settles this one as
+    /// done.
+    pub fn then(self, next: impl Into<Pipeline>) -> Pipeline {
+        Pipeline::from(self).then(next)
     }
 
     /// The trace that it belongs to, instead of that of the job that sends it.
@@ -159,17 +195,38 @@ impl OutgoingJob {
         broker.send(self).await
     }
 
-    fn change(mut self, change: impl FnOnce(OutgoingMessage) -> OutgoingMessage) -> Self {
-        self.message = change(self.message);
+    fn change(mut self, change: impl FnOnce(&mut Draft)) -> Self {
+        change(&mut self.draft);
         self
+    }
+
+    /// The message that is sent.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub(crate) fn take_draft(&mut self) -> Result<Draft, SendError> {
+        let fills = self.draft.fills.take();
+        let unfilled =
+            || fills.map(|name| format!("nothing comes before it to fill {name}").into());
+        match self.error.take().or_else(unfilled) {
+            Some(source) => Err(SendError::Encode { actor: self.actor().to_owned(), source }),
+            None => {
+                // Who hears of its sending is told whose it is.
+                let Draft { queue, message_type, .. } = &self.draft;
+                let (queue, message_type) = (queue.clone(), message_type.clone());
+                let rest = Draft { queue, message_type, ..Draft::default() };
+                Ok(std::mem::replace(&mut self.draft, rest))
+            }
+        }
     }
 }
 
 impl fmt::Debug for OutgoingJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OutgoingJob")
-            .field("actor", &self.actor)
-            .field("message", &self.message)
+            .field("actor", &self.draft.message_type)
+            .field("draft", &self.draft)
             .finish_non_exhaustive()
     }
 }
@@ -195,13 +252,16 @@ pub enum SendError {
     #[error("the arguments of {actor} cannot be encoded: {source}")]
     Encode {
         /// Whose arguments.
-        actor: &'static str,
+        actor: String,
         /// Why not.
         source: BoxError,
     },
     /// The broker refused it, or it is not known whether it has it; see [`qbroker_client::Error`].
     #[error(transparent)]
     Broker(#[from] qbroker_client::Error),
+    /// A group has no members; nothing was sent.
+    #[error("a group has at least one member")]
+    EmptyGroup,
     /// The broker has not answered in time: it may have the job, now or as soon as it can be reached.
     #[error("the broker has not answered within {0:?}; it may yet take the job")]
     TimedOut(Duration),

@@ -12,6 +12,27 @@ pub(crate) const MIN_BACKOFF_MS: &str = "job-min-backoff-ms";
 /// The longest wait before a retry, in milliseconds.
 pub(crate) const MAX_BACKOFF_MS: &str = "job-max-backoff-ms";
 
+/// How long its result is kept, in milliseconds.
+pub(crate) const RESULT_TTL_MS: &str = "job-result-ttl-ms";
+
+/// The steps after it, as a JSON list of messages.
+pub(crate) const THEN: &str = "job-then";
+
+/// The barrier of the group that it belongs to.
+pub(crate) const GROUP: &str = "job-group";
+
+/// What it is called there.
+pub(crate) const MEMBER: &str = "job-member";
+
+/// Its result is wanted there.
+pub(crate) const BRINGS: &str = "job-brings";
+
+/// The arguments of a message whose payload is what a group's members brought.
+pub(crate) const ARGUMENTS: &str = "job-arguments";
+
+/// The argument that this fills.
+pub(crate) const FILLS: &str = "job-fills";
+
 /// The duration in this header; `None` where it is missing or no number.
 pub(crate) fn duration(headers: &HashMap<String, String>, key: &str) -> Option<Duration> {
     headers.get(key)?.parse().ok().map(Duration::from_millis)

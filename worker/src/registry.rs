@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use qbroker_client::Message;
+use qbroker_client::{Message, ScheduleSpec};
 
 use crate::actor::{Actor, ActorOptions, Work};
 use crate::context::Context;
 use crate::encoding::Encoding;
 use crate::failure::{JobError, Verdict};
+use crate::outgoing::OutgoingJob;
+use crate::{group, overrides};
 
 /// An actor whose arguments' type is forgotten.
 pub(crate) struct Registered {
     pub(crate) name: &'static str,
     pub(crate) options: ActorOptions,
+    /// The job that its schedule sends.
+    pub(crate) scheduled: Option<ScheduleSpec>,
     start: Box<Start>,
 }
 
@@ -22,11 +26,16 @@ type Start = dyn Fn(Context, &Message) -> Result<Work, JobError> + Send + Sync;
 impl Registered {
     fn new<A: Actor>(actor: A) -> Self {
         let options = actor.options();
+        let scheduled = options.schedule.clone().map(|cron| {
+            let job = OutgoingJob::without_arguments(&actor);
+            let spec = job.schedule(A::NAME, cron).expect("nothing can be written");
+            spec.time_zone(options.time_zone.clone())
+        });
         let start = move |context: Context, message: &Message| {
             let arguments = decode::<A>(message)?;
             Ok(actor.work(context, arguments))
         };
-        Self { name: A::NAME, options, start: Box::new(start) }
+        Self { name: A::NAME, options, scheduled, start: Box::new(start) }
     }
 
     /// The work that the message asks for.
@@ -41,6 +50,13 @@ impl Registered {
 
 fn decode<A: Actor>(message: &Message) -> Result<A::Args, JobError> {
     let undecodable = |why: String| JobError::of_kind("Undecodable", why, Verdict::GiveUp);
+    if let Some(arguments) = message.headers.get(overrides::ARGUMENTS) {
+        let fills = message.headers.get(overrides::FILLS);
+        let filled = group::gathered(arguments, fills, &message.payload);
+        let decoded = filled.and_then(|arguments| A::Encoding::decode(arguments.as_bytes()));
+        return decoded
+            .map_err(|error| undecodable(format!("no arguments of {}: {error}", A::NAME)));
+    }
     let (found, expected) = (message.content_type.as_str(), A::Encoding::CONTENT_TYPE);
     if !found.is_empty() && found != expected {
         return Err(undecodable(format!("{} reads {expected}, not {found}", A::NAME)));

@@ -1,9 +1,12 @@
 //! What an actor's callbacks are told about a job.
 
+use std::fmt;
+
 use qbroker_client::Leased;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::JobError;
+use crate::failure::{JobError, JobResult};
+use crate::output::JobOutput;
 
 /// A job that has ended, or one attempt of it: the argument of a callback.
 ///
@@ -39,6 +42,9 @@ pub struct JobReport {
     pub failure: Option<ReportedFailure>,
     /// What it was told, where that is JSON.
     pub arguments: serde_json::Value,
+    /// What it returned, where it was done.
+    #[serde(default)]
+    pub result: serde_json::Value,
 }
 
 /// How an attempt failed.
@@ -52,12 +58,10 @@ pub struct ReportedFailure {
 }
 
 impl JobReport {
-    pub(crate) fn new(actor: &str, leased: &Leased, error: Option<&JobError>) -> Self {
+    pub(crate) fn new(actor: &str, leased: &Leased, result: &JobResult) -> Self {
         let message = &leased.message;
-        let failure = error.map(|error| ReportedFailure {
-            kind: error.kind().to_owned(),
-            message: error.error().to_string(),
-        });
+        let failure = result.as_ref().err().map(ReportedFailure::new);
+        let returned = result.as_ref().map_or("null", JobOutput::json);
         Self {
             actor: actor.to_owned(),
             queue: message.queue.clone(),
@@ -67,6 +71,20 @@ impl JobReport {
             failure,
             // Of another encoding there is nothing that could be shown.
             arguments: serde_json::from_slice(&message.payload).unwrap_or_default(),
+            // A number that only a wider type can hold is nothing that could be shown either.
+            result: serde_json::from_str(returned).unwrap_or_default(),
         }
+    }
+}
+
+impl ReportedFailure {
+    pub(crate) fn new(error: &JobError) -> Self {
+        Self { kind: error.kind().to_owned(), message: error.error().to_string() }
+    }
+}
+
+impl fmt::Display for ReportedFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
     }
 }

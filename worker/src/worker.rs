@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use qbroker_client::{Consumer, Delivery, Error, QueueShare};
+use qbroker_client::{Consumer, Delivery, Error, QueueShare, ScheduleSpec};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -32,6 +32,7 @@ pub struct Worker {
     broker: Broker,
     actors: Registry,
     states: States,
+    schedules: Vec<ScheduleSpec>,
     settings: Settings,
 }
 
@@ -41,9 +42,11 @@ pub(crate) struct Settings {
     /// What jobs that are told to stop have for it.
     pub(crate) grace: Duration,
     concurrency: u32,
-    prefetch: u32,
+    /// How many wait behind those that run.
+    pub(crate) prefetch: u32,
     queues: Option<Vec<QueueShare>>,
     client_id: String,
+    session_grace: Option<Duration>,
     shutdown_timeout: Duration,
     stuck_max: Option<Duration>,
 }
@@ -122,10 +125,25 @@ impl Worker {
             prefetch: 0,
             queues: None,
             client_id: String::new(),
+            session_grace: None,
             shutdown_timeout: Duration::from_mins(10),
             stuck_max: Some(Duration::from_mins(10)),
         };
-        Self { broker, actors: Registry::default(), states: States::default(), settings }
+        let (actors, states, schedules) = (Registry::default(), States::default(), Vec::new());
+        Self { broker, actors, states, schedules, settings }
+    }
+
+    /// Its broker.
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Makes a schedule when it starts, or changes the one of its name; from
+    /// [`OutgoingJob::schedule`](crate::OutgoingJob::schedule). It is the broker's: every worker may make
+    /// it, it ticks once for all of them, and goes on without any until somebody deletes it.
+    pub fn schedule(mut self, schedule: ScheduleSpec) -> Self {
+        self.schedules.push(schedule);
+        self
     }
 
     /// Adds an actor. Unless [`Worker::queues`] says something else, messages are taken from the queues
@@ -152,7 +170,8 @@ impl Worker {
 
     /// How many more messages wait in this process for a slot. Default: 0, so that nothing waits here
     /// that could run elsewhere; jobs of less than a few milliseconds gain by as many as there are
-    /// slots.
+    /// slots. The broker is then told when each job begins: what only waited in a worker that was killed
+    /// has not crashed.
     pub fn prefetch(mut self, messages: u32) -> Self {
         self.settings.prefetch = messages;
         self
@@ -179,6 +198,13 @@ impl Worker {
     /// A name for this worker, shown to operators.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         self.settings.client_id = id.into();
+        self
+    }
+
+    /// How long the broker waits for a worker that is gone, killed or cut off, until its jobs are done
+    /// elsewhere; 1 s to 10 min. Default: 15 s. It should be longer than the broker takes to restart.
+    pub fn session_grace(mut self, grace: Duration) -> Self {
+        self.settings.session_grace = Some(grace);
         self
     }
 
@@ -271,7 +297,7 @@ impl Worker {
     }
 
     async fn open(self) -> Result<Shared, WorkerError> {
-        let Self { broker, actors, states, mut settings } = self;
+        let Self { broker, actors, states, schedules, mut settings } = self;
         if let Some(name) = actors.duplicate {
             return Err(WorkerError::DuplicateActor(name));
         }
@@ -285,8 +311,19 @@ impl Worker {
                 middleware.after_declare_actor(actor.name, &actor.options);
             }
         }
+        let own = actors.iter().filter_map(|actor| actor.scheduled.clone());
+        for schedule in own.chain(schedules) {
+            broker.schedule(schedule).await?;
+        }
         let window = settings.concurrency.saturating_add(settings.prefetch);
-        let consumer = broker.client().consumer(queues).window(window);
+        let mut consumer = broker.client().consumer(queues).window(window);
+        if let Some(grace) = settings.session_grace {
+            consumer = consumer.session_grace(grace);
+        }
+        if 0 < settings.prefetch {
+            // What only waits here when the worker is killed has not crashed.
+            consumer = consumer.report_started();
+        }
         let consumer = consumer.client_id(settings.client_id.clone()).open().await?;
         let slots = Slots::new(settings.concurrency as usize, settings.stuck_max);
         let (states, life) = (Arc::new(states), Life::default());

@@ -15,11 +15,20 @@ use crate::signature::{Argument, Signature};
 pub(crate) fn actor(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let options: Options = syn::parse2(attribute)?;
     let signature = Signature::read(syn::parse2::<ItemFn>(item)?)?;
+    if let Some(schedule) = &options.scheduled
+        && (!signature.arguments.is_empty() || options.encoding.is_some())
+    {
+        let why = "a job of an actor's own schedule is told nothing: for one with arguments there is \
+                   Worker::schedule";
+        return Err(syn::Error::new(schedule.span(), why));
+    }
     let name = &signature.function.sig.ident;
     let visibility = &signature.function.vis;
     let is_doc = |attribute: &&Attribute| attribute.path().is_ident("doc");
     let docs = signature.function.attrs.iter().filter(is_doc);
     let (calls, implementation) = (calls(&signature), implementation(&signature, &options));
+    // Only JSON has a place for an argument that comes later.
+    let after = options.encoding.is_none().then(|| after(&signature)).flatten();
     Ok(quote! {
         #(#docs)*
         #[allow(non_camel_case_types)]
@@ -29,6 +38,7 @@ pub(crate) fn actor(attribute: TokenStream, item: TokenStream) -> Result<TokenSt
         const _: () = {
             #implementation
             #calls
+            #after
         };
     })
 }
@@ -41,10 +51,7 @@ fn calls(signature: &Signature) -> TokenStream {
     function.attrs.retain(|attribute| !attribute.path().is_ident("doc"));
     let names: Vec<_> = signature.arguments.iter().map(|argument| &argument.name).collect();
     let parameters: Vec<_> = signature.arguments.iter().map(parameter).collect();
-    let values = signature.arguments.iter().map(|argument| {
-        let name = &argument.name;
-        if argument.is_string() { quote!(#name: #name.into()) } else { quote!(#name) }
-    });
+    let values = signature.arguments.iter().map(value);
     quote! {
         #[allow(clippy::too_many_arguments)]
         impl #actor {
@@ -69,6 +76,40 @@ fn calls(signature: &Signature) -> TokenStream {
             }
         }
     }
+}
+
+/// A job whose first argument comes from the one before it.
+fn after(signature: &Signature) -> Option<TokenStream> {
+    let (first, rest) = signature.arguments.split_first()?;
+    let (actor, visibility) = (&signature.function.sig.ident, &signature.function.vis);
+    let key = first.key()?;
+    let parameters: Vec<_> = rest.iter().map(parameter).collect();
+    let values = rest.iter().map(value);
+    let fields = rest.iter().map(field);
+    Some(quote! {
+        #[derive(::qbroker_worker::export::serde::Serialize)]
+        #[serde(crate = "::qbroker_worker::export::serde")]
+        struct __Rest { #(#fields),* }
+
+        #[allow(clippy::too_many_arguments, dead_code)]
+        impl #actor {
+            /// A job whose first argument is what the one before it returned, or the results of the
+            /// group that it completes.
+            #visibility fn after(#(#parameters),*) -> ::qbroker_worker::OutgoingJob {
+                ::qbroker_worker::OutgoingJob::following(&Self, #key, &__Rest { #(#values),* })
+            }
+        }
+    })
+}
+
+fn value(argument: &Argument) -> TokenStream {
+    let name = &argument.name;
+    if argument.is_string() { quote!(#name: #name.into()) } else { quote!(#name) }
+}
+
+fn field(argument: &Argument) -> TokenStream {
+    let Argument { name, kind, attributes } = argument;
+    quote!(#(#attributes)* pub #name: #kind)
 }
 
 fn parameter(argument: &Argument) -> TokenStream {
@@ -112,10 +153,7 @@ fn implementation(signature: &Signature, options: &Options) -> TokenStream {
 
 /// The arguments as serde sees them.
 fn arguments(arguments: &[Argument]) -> TokenStream {
-    let fields = arguments.iter().map(|argument| {
-        let Argument { name, kind, attributes } = argument;
-        quote!(#(#attributes)* pub #name: #kind)
-    });
+    let fields = arguments.iter().map(field);
     quote! {
         #[doc(hidden)]
         #[allow(non_camel_case_types, unreachable_pub, missing_docs, missing_debug_implementations)]
@@ -142,9 +180,9 @@ fn work(signature: &Signature, options: &Options) -> TokenStream {
         #judged
     };
     let work = if signature.blocks() {
-        quote!(::qbroker_worker::Work::blocking(move || { #body }))
+        quote!(::qbroker_worker::Work::of_function(move || { #body }))
     } else {
-        quote!(::qbroker_worker::Work::future(async move { #body }))
+        quote!(::qbroker_worker::Work::of_future(async move { #body }))
     };
     quote! {
         fn work(
@@ -177,7 +215,7 @@ fn judged(options: &Options) -> TokenStream {
     quote! {
         let __hopeless = match &__result {
             ::core::result::Result::Err(__error) => false #(|| #hopeless)*,
-            ::core::result::Result::Ok(()) => false,
+            ::core::result::Result::Ok(_) => false,
         };
         let __result = ::qbroker_worker::IntoJobResult::into_job_result(__result);
         if __hopeless { __result.map_err(::qbroker_worker::JobError::give_up) } else { __result }
@@ -230,6 +268,13 @@ mod tests {
             (quote!(priority = 10), fine(), "a priority is 0 to 9"),
             (quote!(time_limit = "soon"), fine(), "\"soon\" is no duration"),
             (quote!(throws()), fine(), "throws names patterns"),
+            (
+                quote!(schedule = "@daily"),
+                quote!(
+                    fn greet(name: String) {}
+                ),
+                "is told nothing",
+            ),
             (
                 quote!(),
                 quote!(

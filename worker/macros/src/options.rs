@@ -17,6 +17,8 @@ pub(crate) struct Options {
     pub(crate) encoding: Option<Type>,
     /// Errors that no further attempt would mend.
     pub(crate) throws: Option<Pat>,
+    /// When the broker sends a job by itself.
+    pub(crate) scheduled: Option<LitStr>,
     /// Asked whether a further attempt makes sense.
     pub(crate) retry_when: Option<Expr>,
     /// Assignments to the fields of `ActorOptions`: the field and its value.
@@ -25,8 +27,8 @@ pub(crate) struct Options {
 
 /// What can be given, for whoever gives something else.
 const KNOWN: &str = "name, queue, priority, max_retries, min_backoff, max_backoff, time_limit, \
-                     max_age, notify_shutdown, throws(...), retry_when, on_success, on_failure, \
-                     on_exhausted, encoding";
+                     max_age, notify_shutdown, store_results, result_ttl, throws(...), retry_when, \
+                     on_success, on_failure, on_exhausted, schedule, time_zone, encoding";
 
 /// The largest priority that the broker has.
 const PRIORITY_MAX: u8 = 9;
@@ -58,13 +60,25 @@ impl Options {
                 let queue = checked(assigned(input)?, 120, is_queue_name)?;
                 self.set(name, quote!(::std::borrow::Cow::Borrowed(#queue)));
             }
+            "schedule" => {
+                let cron = checked(assigned(input)?, 256, |_| true)?;
+                self.scheduled = Some(cron.clone());
+                let cron = quote!(::std::borrow::Cow::Borrowed(#cron));
+                self.set(name, quote!(::core::option::Option::Some(#cron)));
+            }
+            "time_zone" => {
+                let zone = checked(assigned(input)?, 256, |_| true)?;
+                self.set(name, quote!(::std::borrow::Cow::Borrowed(#zone)));
+            }
             "priority" => self.set(name, priority(&assigned(input)?)?),
             "max_retries" => {
                 self.set(name, limit(&assigned(input)?, "unlimited", |e| Ok(e.to_token_stream()))?)
             }
-            "min_backoff" | "max_backoff" => self.set(name, duration(&assigned(input)?)?),
+            "min_backoff" | "max_backoff" | "result_ttl" => {
+                self.set(name, duration(&assigned(input)?)?)
+            }
             "time_limit" | "max_age" => self.set(name, limit(&assigned(input)?, "none", duration)?),
-            "notify_shutdown" => {
+            "notify_shutdown" | "store_results" => {
                 let flag = if input.peek(Token![=]) {
                     assigned::<Expr>(input)?.to_token_stream()
                 } else {

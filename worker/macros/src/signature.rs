@@ -1,5 +1,6 @@
 //! The function behind an actor: which arguments it has, and whether it blocks.
 
+use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::{Attribute, Error, FnArg, Ident, ItemFn, Pat, Result, ReturnType, Safety, Type};
 
@@ -24,6 +25,16 @@ pub(crate) struct Argument {
 }
 
 impl Argument {
+    /// What it is called in the encoded message, where nothing says otherwise.
+    pub(crate) fn key(&self) -> Option<String> {
+        let renames = |attribute: &Attribute| match &attribute.meta {
+            syn::Meta::List(list) => list.tokens.to_string().contains("rename"),
+            _ => false,
+        };
+        let is_renamed = self.attributes.iter().any(renames);
+        (!is_renamed).then(|| self.name.unraw().to_string())
+    }
+
     /// Whether callers may hand in whatever becomes a string.
     pub(crate) fn is_string(&self) -> bool {
         last_word(&self.kind).is_some_and(|word| word == "String")
@@ -86,7 +97,7 @@ fn refuse_unusual(function: &ItemFn) -> Result<()> {
         && let Type::Tuple(tuple) = &**kind
         && !tuple.elems.is_empty()
     {
-        return refused(kind.span(), "an actor returns nothing, or a Result<(), Error>");
+        return refused(kind.span(), "an actor returns nothing, or a Result");
     }
     Ok(())
 }

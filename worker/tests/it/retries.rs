@@ -248,7 +248,8 @@ async fn a_job_whose_callback_cannot_be_sent_is_not_forgotten() {
     let mut bench = Bench::start().await;
     bench.client().create_queue(qbroker_client::QueueSpec::new("shut")).await.unwrap();
     bench.client().pause_queue("shut", true).await.unwrap();
-    let worker = run(bench.worker().register(order));
+    let broker = bench.broker.clone().send_timeout(Duration::ZERO);
+    let worker = run(bench.worker_of(broker).register(order));
     order::send(&bench.broker).await.unwrap();
     assert_eq!(bench.lines(2).await, ["attempt 1", "attempt 2"]);
     let letter = bench.messages("orders.dead", 1).await.remove(0).message;

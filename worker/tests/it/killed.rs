@@ -1,0 +1,168 @@
+//! Workers are killed in the middle of pipelines and groups: no step is lost, and none is sent twice.
+
+use std::io::{BufRead as _, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use qbroker_client::{ListedMessage, MessageState};
+use qbroker_worker::{BoxError, Broker, Context, Group, ReportedFailure, Worker, actor};
+
+use crate::harness::{Bench, PATIENCE, run, write};
+
+/// Where the broker of a worker in a process of its own is.
+const URL: &str = "KILLED_WORKER_TEST_URL";
+
+/// So that what a killed worker had comes back soon.
+const GRACE: Duration = Duration::from_secs(1);
+
+#[expect(clippy::print_stdout, reason = "the tests that start this process read it")]
+fn tell() {
+    println!("\nstep");
+}
+
+#[actor(queue = "first", max_retries = "unlimited")]
+async fn first(number: u64) -> Result<u64, BoxError> {
+    tell();
+    Ok(number + 1)
+}
+
+#[actor(queue = "second", max_retries = "unlimited")]
+fn second(number: u64) -> Result<u64, BoxError> {
+    tell();
+    Ok(number * 10)
+}
+
+#[actor(queue = "third", max_retries = "unlimited")]
+async fn third(ctx: Context, numbers: Vec<Result<u64, ReportedFailure>>) -> Result<(), BoxError> {
+    let numbers: Result<Vec<u64>, _> = numbers.into_iter().collect();
+    write(&ctx, format!("{:?}", numbers.map_err(|failure| failure.to_string())?));
+    Ok(())
+}
+
+/// The worker's process, which the test below starts and kills; as a test of its own it does nothing.
+#[tokio::test]
+async fn killed_worker() {
+    let Ok(url) = std::env::var(URL) else { return };
+    let broker = Broker::connect(url).await.unwrap();
+    let worker = Worker::new(broker).register(first).register(second).concurrency(4);
+    worker.session_grace(GRACE).run_until_shutdown().await.unwrap();
+}
+
+#[actor(queue = "poisoned", max_retries = 9)]
+fn job(poison: bool) {
+    tell();
+    if poison {
+        // As a bug in a library of another language would.
+        std::process::abort();
+    }
+}
+
+/// A worker whose jobs kill it; as a test of its own it does nothing.
+#[tokio::test]
+async fn poisoned_worker() {
+    let Ok(url) = std::env::var(URL) else { return };
+    let broker = Broker::connect(url).await.unwrap();
+    let worker = Worker::new(broker).register(job).concurrency(1).prefetch(8);
+    worker.session_grace(GRACE).run_until_shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_its_worker_ends_and_takes_no_neighbour_with_it() {
+    let bench = Bench::start().await;
+    let policy = qbroker_client::QueuePolicy {
+        max_crashes: Some(qbroker_client::Limit::AtMost(2)),
+        ..qbroker_client::QueuePolicy::default()
+    };
+    let spec = qbroker_client::QueueSpec::new("poisoned").policy(policy);
+    bench.client().create_queue(spec).await.unwrap();
+    let jobs = [true, false, false, false].map(job::with);
+    bench.broker.send_all(jobs).await.unwrap();
+    // A worker that is gone at once may not have told that the job had begun; then it did not count.
+    while is_waiting(&bench).await {
+        tokio::task::block_in_place(|| {
+            let mut process = Process::start(&bench, "poisoned_worker");
+            process.steps(1);
+            process.child.wait().unwrap();
+        });
+    }
+    let letter = bench.messages("poisoned.dead", 1).await.remove(0).message.dead_letter.unwrap();
+    assert_eq!(letter.reason, qbroker_client::DeadLetterReason::MaxCrashes);
+    for waiting in bench.messages("poisoned", 3).await {
+        assert_eq!(waiting.attempt, 1, "it has not begun");
+    }
+    bench.stop().await;
+}
+
+/// Whether the poison is still in its queue, once nobody has any job of it.
+async fn is_waiting(bench: &Bench) -> bool {
+    loop {
+        let query = qbroker_client::MessageQuery::default();
+        let page = bench.client().list_messages("poisoned", query).await.unwrap();
+        let is_leased = |it: &ListedMessage| it.state == MessageState::Leased;
+        if !page.items.iter().any(is_leased) {
+            return page.items.len() == 4;
+        }
+    }
+}
+
+struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn start(bench: &Bench, worker: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let test = format!("killed::{worker}");
+        command.args(["--exact", &test, "--nocapture"]).env(URL, bench.url());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Lets it do so many steps, the last of them perhaps not to the end.
+    fn steps(&mut self, count: usize) {
+        let steps = self.lines.by_ref().filter(|line| line.as_ref().unwrap() == "step");
+        assert_eq!(steps.take(count).count(), count);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL; it may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelines_in_a_group_are_done_to_the_end_whoever_is_killed() {
+    const MEMBERS: u64 = 30;
+    let mut bench = Bench::start().await;
+    let member = |number| first::with(number).then(second::after());
+    let group = Group::new((0..MEMBERS).map(member)).on_complete(third::after());
+    let sent = group.store_results(Duration::from_secs(600)).send(&bench.broker).await.unwrap();
+    tokio::task::block_in_place(|| {
+        for steps in [1, 7, 2, 11] {
+            let mut process = Process::start(&bench, "killed_worker");
+            process.steps(steps);
+        }
+    });
+
+    let worker = bench.worker().register(first).register(second).register(third);
+    let worker = run(worker);
+    let expected: Vec<u64> = (0..MEMBERS).map(|number| (number + 1) * 10).collect();
+    assert_eq!(bench.line().await, format!("{expected:?}"));
+    let results = sent.results::<u64>(&bench.broker, PATIENCE).await.unwrap();
+    let results: Vec<u64> = results.into_iter().map(|result| result.unwrap().unwrap()).collect();
+    assert_eq!(results, expected);
+    for queue in ["first", "second", "third"] {
+        bench.empty(queue).await;
+        let stats = bench.client().get_queue(queue).await.unwrap().stats;
+        let all = if queue == "third" { 1 } else { MEMBERS };
+        assert_eq!((stats.published_total, stats.acked_total), (all, all), "{queue}");
+    }
+    assert_eq!(bench.unread(), [""; 0], "a group completes once");
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
