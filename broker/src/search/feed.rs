@@ -10,7 +10,6 @@ use super::entry::{Attribute, Found, found, named};
 use super::guard::Broken;
 use super::store::{Of, Store};
 use super::{Progress, Shared, folder};
-use crate::clock;
 use crate::engine::Engine;
 
 /// What is read of the log at a time.
@@ -91,7 +90,8 @@ impl Feeder {
 
     fn open(&mut self) -> Result<(), Broken> {
         let log = self.engine.log();
-        let of = Of { log_id: log.log_id(), boot_id: clock::boot_id(), durable: log.durable_lsn() };
+        let boot_id = self.engine.clock().boot_id();
+        let of = Of { log_id: log.log_id(), boot_id, durable: log.durable_lsn() };
         let folder = &self.shared.folder;
         // A database that takes the process with it must not do so twice.
         if folder::is_marked(folder) {

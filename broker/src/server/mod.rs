@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use qbroker_storage::disk::RealDisk;
 use qbroker_storage::Space;
+use qbroker_storage::disk::RealDisk;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -298,7 +298,10 @@ async fn watch_disk(engine: Arc<Engine>, health: Health, closing: CancellationTo
         let space = engine.log().space();
         let low = space != Space::Ample;
         if let (Space::Low { free, reserve }, false) = (space, was_low) {
-            warn!(free, reserve, "the disk is at its reserve: publishes are refused, settling goes on");
+            warn!(
+                free,
+                reserve, "the disk is at its reserve: publishes are refused, settling goes on"
+            );
         } else if was_low && !low {
             info!("there is room on the disk again: publishes are taken");
         }
