@@ -22,12 +22,19 @@ fn feature_in(comment: &str) -> Option<String> {
     Some(rest.split('"').next()?.to_owned())
 }
 
-/// Reads the marks from the comments above fields and rpcs, and at the head of a whole file.
+/// The marks of all files.
 fn marked() -> Marked {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/qbroker/v1");
     let mut marked = Marked::default();
     for entry in std::fs::read_dir(folder).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        marked.read(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    marked
+}
+
+impl Marked {
+    /// Reads the marks from the comments above fields and rpcs, and at the head of a whole file.
+    fn read(&mut self, text: &str) {
         let head: Vec<&str> = text.lines().take_while(|line| line.starts_with("//")).collect();
         let head = head.join(" ");
         let whole_file = head.starts_with("// LATER").then(|| feature_in(&head)).flatten();
@@ -44,12 +51,12 @@ fn marked() -> Marked {
                 ["rpc", rpc, ..] => {
                     let name = rpc.split('(').next().unwrap_or_default();
                     if let Some(feature) = feature.or_else(|| whole_file.clone()) {
-                        marked.rpcs.insert(format!("{owner}/{name}"), feature);
+                        self.rpcs.insert(format!("{owner}/{name}"), feature);
                     }
                 }
                 [.., name, "=", number] if number.ends_with(';') => {
                     if let Some(feature) = feature {
-                        marked.fields.insert(format!("{owner}.{name}"), feature);
+                        self.fields.insert(format!("{owner}.{name}"), feature);
                     }
                 }
                 _ => {}
@@ -57,8 +64,19 @@ fn marked() -> Marked {
             comment.clear();
         }
     }
-    assert!(!marked.rpcs.is_empty(), "{marked:?}");
+}
+
+/// Nothing may be marked at times; then nothing else would show that marks are found.
+#[test]
+fn marks_are_found_at_rpcs_fields_and_files() {
+    let mut marked = Marked::default();
+    marked.read("service A {\n  // LATER (feature \"x\").\n  rpc B(C) returns (D);\n}\n");
+    marked.read("message C {\n  // LATER (feature \"y\").\n  string d = 1;\n  string e = 2;\n}\n");
     marked
+        .read("// LATER (feature \"z\"): all of it.\n\nservice F {\n  rpc G(H) returns (I);\n}\n");
+    let of = |marks: BTreeMap<String, String>| marks.into_iter().map(|(at, it)| at + " " + &it);
+    assert!(of(marked.rpcs).eq(["A/B x", "F/G z"]));
+    assert!(of(marked.fields).eq(["C.d y"]));
 }
 
 /// The features that come later.
