@@ -8,4 +8,4 @@ rm -rf generated
 mkdir generated
 "${PYTHON:-.venv/bin/python}" -m grpc_tools.protoc --proto_path=../../proto \
     --python_out=generated --pyi_out=generated --grpc_python_out=generated \
-    qbroker/v1/{types,publisher_service,consumer_service,admin_service}.proto
+    qbroker/v1/{types,publisher_service,consumer_service,admin_service,state_service,schedule_service}.proto
