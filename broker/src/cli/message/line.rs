@@ -295,7 +295,8 @@ mod tests {
         assert!(error("{\"payload\": 1, \"delay\": \"soon\"}").contains("expected number"));
         let zero = error("{\"payload\": 1, \"max_attempts\": 0}");
         assert_eq!(zero, "max_attempts: must be a number from 1, or unlimited");
-        assert!(error("[").contains("EOF"));
+        assert!(error("{").contains("EOF"));
+        assert!(error("[]").contains("expected"));
         assert_eq!(error("{\"payload\": 1, \"priorty\": 9}"), "unknown key \"priorty\"");
     }
 
