@@ -20,11 +20,13 @@ impl Model {
         let lost = self.lose_one(now);
         each(self);
         self.end_ttls(now, &mut each);
-        let place = self.next_place();
-        for sequence in self.due(now) {
-            self.make_ready(sequence, place);
+        for moment in self.due(now) {
+            let place = self.next_place();
+            for sequence in moment {
+                self.make_ready(sequence, place);
+            }
+            each(self);
         }
-        each(self);
         self.end_retentions(now);
         let trimmed = self.trim_one();
         self.kept.end(now);
@@ -84,9 +86,9 @@ impl Model {
         over.map(|(&sequence, _)| sequence).collect()
     }
 
-    /// What becomes ready, in the order in which it would have: those that time is told for by the
-    /// clock that nobody sets first.
-    fn due(&self, now: Time) -> Vec<Sequence> {
+    /// What becomes ready, moment by moment, in the order in which it would have: those that time is
+    /// told for by the clock that nobody sets first.
+    fn due(&self, now: Time) -> Vec<Vec<Sequence>> {
         let due = |(&sequence, message): (&Sequence, &Message)| match message.state {
             State::Scheduled(due) if due.is_over(now) => {
                 Some((due.boot_ms.is_none(), due.boot_ms.unwrap_or(due.wall_ms), sequence))
@@ -95,7 +97,8 @@ impl Model {
         };
         let mut due: Vec<_> = self.messages.iter().filter_map(due).collect();
         due.sort_unstable();
-        due.into_iter().map(|(.., sequence)| sequence).collect()
+        let moments = due.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));
+        moments.map(|moment| moment.iter().map(|(.., sequence)| *sequence).collect()).collect()
     }
 
     /// The broker may as well be as `other`, which looks the same: what is remembered in one of them
