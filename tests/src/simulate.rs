@@ -1,11 +1,11 @@
 //! Whole histories of a broker from one number: random clients and operators, faults of every kind,
 //! and a model that judges every answer.
 //!
-//! The parts stand in the order in which a history meets them: [`plan`] chooses its steps, [`world`]
+//! The parts stand in the order in which a history meets them: `plan` chooses its steps, `world`
 //! is the machine and `found` what its disk holds; `clients`, `producers`, `streams`, `works`,
 //! `keeping` and `operators` use the broker; `model` says what must be answered, `timeline` where a
 //! crash may lead back to, `audit` compares everything with that, `rot` flips bits; `run` puts it
-//! together, and [`search`] looks for histories that break a promise.
+//! together, and `search` looks for histories that break a promise.
 
 pub mod plan;
 mod world;
