@@ -10,12 +10,13 @@ async fn delayed_messages_and_dead_letters_are_found_by_their_names() {
     let publish = ["message", "publish", "work", "job", "--delay", "1h"];
     stage.shell.out(&[&publish[..], &["--id", "own", "--correlation-id", "o-7"]].concat()).await;
     stage.shell.out(&[&publish[..], &["--type", "mail"]].concat()).await;
-    let find = ["message", "find", "--message-id", "own"];
-    until("it is found", async || {
-        let ran = stage.shell.run(&[&find[..], &["-o", "json"]].concat()).await;
-        ran.code == 0 && ran.out.contains("own")
+    // The index follows the log, in its order.
+    until("the later one is found", async || {
+        let ran = stage.shell.run(&["message", "find", "--type", "mail", "-o", "json"]).await;
+        ran.code == 0 && ran.out.contains("mail")
     })
     .await;
+    let find = ["message", "find", "--message-id", "own"];
     let found = stage.shell.json(&find).await;
     let found = found.as_array().unwrap();
     assert_eq!(each(found, "state"), ["scheduled"]);
