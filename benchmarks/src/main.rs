@@ -58,6 +58,8 @@ enum Command {
     Consumers(scale::ConsumersArgs),
     /// Settling that leaves a little alive everywhere, and what it leaves on disk
     Pinned(scale::PinnedArgs),
+    /// Messages with priorities, keys, ids and a time to live, beside plain ones
+    Features(scale::FeaturesArgs),
     /// Confirm, delivery and ack: one message at a time, and under load
     Latency(scale::LatencyArgs),
     /// Serves the floor; `quick` starts it as a process of its own
@@ -92,6 +94,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Queues(args) => scale::run(args).await,
         Command::Consumers(args) => scale::run(args).await,
         Command::Pinned(args) => scale::run(args).await,
+        Command::Features(args) => scale::run(args).await,
         Command::Latency(args) => scale::run(args).await,
         Command::FloorServer(args) => floor::serve(args).await,
     }

@@ -145,6 +145,27 @@ fn what_a_pattern_of_settling_keeps_is_there_and_the_rest_is_gone() {
 }
 
 #[test]
+fn whatever_messages_ask_for_each_comes_once_and_in_the_order_of_its_line() {
+    let report = scenario(&["features", "--messages", "1000"]);
+    assert_eq!(messages(&report, "plain: fill"), [1000]);
+    for feature in [
+        "priorities",
+        "ordering keys",
+        "fairness keys",
+        "unique keys",
+        "message ids",
+        "ttl",
+        "outcomes",
+    ] {
+        assert_eq!(messages(&report, &format!("{feature}: fill")), [1000]);
+        assert_eq!(messages(&report, &format!("{feature}: drain")), [1000]);
+        assert_eq!(figure(&report, &format!("{feature}: most memory"))["reached"], true);
+        let rate = figure(&report, &format!("{feature}: drain, to plain"));
+        assert!(0.0 < number(&rate["value"]), "{rate}");
+    }
+}
+
+#[test]
 fn latency_is_told_one_at_a_time_and_under_load() {
     let report = scenario(&[
         "latency",
