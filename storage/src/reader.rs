@@ -318,8 +318,8 @@ pub(crate) fn place(
     }
 }
 
-/// A segment of an earlier start is indexed when it is first read.
-fn build_index(segment: &Segment, file: &dyn ReadAt) -> Result<(), Bad> {
+/// A segment of an earlier start is indexed when it is first read, or measured.
+pub(crate) fn build_index(segment: &Segment, file: &dyn ReadAt) -> Result<(), Bad> {
     let end = {
         let state = segment.state.lock();
         if state.index.is_some() {

@@ -6,6 +6,7 @@ use crate::error::{Damage, Doing as _};
 use crate::frame::{self, Kind};
 use crate::log::Shared;
 use crate::lsn::Lsn;
+use crate::reader;
 use crate::scan::{Depth, Walk};
 use crate::segment::SEGMENT_HEADER_LEN;
 
@@ -35,6 +36,10 @@ impl Measured {
 /// Reads every table of a segment and adds up the records that live.
 pub(crate) fn measure(shared: &Shared, source: &Source, live: u64) -> Result<Measured, Abandoned> {
     let segment = source.segment();
+    if let Source::Hot(segment) = source {
+        // So that nobody who reads from it has to. What is wrong with it, the walk below finds too.
+        _ = reader::build_index(segment, &*segment.file);
+    }
     let seq = segment.seq();
     let size = segment.file.size().doing("look at", &segment.path)?;
     let lsns = shared.liveness.live_lsns(seq);
