@@ -57,7 +57,8 @@ pub(crate) struct Meta {
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded {
     pub(crate) meta: Meta,
-    pub(crate) state: Bytes,
+    /// In pieces, as the file has it.
+    pub(crate) state: Vec<Bytes>,
     pub(crate) bytes: u64,
 }
 
@@ -91,7 +92,7 @@ fn encode_front(meta: &Meta, state_len: u64, log_id: &[u8; 16]) -> (Vec<u8>, u32
 }
 
 /// Reads a checkpoint's bytes; on failure, what is wrong with them.
-pub(crate) fn decode(bytes: &[u8], log_id: &[u8; 16]) -> Result<(Meta, Bytes), String> {
+pub(crate) fn decode(bytes: &Bytes, log_id: &[u8; 16]) -> Result<(Meta, Vec<Bytes>), String> {
     let header = bytes.get(..HEADER_LEN).ok_or("it is shorter than a header")?;
     let crc = u32_at(header, 124);
     if self::log_id(header).is_none() {
@@ -120,8 +121,8 @@ pub(crate) fn decode(bytes: &[u8], log_id: &[u8; 16]) -> Result<(Meta, Bytes), S
         segments: listed(segments),
         cold: listed(cold),
     };
-    let state = decode_state(rest, crc, u64_at(header, 56))?;
-    Ok((meta, state))
+    let chunks = decode_state(rest, crc, u64_at(header, 56))?;
+    Ok((meta, chunks.into_iter().map(|chunk| bytes.slice_ref(chunk)).collect()))
 }
 
 /// The log that a checkpoint says to be of, where its header is whole.
@@ -141,23 +142,23 @@ fn decode_segment(bytes: &[u8]) -> SegmentEntry {
     }
 }
 
-fn decode_state(mut rest: &[u8], seed: u32, state_len: u64) -> Result<Bytes, String> {
-    let mut state = Vec::with_capacity(rest.len());
-    let mut chunk = 0;
-    while (state.len() as u64) < state_len {
+fn decode_state(mut rest: &[u8], seed: u32, state_len: u64) -> Result<Vec<&[u8]>, String> {
+    let (mut chunks, mut len) = (Vec::new(), 0);
+    while len < state_len {
+        let chunk = chunks.len();
         let cut_off = || format!("its chunk {chunk} is cut off");
         let head = take(&mut rest, CHUNK_HEAD_LEN).ok_or_else(cut_off)?;
         let bytes = take(&mut rest, u32_at(head, 0) as usize).ok_or_else(cut_off)?;
         if bytes.is_empty() || u32_at(head, 4) != seeded_crc(seed, bytes) {
             return Err(format!("its chunk {chunk} has a wrong checksum"));
         }
-        state.extend_from_slice(bytes);
-        chunk += 1;
+        len += bytes.len() as u64;
+        chunks.push(bytes);
     }
-    if !rest.is_empty() || state.len() as u64 != state_len {
+    if !rest.is_empty() || len != state_len {
         return Err("its length is not the one it says".into());
     }
-    Ok(state.into())
+    Ok(chunks)
 }
 
 fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
@@ -357,6 +358,7 @@ pub(crate) fn list(disk: &dyn Disk) -> Result<Vec<(Lsn, String)>, DiskError> {
 /// Reads one checkpoint; on failure, what is wrong with it.
 pub(crate) fn load(disk: &dyn Disk, path: &str, log_id: &[u8; 16]) -> Result<Loaded, String> {
     let bytes = read_file(disk, path).map_err(|error| format!("it cannot be read: {error}"))?;
+    let bytes = Bytes::from(bytes);
     let (meta, state) = decode(&bytes, log_id)?;
     Ok(Loaded { meta, state, bytes: bytes.len() as u64 })
 }

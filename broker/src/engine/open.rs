@@ -146,7 +146,7 @@ impl Engine {
             unsynced: unsynced.clone(),
             on_failure: Box::new(on_failure),
         });
-        let checkpoint = recovery.checkpoint().map_or(Lsn(0), |(lsn, _)| lsn);
+        let checkpoint = recovery.checkpoint().unwrap_or(Lsn(0));
         let units = options.pending_bytes_max.div_ceil(BUDGET_UNIT);
         let (log, rest) = start(recovery, commits.clone())?;
         let engine = Arc::new(Self {

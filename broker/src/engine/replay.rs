@@ -1,5 +1,8 @@
 //! Bringing the core to where the log ends, whatever a repair or damage has left of it.
 
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
 use qbroker_storage::{Liveness, Lsn, Reader, Recovery};
 use tracing::{info, warn};
 
@@ -50,12 +53,13 @@ pub fn recover(
 }
 
 /// The core as the checkpoint says.
-fn restore(recovery: &Recovery, limits: Limits) -> Result<Core, StartError> {
+fn restore(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartError> {
     let index = PagedIndex::new(limits.messages_in_memory);
-    let Some((lsn, state)) = recovery.checkpoint() else { return Ok(Core::new(index, limits)) };
+    let Some(state) = recovery.take_state() else { return Ok(Core::new(index, limits)) };
+    let lsn = recovery.checkpoint();
     let liveness = recovery.liveness();
     let (mut kept, mut records) = (Vec::with_capacity(KEPT_AT_ONCE), 0);
-    let core = Core::restore(index, limits, state, |lsn| {
+    let core = Core::restore(index, limits, Pieces::from(state), |lsn| {
         kept.push(lsn);
         records += 1;
         if kept.len() == KEPT_AT_ONCE {
@@ -64,8 +68,44 @@ fn restore(recovery: &Recovery, limits: Limits) -> Result<Core, StartError> {
         }
     })?;
     liveness.keep(&kept);
-    info!(%lsn, records, "checkpoint read");
+    info!(lsn = lsn.map(|lsn| lsn.0), records, "checkpoint read");
     Ok(core)
+}
+
+/// The pieces of a state one behind the other. What is read of them is copied, so that no name and no
+/// page keeps all of it in memory.
+struct Pieces {
+    rest: VecDeque<Bytes>,
+    remaining: usize,
+}
+
+impl From<Vec<Bytes>> for Pieces {
+    fn from(pieces: Vec<Bytes>) -> Self {
+        let remaining = pieces.iter().map(Bytes::len).sum();
+        let rest = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+        Self { rest, remaining }
+    }
+}
+
+impl Buf for Pieces {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.rest.front().map_or(&[], |piece| piece)
+    }
+
+    fn advance(&mut self, mut bytes: usize) {
+        self.remaining = self.remaining.checked_sub(bytes).expect("as many as remain");
+        while let Some(piece) = self.rest.front_mut() {
+            if bytes < piece.len() {
+                return piece.advance(bytes);
+            }
+            bytes -= piece.len();
+            self.rest.pop_front();
+        }
+    }
 }
 
 /// A replay under way.

@@ -379,8 +379,8 @@ pub trait Index: Send {
     /// A page that is not in memory.
     fn page(&self, page: Missing) -> Option<Arc<Page>>;
 
-    /// Adds a page of an earlier start.
-    fn put_back(&mut self, page: Page);
+    /// Adds the pages of an earlier start. There were none before.
+    fn put_back(&mut self, pages: Vec<Page>);
 
     /// Brings a page into memory; whether it was still missing. Called without any lookup under way.
     fn load(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) -> bool;

@@ -282,15 +282,17 @@ impl<I: Index> Core<I> {
     pub fn restore(
         index: I,
         limits: Limits,
-        mut snapshot: Bytes,
+        mut snapshot: impl Buf,
         mut keep: impl FnMut(Lsn),
     ) -> Result<Self, SnapshotError> {
         let mut core = Self::new(index, limits);
+        let mut pages = Vec::new();
         while snapshot.has_remaining() {
             let envelope = Envelope::decode_length_delimited(&mut snapshot)?;
             let item = envelope.item.ok_or(SnapshotError::UnknownItem)?;
-            core.restore_item(item, &mut keep)?;
+            core.restore_item(item, &mut pages, &mut keep)?;
         }
+        core.index.put_back(pages);
         core.retired.clear();
         // What was before is not told.
         core.searchable = core.last_lsn();
@@ -300,6 +302,7 @@ impl<I: Index> Core<I> {
     fn restore_item(
         &mut self,
         item: Item,
+        pages: &mut Vec<Page>,
         keep: &mut impl FnMut(Lsn),
     ) -> Result<(), SnapshotError> {
         match item {
@@ -320,7 +323,7 @@ impl<I: Index> Core<I> {
             }
             Item::Page(page) => {
                 keep(Lsn(page.lsn));
-                self.index.put_back(page);
+                pages.push(page);
             }
             Item::PageBack(item) => {
                 keep(Lsn(item.page));

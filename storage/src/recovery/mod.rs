@@ -139,10 +139,16 @@ impl Recovery {
         })
     }
 
-    /// The newest usable checkpoint: its LSN and the owner's state.
+    /// The LSN of the newest usable checkpoint.
     #[must_use]
-    pub fn checkpoint(&self) -> Option<(Lsn, Bytes)> {
-        self.checkpoint.as_ref().map(|loaded| (loaded.meta.lsn, loaded.state.clone()))
+    pub fn checkpoint(&self) -> Option<Lsn> {
+        self.checkpoint.as_ref().map(|loaded| loaded.meta.lsn)
+    }
+
+    /// The owner's state in the newest usable checkpoint, in pieces. Given once, so that it takes no
+    /// memory any more when it has been read.
+    pub fn take_state(&mut self) -> Option<Vec<Bytes>> {
+        self.checkpoint.as_mut().map(|loaded| std::mem::take(&mut loaded.state))
     }
 
     /// Which kept records are still needed: the owner says so for what its checkpoint holds,

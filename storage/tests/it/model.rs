@@ -90,8 +90,8 @@ pub(crate) fn recover_repaired(disk: &SimDisk, options: &Options) -> Recovered {
 fn recover_where(disk: &SimDisk, options: &Options, dense: impl Fn(Lsn, Lsn) -> bool) -> Recovered {
     let mut recovery = Log::recover(disk.shared(), options.clone())?;
     let mut live = BTreeMap::new();
-    if let Some((_, state)) = recovery.checkpoint() {
-        for entry in state.chunks_exact(24) {
+    if let Some(state) = recovery.take_state() {
+        for entry in state.concat().chunks_exact(24) {
             let lsn = Lsn(number(&entry[..8]));
             let length = usize::try_from(number(&entry[16..])).unwrap();
             live.insert(lsn, body_of(number(&entry[8..16]), length));
@@ -100,7 +100,7 @@ fn recover_where(disk: &SimDisk, options: &Options, dense: impl Fn(Lsn, Lsn) -> 
         recovery.liveness().keep(&kept);
     }
     let liveness = recovery.liveness().clone();
-    let mut last = recovery.checkpoint().map_or(Lsn::NONE, |(lsn, _)| lsn);
+    let mut last = recovery.checkpoint().unwrap_or(Lsn::NONE);
     recovery.replay(&mut |lsn, head| {
         assert!(dense(last, lsn), "records come densely and in order: {lsn} after {last}");
         last = lsn;

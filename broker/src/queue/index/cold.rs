@@ -42,6 +42,33 @@ pub(super) struct Cold {
 
 impl Cold {
     pub(super) fn add(&mut self, page: Page, retention_ms: Option<u64>) {
+        let number = self.add_without_keys(page, retention_ms);
+        let page = page_of(&self.pages, number);
+        for (role, hash) in page.roles() {
+            self.held.insert(page.queue(), role, hash, number);
+        }
+    }
+
+    /// Adds pages to none, all at once.
+    pub(super) fn fill(&mut self, pages: Vec<Page>, retention_ms: impl Fn(QueueId) -> Option<u64>) {
+        let add = |page: Page| {
+            let retention_ms = retention_ms(page.queue());
+            self.add_without_keys(page, retention_ms)
+        };
+        let numbers: Vec<Number> = pages.into_iter().map(add).collect();
+        let mut lists = BTreeMap::<(QueueId, Role), Vec<(Number, &[u32])>>::new();
+        for number in numbers {
+            let page = page_of(&self.pages, number);
+            for (role, hashes) in page.hashes() {
+                lists.entry((page.queue(), role)).or_default().push((number, hashes));
+            }
+        }
+        for ((queue, role), lists) in lists {
+            self.held.fill(queue, role, &lists);
+        }
+    }
+
+    fn add_without_keys(&mut self, page: Page, retention_ms: Option<u64>) -> Number {
         let number = self.unused.pop().unwrap_or_else(|| {
             self.pages.push(None);
             Number::try_from(self.pages.len() - 1).expect("memory for fewer pages")
@@ -54,10 +81,8 @@ impl Cold {
         orders.insert((order, birth, number));
         *self.counts.entry(page.queue()).or_default() += page.counts();
         self.add_times(&page, number, retention_ms);
-        for (role, hash) in page.roles() {
-            self.held.insert(page.queue(), role, hash, number);
-        }
         self.pages[number as usize] = Some(Arc::new(page));
+        number
     }
 
     /// Takes a page out, where it is still here.
@@ -229,7 +254,7 @@ impl Cold {
     ) {
         let orders = (queue, 0, Lane(0))..=(queue, u32::MAX, Lane(u8::MAX));
         for &(.., number) in self.orders.range(orders).flat_map(|(_, order)| order) {
-            let page = page(&self.pages, number);
+            let page = page_of(&self.pages, number);
             expiry(page, before_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
             self.expiries.extend(expiry(page, after_ms).map(|expiry| (expiry, number)));
         }
@@ -260,7 +285,7 @@ impl Cold {
     }
 
     fn page(&self, number: Number) -> &Page {
-        page(&self.pages, number)
+        page_of(&self.pages, number)
     }
 }
 
@@ -269,7 +294,7 @@ fn order_of(page: &Page) -> (QueueId, u32, Lane) {
     (page.queue(), page.state().0, page.lane())
 }
 
-fn page(pages: &[Option<Arc<Page>>], number: Number) -> &Page {
+fn page_of(pages: &[Option<Arc<Page>>], number: Number) -> &Page {
     pages[number as usize].as_deref().expect("an order names a page")
 }
 

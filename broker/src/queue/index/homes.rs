@@ -11,6 +11,9 @@ const BLOCK: usize = 64;
 /// page instead.
 const CHANGE_BYTES: usize = size_of::<(u8, u32)>();
 
+/// A block of so few pages is looked at anew, whether it is smaller as changes.
+const FEW: usize = 8;
+
 /// No page: the message is in memory, or finished.
 const NONE: u32 = u32::MAX;
 /// The same among small numbers.
@@ -55,6 +58,30 @@ impl Block {
             Self::EachSmall(pages) => pages.map(large),
             Self::Changes(_) => std::array::from_fn(|at| self.get(at)),
         }
+    }
+
+    /// Sets the page of one birth in its place; whether that could be done. It cannot where a block
+    /// would take another form.
+    fn set_one(&mut self, at: usize, page: u32) -> bool {
+        let is_new = page != NONE;
+        match self {
+            Self::Changes(_) => return false,
+            Self::EachSmall(pages) => {
+                let filled = || pages.iter().filter(|page| **page != NONE_SMALL).count();
+                match small(page) {
+                    Some(page) if is_new || FEW < filled() => pages[at] = page,
+                    _ => return false,
+                }
+            }
+            Self::Each(pages) => {
+                let filled = || pages.iter().filter(|page| **page != NONE).count();
+                if !is_new && filled() <= FEW {
+                    return false;
+                }
+                pages[at] = page;
+            }
+        }
+        true
     }
 
     /// `None` where no birth has a page.
@@ -109,9 +136,15 @@ impl Homes {
 
     fn set(&mut self, births: impl Iterator<Item = Lsn>, page: u32) {
         let mut births = births.map(split).peekable();
-        while let Some(&(number, _)) = births.peek() {
+        while let Some((number, at)) = births.next() {
+            let is_alone = births.peek().is_none_or(|(other, _)| *other != number);
+            let before = self.blocks.get_mut(&number);
+            if is_alone && before.is_some_and(|block| block.set_one(at, page)) {
+                continue;
+            }
             let before = self.blocks.get(&number);
             let mut pages = before.map_or([NONE; BLOCK], Block::pages);
+            pages[at] = page;
             while let Some((_, at)) = births.next_if(|(other, _)| *other == number) {
                 pages[at] = page;
             }

@@ -437,8 +437,8 @@ impl Index for MemoryIndex {
         None
     }
 
-    fn put_back(&mut self, page: Page) {
-        unreachable!("a page at {} cannot be: everything is in memory", page.lsn);
+    fn put_back(&mut self, pages: Vec<Page>) {
+        assert!(pages.is_empty(), "there are no pages: everything is in memory");
     }
 
     fn load(&mut self, page: Missing, _messages: Vec<(Lsn, Message)>) -> bool {

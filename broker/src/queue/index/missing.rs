@@ -223,8 +223,8 @@ impl Index for MissingIndex {
         None
     }
 
-    fn put_back(&mut self, page: Page) {
-        self.inside.put_back(page);
+    fn put_back(&mut self, pages: Vec<Page>) {
+        self.inside.put_back(pages);
     }
 
     fn load(&mut self, page: Missing, _messages: Vec<(Lsn, Message)>) -> bool {

@@ -139,11 +139,20 @@ impl Page {
         Lane(u8::try_from(self.lane).unwrap_or_default())
     }
 
-    /// The keys of its messages, with what they do under them.
+    /// The hashes of its messages' keys, each once and in ascending order, by what they do under them.
+    pub(super) fn hashes(&self) -> impl Iterator<Item = (Role, &[u32])> {
+        let all = [
+            (Role::Holds, &self.held_keys),
+            (Role::Leads, &self.led_lines),
+            (Role::Waits, &self.lines_behind),
+        ];
+        let some = all.into_iter().filter(|(_, hashes)| !hashes.is_empty());
+        some.map(|(role, hashes)| (role, hashes.as_slice()))
+    }
+
+    /// The same one by one.
     pub(super) fn roles(&self) -> impl Iterator<Item = (Role, u32)> {
-        let holds = self.held_keys.iter().map(|&key| (Role::Holds, key));
-        let leads = self.led_lines.iter().map(|&line| (Role::Leads, line));
-        holds.chain(leads).chain(self.lines_behind.iter().map(|&line| (Role::Waits, line)))
+        self.hashes().flat_map(|(role, hashes)| hashes.iter().map(move |&hash| (role, hash)))
     }
 
     /// As how many messages it counts.

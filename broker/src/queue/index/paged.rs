@@ -318,7 +318,9 @@ impl Index for PagedIndex {
         let mut messages: Vec<_> =
             from_the_end.map(|birth| (birth, self.hot.remove(birth))).collect();
         messages.reverse();
-        self.put_back(Page::new(page, &messages));
+        let page = Page::new(page, &messages);
+        let retention_ms = self.hot.retention(page.queue());
+        self.cold.add(page, retention_ms);
     }
 
     fn is_missing(&self, page: Missing) -> bool {
@@ -329,9 +331,8 @@ impl Index for PagedIndex {
         self.cold.get(page.0)
     }
 
-    fn put_back(&mut self, page: Page) {
-        let retention_ms = self.hot.retention(page.queue());
-        self.cold.add(page, retention_ms);
+    fn put_back(&mut self, pages: Vec<Page>) {
+        self.cold.fill(pages, |queue| self.hot.retention(queue));
     }
 
     fn load(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) -> bool {

@@ -1,6 +1,7 @@
 //! What is lost of a log costs nobody more than what was lost: pages are made anew of the rest, and
 //! what is behind a gap is applied.
 
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use qbroker_storage::{Body, Lsn, Retention};
@@ -179,7 +180,7 @@ pub(super) fn check_gaps<I: StageIndex>(stage: &Stage<I>) {
         let (mut core, kept) = torn.replay::<I>();
         check_invariants(&core, stage.now);
         let mut needed = BTreeSet::new();
-        let snapshot = core.snapshot().encode(std::iter::empty()).concat().into();
+        let snapshot: Bytes = core.snapshot().encode(std::iter::empty()).concat().into();
         Core::restore(I::fresh(), Limits::default(), snapshot, |lsn| _ = needed.insert(lsn))
             .unwrap();
         let mut there = BTreeSet::new();
