@@ -17,7 +17,7 @@ use super::{Core, Draft, Effect, Lost, Output, Stop, Turn};
 /// A queue as it is.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    pub definition: QueueDefinition,
+    pub definition: Arc<QueueDefinition>,
     /// The name, to be shared by deliveries.
     pub name: Arc<str>,
     pub totals: Totals,
@@ -160,14 +160,20 @@ impl Catalog {
                     self.names.insert(definition.name.clone(), id);
                     queue.name = Arc::from(definition.name.as_str());
                 }
-                queue.definition = definition;
+                queue.definition = Arc::new(definition);
             }
             None => {
                 self.names.insert(definition.name.clone(), id);
                 let name = Arc::from(definition.name.as_str());
-                self.queues.insert(id, Queue { definition, name, totals: Totals::default() });
+                let (definition, totals) = (Arc::new(definition), Totals::default());
+                self.queues.insert(id, Queue { definition, name, totals });
             }
         }
+    }
+
+    /// Every queue, as it is at this moment, in no order.
+    pub(super) fn frozen(&self) -> Vec<(Arc<QueueDefinition>, Totals)> {
+        self.queues.values().map(|queue| (queue.definition.clone(), queue.totals)).collect()
     }
 
     /// A queue that was deleted leaves its id behind.
@@ -251,7 +257,7 @@ impl<I: Index> Core<I> {
             policy: update.policy.clone(),
             update_ms: now.wall_ms,
             revision: queue.definition.revision + 1,
-            ..queue.definition.clone()
+            ..QueueDefinition::clone(&queue.definition)
         });
         self.commit(draft, out);
         Ok(())
@@ -400,7 +406,7 @@ impl<I: Index> Core<I> {
         if of_letters.unwrap_or_else(|| of.ends_with(DEAD_LETTER_SUFFIX)) {
             return Err(refuse("a dead-letter queue has none itself"));
         }
-        let target = self.catalog.named(name).map(|queue| &queue.definition);
+        let target = self.catalog.named(name).map(|queue| &*queue.definition);
         if target.is_some_and(|target| target.policy.dead_letter_queue.is_some()) {
             return Err(refuse("it has a dead-letter queue of its own"));
         }
@@ -434,7 +440,7 @@ impl<I: Index> Core<I> {
         match self.catalog.named(name) {
             Some(queue) if queue.definition.is_dead_letter_queue => queue.id(),
             Some(queue) => {
-                let mut definition = queue.definition.clone();
+                let mut definition = QueueDefinition::clone(&queue.definition);
                 definition.is_dead_letter_queue = true;
                 definition.revision += 1;
                 draft.put_queue(definition);

@@ -1,21 +1,23 @@
 //! Message ids seen lately, so that a publish tried again is stored once.
 
-use std::collections::BTreeSet;
-
 use hashbrown::HashMap;
 use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
 use super::ids::QueueId;
+use super::shared_map::SharedMap;
 
 /// An id in a queue, as a keyed hash: nobody who does not know the key can make two ids collide.
-type Key = (QueueId, u128);
+pub(super) type Key = (QueueId, u128);
+
+/// Ids by the end of their window, with their messages.
+pub(super) type ByTime = SharedMap<(u64, Key), Lsn>;
 
 /// Invariant: exactly one entry of `by_time` per entry of `seen`.
 #[derive(Debug, Default)]
 pub(super) struct Dedup {
     seen: HashMap<Key, Seen, FxBuildHasher>,
-    by_time: BTreeSet<(u64, Key)>,
+    by_time: ByTime,
     /// How many went before their window was over, in this start.
     forgotten: u64,
 }
@@ -53,7 +55,7 @@ impl Dedup {
         if let Some(older) = self.seen.insert(key, Seen { birth, expire_ms }) {
             self.by_time.remove(&(older.expire_ms, key));
         }
-        self.by_time.insert((expire_ms, key));
+        self.by_time.insert((expire_ms, key), birth);
         while max < self.seen.len() {
             self.forget_first();
             self.forgotten += 1;
@@ -62,13 +64,13 @@ impl Dedup {
 
     /// Forgets what is out of its window.
     pub(super) fn prune(&mut self, wall_ms: u64) {
-        while self.by_time.first().is_some_and(|&(expire_ms, _)| expire_ms <= wall_ms) {
+        while self.by_time.first().is_some_and(|(&(expire_ms, _), _)| expire_ms <= wall_ms) {
             self.forget_first();
         }
     }
 
     fn forget_first(&mut self) {
-        if let Some((_, key)) = self.by_time.pop_first() {
+        if let Some(((_, key), _)) = self.by_time.pop_first() {
             self.seen.remove(&key);
         }
     }
@@ -77,11 +79,9 @@ impl Dedup {
         MessageIds { remembered: self.seen.len(), forgotten: self.forgotten }
     }
 
-    /// Every id, the first to be forgotten first: queue, hash, birth, end of its window.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (QueueId, u128, Lsn, u64)> {
-        self.by_time
-            .iter()
-            .map(|&(expire_ms, key)| (key.0, key.1, self.seen[&key].birth, expire_ms))
+    /// Every id, as it is at this moment. Cheap.
+    pub(super) fn frozen(&self) -> ByTime {
+        self.by_time.clone()
     }
 }
 

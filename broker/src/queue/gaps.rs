@@ -144,7 +144,7 @@ impl<I: Index> Core<I> {
         let Some(other) = named.filter(|other| *other != definition.queue_id()) else { return };
         let name = self.free_name(other.0);
         let other = self.catalog.get(other).expect("a name belongs to a queue");
-        self.catalog.put(QueueDefinition { name, ..other.definition.clone() });
+        self.catalog.put(QueueDefinition { name, ..QueueDefinition::clone(&other.definition) });
     }
 
     fn free_name(&self, id: u32) -> String {

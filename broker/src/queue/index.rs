@@ -24,6 +24,7 @@ use qbroker_storage::Lsn;
 
 pub use keys::{Keys, Lane, fairness_hash, unique_hash};
 pub use page::Page;
+pub(super) use pages::Pages;
 
 use super::ids::QueueId;
 use super::policy::Policy;

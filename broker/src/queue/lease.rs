@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use hashbrown::HashMap;
 use qbroker_storage::Lsn;
-use rustc_hash::FxBuildHasher;
 
 use super::dead_letter::Letter;
 use super::ids::{ConsumerId, LeaseToken, QueueId, SessionId};
-use super::index::{Index, Lookup, Message, State};
+use super::index::{Index, Lookup, Message, Pages, State};
 use super::record::{
     BIRTHS_MAX, DeadLetterReason, Extended as ExtendedRecord, Granted, LeasesEnded, Record,
 };
@@ -60,13 +58,13 @@ impl Lease {
 /// Invariant: one entry of `deadlines` per lease that has a deadline.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    leases: HashMap<Lsn, Lease, FxBuildHasher>,
+    leases: Pages<Lease>,
     deadlines: BTreeSet<(u64, Lsn)>,
 }
 
 impl Leases {
     pub(super) fn get(&self, birth: Lsn) -> Option<&Lease> {
-        self.leases.get(&birth)
+        self.leases.get(birth)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -78,7 +76,7 @@ impl Leases {
     }
 
     pub(super) fn remove(&mut self, birth: Lsn) -> Option<Lease> {
-        let lease = self.leases.remove(&birth)?;
+        let lease = self.leases.remove(birth)?;
         if let Some(deadline) = lease.deadline {
             self.deadlines.remove(&(deadline, birth));
         }
@@ -86,7 +84,7 @@ impl Leases {
     }
 
     pub(super) fn set_consumer(&mut self, birth: Lsn, consumer: ConsumerId) {
-        if let Some(lease) = self.leases.get_mut(&birth) {
+        if let Some(lease) = self.leases.get_mut(birth) {
             lease.consumer = consumer;
         }
     }
@@ -94,7 +92,7 @@ impl Leases {
     /// A repeated pull is told of these.
     pub(super) fn tell_again(&mut self, births: impl IntoIterator<Item = Lsn>) {
         for birth in births {
-            if let Some(lease) = self.leases.get_mut(&birth) {
+            if let Some(lease) = self.leases.get_mut(birth) {
                 lease.told_again = true;
             }
         }
@@ -103,7 +101,7 @@ impl Leases {
     /// Somebody works on these.
     pub(super) fn begin(&mut self, births: &[u64]) {
         for birth in births {
-            if let Some(lease) = self.leases.get_mut(&Lsn(*birth)) {
+            if let Some(lease) = self.leases.get_mut(Lsn(*birth)) {
                 lease.unstarted = false;
             }
         }
@@ -112,7 +110,7 @@ impl Leases {
     /// From now on these last as long as an extension said.
     pub(super) fn extend(&mut self, births: &[u64], duration_ms: u64) {
         for birth in births {
-            if let Some(lease) = self.leases.get_mut(&Lsn(*birth)) {
+            if let Some(lease) = self.leases.get_mut(Lsn(*birth)) {
                 lease.duration_ms = duration_ms;
             }
         }
@@ -120,7 +118,7 @@ impl Leases {
 
     /// The lease's time runs from now.
     pub(super) fn run(&mut self, birth: Lsn, boot_ms: u64) {
-        let Some(lease) = self.leases.get_mut(&birth) else { return };
+        let Some(lease) = self.leases.get_mut(birth) else { return };
         let Some(time_ms) = lease.time_ms() else { return };
         let deadline = boot_ms.saturating_add(time_ms);
         if let Some(before) = lease.deadline.replace(deadline) {
@@ -131,7 +129,8 @@ impl Leases {
 
     /// Gives every lease its whole time from now on.
     pub(super) fn restart(&mut self, boot_ms: u64) {
-        let births: Vec<_> = self.leases.keys().copied().collect();
+        let mut births = Vec::with_capacity(self.leases.len());
+        self.leases.for_each(&mut |birth, _| births.push(birth));
         for birth in births {
             self.run(birth, boot_ms);
         }
@@ -149,20 +148,18 @@ impl Leases {
 
     /// The streams that hold leases, with their sessions.
     fn streams(&self) -> BTreeSet<(SessionId, ConsumerId)> {
-        let on_stream = |lease: &&Lease| lease.consumer != ConsumerId::NONE;
-        self.leases
-            .values()
-            .filter(on_stream)
-            .map(|lease| (lease.session, lease.consumer))
-            .collect()
+        let mut streams = BTreeSet::new();
+        self.leases.for_each(&mut |_, lease| {
+            if lease.consumer != ConsumerId::NONE {
+                streams.insert((lease.session, lease.consumer));
+            }
+        });
+        streams
     }
 
-    /// Every lease, by birth.
-    pub(super) fn sorted(&self) -> Vec<(Lsn, Lease)> {
-        let mut leases: Vec<_> =
-            self.leases.iter().map(|(&birth, &lease)| (birth, lease)).collect();
-        leases.sort_unstable_by_key(|&(birth, _)| birth);
-        leases
+    /// Every lease, as it is at this moment. Cheap.
+    pub(super) fn frozen(&self) -> Pages<Lease> {
+        self.leases.clone()
     }
 }
 

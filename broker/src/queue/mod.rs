@@ -71,6 +71,7 @@ pub mod state;
 
 mod dedup;
 mod settled;
+mod shared_map;
 mod tick;
 mod ttl;
 

@@ -93,6 +93,11 @@ impl Outcomes {
         self.unwritten.push_back(finished);
     }
 
+    /// What is not written yet, as it is at this moment.
+    pub(super) fn frozen_unwritten(&self) -> VecDeque<Finished> {
+        self.unwritten.clone()
+    }
+
     pub(super) fn unwritten(&self) -> impl Iterator<Item = &Finished> {
         self.unwritten.iter()
     }

@@ -35,7 +35,7 @@ impl<I: Index> Core<I> {
             return Ok(());
         }
         // Not a revision: whoever is about to change the policy has still seen the latest one.
-        let after = QueueDefinition { paused, publishing_paused, ..before.clone() };
+        let after = QueueDefinition { paused, publishing_paused, ..QueueDefinition::clone(before) };
         let mut draft = self.draft();
         draft.put_queue(after);
         self.commit(draft, out);

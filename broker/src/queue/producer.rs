@@ -1,6 +1,7 @@
 //! Producers: streams whose numbered batches are stored once, however often they are sent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
@@ -11,6 +12,7 @@ use super::record::{
     BatchRefused, BatchStored, ProducerOpened as OpenedRecord, ProducersForgotten, Record,
 };
 use super::refused::Refused;
+use super::shared_map::SharedMap;
 use super::time::Now;
 use super::{Core, Effect, MESSAGE_OVERHEAD_BYTES, Output, Turn};
 
@@ -100,14 +102,16 @@ impl BatchOutcome {
 /// Invariant: one entry of `names` per producer; one of `by_idle` per producer without a stream.
 #[derive(Debug, Default)]
 pub(super) struct Producers {
-    /// By epoch.
-    producers: BTreeMap<u64, Producer>,
+    producers: ByEpoch,
     names: BTreeMap<String, u64>,
     /// The one idle the longest first.
     by_idle: BTreeSet<(u64, u64)>,
 }
 
-#[derive(Debug, Default)]
+/// Producers by epoch.
+pub(super) type ByEpoch = SharedMap<u64, Arc<Producer>>;
+
+#[derive(Clone, Debug, Default)]
 pub(super) struct Producer {
     pub(super) name: String,
     pub(super) last_ms: u64,
@@ -130,17 +134,13 @@ impl Producers {
             Producer { name: opened.name.clone(), last_ms: opened.wall_ms, ..Producer::default() };
         self.names.insert(opened.name.clone(), lsn.0);
         self.by_idle.insert((opened.wall_ms, lsn.0));
-        self.producers.insert(lsn.0, producer);
+        self.producers.insert(lsn.0, Arc::new(producer));
     }
 
     pub(super) fn stored(&mut self, stored: &BatchStored, outcomes_max: usize) {
         let epoch = stored.producer;
-        let producer =
-            self.producers.get_mut(&epoch).expect("a batch is stored for a known producer");
-        if producer.stream.is_none() {
-            self.by_idle.remove(&(producer.last_ms, epoch));
-            self.by_idle.insert((stored.wall_ms, epoch));
-        }
+        let producer = self.known(epoch).expect("a batch is stored for a known producer");
+        let idle_ms = producer.stream.is_none().then_some(producer.last_ms);
         producer.last_ms = stored.wall_ms;
         producer.stored = stored.batch;
         producer.through = stored.batch;
@@ -157,6 +157,15 @@ impl Producers {
         while outcomes_max < producer.outcomes.len() {
             producer.outcomes.pop_first();
         }
+        if let Some(before_ms) = idle_ms {
+            self.by_idle.remove(&(before_ms, epoch));
+            self.by_idle.insert((stored.wall_ms, epoch));
+        }
+    }
+
+    /// The producer of an epoch, to be changed.
+    fn known(&mut self, epoch: u64) -> Option<&mut Producer> {
+        self.producers.get_mut(&epoch).map(Arc::make_mut)
     }
 
     /// Whether there is a producer with this epoch.
@@ -165,7 +174,7 @@ impl Producers {
     }
 
     pub(super) fn refused(&mut self, refused: &BatchRefused) {
-        if let Some(producer) = self.producers.get_mut(&refused.producer) {
+        if let Some(producer) = self.known(refused.producer) {
             producer.outcomes.insert(refused.batch, BatchOutcome::refused(refused.clone()));
         }
     }
@@ -217,7 +226,7 @@ impl Producers {
 
     /// A batch is refused; of `max` outcomes, and of [`REFUSED_BYTES_MAX`], the oldest go.
     pub(super) fn refuse(&mut self, on: OnStream, batch: BatchRefused, max: usize) {
-        let Some(producer) = self.producers.get_mut(&on.producer) else { return };
+        let Some(producer) = self.known(on.producer) else { return };
         producer.through = batch.batch;
         producer.refused_bytes += batch.bytes();
         producer.refused.push_back(batch);
@@ -241,15 +250,15 @@ impl Producers {
 
     fn named(&mut self, name: &str) -> Option<(u64, &mut Producer)> {
         let epoch = *self.names.get(name)?;
-        Some((epoch, self.producers.get_mut(&epoch)?))
+        Some((epoch, self.known(epoch)?))
     }
 
     /// The producer, which is about to get a stream.
     fn attach(&mut self, name: &str) -> (u64, &mut Producer) {
         let epoch = self.names[name];
-        let producer = self.producers.get_mut(&epoch).expect("a name belongs to a producer");
-        self.by_idle.remove(&(producer.last_ms, epoch));
-        (epoch, producer)
+        let idle_ms = self.producers.get(&epoch).map_or(0, |producer| producer.last_ms);
+        self.by_idle.remove(&(idle_ms, epoch));
+        (epoch, self.known(epoch).expect("a name belongs to a producer"))
     }
 
     /// Up to `max` producers without a stream that were idle since `idle_ms`, the longest first.
@@ -263,8 +272,9 @@ impl Producers {
         self.by_idle.first().map(|&(last_ms, _)| last_ms)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Producer)> {
-        self.producers.iter().map(|(&epoch, producer)| (epoch, producer))
+    /// Every producer, as it is at this moment. Cheap.
+    pub(super) fn frozen(&self) -> ByEpoch {
+        self.producers.clone()
     }
 
     pub(super) fn restore(
@@ -276,7 +286,7 @@ impl Producers {
         outcomes: Vec<BatchOutcome>,
     ) {
         self.open(Lsn(epoch), &OpenedRecord { name, wall_ms: last_ms });
-        let producer = self.producers.get_mut(&epoch).expect("it was opened just now");
+        let producer = self.known(epoch).expect("it was opened just now");
         producer.stored = stored;
         producer.through = stored;
         producer.outcomes = outcomes.into_iter().map(|outcome| (outcome.batch, outcome)).collect();
@@ -350,12 +360,12 @@ impl<I: Index> Core<I> {
 
     /// A stream is gone; its producer may be opened again.
     pub fn close_producer(&mut self, epoch: u64, stream: StreamId) {
-        let producers = &mut self.producers;
-        if let Some(producer) = producers.producers.get_mut(&epoch)
+        if let Some(producer) = self.producers.known(epoch)
             && producer.stream == Some(stream)
         {
             producer.stream = None;
-            producers.by_idle.insert((producer.last_ms, epoch));
+            let idle_ms = producer.last_ms;
+            self.producers.by_idle.insert((idle_ms, epoch));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Pulls answered lately, so that one whose answer was lost can be tried again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
@@ -10,28 +11,38 @@ use super::ids::SessionId;
 use super::index::{Index, Lookup};
 use super::record::Granted;
 use super::settled::{Key, REMEMBERED_MS};
+use super::shared_map::SharedMap;
 
 /// A pull as its client names it.
 pub(super) type RequestKey = (SessionId, String);
 
-/// Invariant: every request is in `order` once; `leases` counts the leases of all of them.
+/// Invariant: every request of `numbers` is in `pulls` once, under its number; `leases` counts the leases
+/// of all of them.
 #[derive(Debug, Default)]
 pub(super) struct PulledLately {
-    requests: BTreeMap<RequestKey, Pulled>,
-    /// As they were answered.
-    order: VecDeque<RequestKey>,
+    numbers: BTreeMap<RequestKey, u64>,
+    pulls: Pulls,
     leases: usize,
 }
 
-#[derive(Debug)]
-struct Pulled {
-    wall_ms: u64,
-    leases: Vec<Key>,
+/// Pulls in the order in which they were answered, numbered.
+pub(super) type Pulls = SharedMap<u64, Pulled>;
+
+/// What one pull got, and when.
+#[derive(Clone, Debug)]
+pub(super) struct Pulled {
+    pub(super) key: Arc<RequestKey>,
+    pub(super) wall_ms: u64,
+    pub(super) leases: Arc<Vec<Key>>,
 }
 
 impl PulledLately {
     fn leases(&self, key: &RequestKey) -> Option<&[Key]> {
-        self.requests.get(key).map(|pulled| &*pulled.leases)
+        self.numbers.get(key).map(|number| &**self.numbered(*number).leases)
+    }
+
+    fn numbered(&self, number: u64) -> &Pulled {
+        self.pulls.get(&number).expect("a request's number is of a pull")
     }
 
     /// A pull got leases; a pull of several queues gets them in several steps.
@@ -42,23 +53,24 @@ impl PulledLately {
         leases: impl IntoIterator<Item = Key>,
         max: usize,
     ) {
-        self.requests
-            .entry(key)
-            .or_insert_with_key(|key| {
-                self.order.push_back(key.clone());
-                Pulled { wall_ms, leases: Vec::new() }
-            })
-            .leases
-            .extend(leases.into_iter().inspect(|_| self.leases += 1));
+        let next = self.pulls.iter().next_back().map_or(0, |(last, _)| last + 1);
+        let pulls = &mut self.pulls;
+        let number = *self.numbers.entry(key).or_insert_with_key(|key| {
+            let (key, leases) = (Arc::new(key.clone()), Arc::default());
+            pulls.insert(next, Pulled { key, wall_ms, leases });
+            next
+        });
+        let pulled = self.pulls.get_mut(&number).expect("a request's number is of a pull");
+        let known = Arc::make_mut(&mut pulled.leases);
+        known.extend(leases.into_iter().inspect(|_| self.leases += 1));
         let too_old = wall_ms.saturating_sub(REMEMBERED_MS);
-        while let Some(first) = self.order.front() {
-            let is_over = max < self.leases || self.requests[first].wall_ms < too_old;
-            if !is_over {
+        while let Some((_, first)) = self.pulls.first() {
+            if self.leases <= max && too_old <= first.wall_ms {
                 return;
             }
-            let first = self.order.pop_front().expect("it was found just now");
-            let forgotten = self.requests.remove(&first).expect("what is in order is remembered");
-            self.leases -= forgotten.leases.len();
+            let (_, first) = self.pulls.pop_first().expect("it was found just now");
+            self.numbers.remove(&*first.key);
+            self.leases -= first.leases.len();
         }
     }
 
@@ -66,26 +78,25 @@ impl PulledLately {
     /// so that the pull goes on, and does not look answered with nothing.
     fn take_back(&mut self, lease: Key) {
         // Grants grow with the order, and most that cannot be read were granted just now.
-        let leases_at = |at: &usize| &self.requests[&self.order[*at]].leases;
-        let is_later = |at: &usize| leases_at(at).last().is_some_and(|last| lease.1 <= last.1);
-        let mut latest_first = (0..self.order.len()).rev().take_while(is_later);
-        let Some(at) = latest_first.find(|at| leases_at(at).contains(&lease)) else { return };
-        let key = &self.order[at];
-        let pulled = self.requests.get_mut(key).expect("what is in order is remembered");
-        pulled.leases.retain(|other| *other != lease);
+        let is_later = |pulled: &Pulled| pulled.leases.last().is_some_and(|last| lease.1 <= last.1);
+        let number_of =
+            |(number, pulled): (&u64, &Pulled)| pulled.leases.contains(&lease).then_some(*number);
+        let latest_first = self.pulls.iter().rev();
+        let found = latest_first.take_while(|(_, pulled)| is_later(pulled)).find_map(number_of);
+        let Some(number) = found else { return };
+        let pulled = self.pulls.get_mut(&number).expect("it was found just now");
+        Arc::make_mut(&mut pulled.leases).retain(|other| *other != lease);
         self.leases -= 1;
         if pulled.leases.is_empty() {
-            self.requests.remove(key);
-            self.order.remove(at);
+            let key = pulled.key.clone();
+            self.pulls.remove(&number);
+            self.numbers.remove(&*key);
         }
     }
 
-    /// Every request with its time and its leases, as they were answered.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&RequestKey, u64, &[Key])> {
-        self.order.iter().map(|key| {
-            let pulled = &self.requests[key];
-            (key, pulled.wall_ms, &*pulled.leases)
-        })
+    /// Every pull, as it is at this moment. Cheap.
+    pub(super) fn frozen(&self) -> Pulls {
+        self.pulls.clone()
     }
 }
 

@@ -1,12 +1,15 @@
 //! Leases settled lately, so that a settlement whose answer was lost can be tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
 use super::record::Call;
+use super::shared_map::SharedMap;
 
 /// How a lease was settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +47,18 @@ pub(super) const REMEMBERED_MS: u64 = 5 * 60 * 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     outcomes: HashMap<Key, Kind, FxBuildHasher>,
-    /// By stream and number.
-    calls: BTreeMap<(u64, u64), SettledCall>,
+    calls: SettledCalls,
     by_time: BTreeSet<(u64, u64, u64)>,
 }
 
-#[derive(Debug)]
-struct SettledCall {
-    wall_ms: u64,
-    leases: Vec<Key>,
+/// Calls by stream and number.
+pub(super) type SettledCalls = SharedMap<(u64, u64), SettledCall>;
+
+/// What one call settled, and when.
+#[derive(Clone, Debug)]
+pub(super) struct SettledCall {
+    pub(super) wall_ms: u64,
+    pub(super) leases: Arc<Vec<(Key, Kind)>>,
 }
 
 impl Settled {
@@ -66,32 +72,39 @@ impl Settled {
         leases: impl IntoIterator<Item = Key>,
         kind: Kind,
     ) {
-        for lease in leases {
-            let entry = self.calls.entry((call.consumer, call.number)).or_insert_with(|| {
-                self.by_time.insert((call.wall_ms, call.consumer, call.number));
-                SettledCall { wall_ms: call.wall_ms, leases: Vec::new() }
-            });
-            if self.outcomes.insert(lease, kind).is_none() {
-                entry.leases.push(lease);
-            }
+        let key = (call.consumer, call.number);
+        let outcomes = &mut self.outcomes;
+        let is_new = |lease: &Key| outcomes.try_insert(*lease, kind).is_ok();
+        let new: Vec<_> = leases.into_iter().filter(is_new).map(|lease| (lease, kind)).collect();
+        if let Some(settled) = self.calls.get_mut(&key) {
+            Arc::make_mut(&mut settled.leases).extend(new);
+        } else if !new.is_empty() {
+            self.by_time.insert((call.wall_ms, key.0, key.1));
+            self.calls.insert(key, SettledCall { wall_ms: call.wall_ms, leases: Arc::new(new) });
         }
     }
 
     /// Whether calls of the stream up to this one are remembered.
     pub(super) fn remembers(&self, consumer: u64, through: u64) -> bool {
-        self.calls.range((consumer, 0)..=(consumer, through)).next().is_some()
+        self.first_call(consumer, through).is_some()
+    }
+
+    /// The first call of the stream up to this one.
+    fn first_call(&self, consumer: u64, through: u64) -> Option<(u64, u64)> {
+        let (&key, _) = self.calls.from(Bound::Included(&(consumer, 0))).next()?;
+        (key <= (consumer, through)).then_some(key)
     }
 
     /// The client has the answers to all calls of the stream up to this one.
     pub(super) fn answered(&mut self, consumer: u64, through: u64) {
-        while let Some((&key, _)) = self.calls.range((consumer, 0)..=(consumer, through)).next() {
+        while let Some(key) = self.first_call(consumer, through) {
             self.forget(key);
         }
     }
 
     /// One stream took the place of another, and goes on with its numbers.
     pub(super) fn resume(&mut self, previous: u64, consumer: u64) {
-        while let Some((&key, _)) = self.calls.range((previous, 0)..=(previous, u64::MAX)).next() {
+        while let Some(key) = self.first_call(previous, u64::MAX) {
             let call = self.calls.remove(&key).expect("it was found just now");
             self.by_time.remove(&(call.wall_ms, previous, key.1));
             self.by_time.insert((call.wall_ms, consumer, key.1));
@@ -113,16 +126,13 @@ impl Settled {
     fn forget(&mut self, key: (u64, u64)) {
         let Some(call) = self.calls.remove(&key) else { return };
         self.by_time.remove(&(call.wall_ms, key.0, key.1));
-        for lease in call.leases {
-            self.outcomes.remove(&lease);
+        for (lease, _) in call.leases.iter() {
+            self.outcomes.remove(lease);
         }
     }
 
-    /// Every call with its leases and their outcomes, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Call, impl Iterator<Item = (Key, Kind)>)> {
-        self.calls.iter().map(|(&(consumer, number), settled)| {
-            let call = Call { consumer, number, wall_ms: settled.wall_ms };
-            (call, settled.leases.iter().map(|lease| (*lease, self.outcomes[lease])))
-        })
+    /// Every call, as it is at this moment. Cheap.
+    pub(super) fn frozen(&self) -> SettledCalls {
+        self.calls.clone()
     }
 }

@@ -1,14 +1,19 @@
 //! The whole lasting state as bytes, for checkpoints.
 //!
+//! [`Core::snapshot`] pins it as it is, [`Snapshot::encode`] makes the bytes, [`Core::restore`] reads them.
+//!
 //! A sequence of length-delimited [`Item`]s, each a protocol buffer; the header first, then what
 //! others refer to before what refers to it. The same state gives the same bytes.
 
+mod frozen;
 mod items;
+mod pieces;
 
-use bytes::{Buf, Bytes, BytesMut};
-use prost::encoding::{WireType, encode_key, encode_varint, key_len};
-use prost::{Message as _, Oneof, length_delimiter_len};
+use bytes::{Buf, Bytes};
+use prost::{Message as _, Oneof};
 use qbroker_storage::Lsn;
+
+pub use frozen::Snapshot;
 
 use items::{
     HeaderItem, KeptItem, LeaderlessItem, LeaseItem, MessageIdItem, PageBackItem, ProducerItem,
@@ -16,12 +21,12 @@ use items::{
 };
 
 use super::ids::{ConsumerId, QueueId, SessionId};
-use super::index::{Frozen, Index, Page};
+use super::index::{Index, Page};
 use super::lease::Lease;
 use super::operation::OperationItem;
-use super::outcomes::{Finished, FinishedItem, FrozenOutcomes, OutcomesItem};
+use super::outcomes::{Finished, FinishedItem, OutcomesItem};
 use super::producer::BatchOutcome;
-use super::record::{BatchStored, QueueDefinition, SessionOpened};
+use super::record::BatchStored;
 use super::settled::Kind;
 use super::state::StateItem;
 use super::stored::StoredState;
@@ -36,9 +41,6 @@ pub enum SnapshotError {
     #[error("the checkpoint's state holds an item of an unknown kind; a newer version wrote it")]
     UnknownItem,
 }
-
-/// Bytes per piece of a snapshot.
-const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
@@ -90,194 +92,7 @@ enum Item {
     Trail(TrailItem),
 }
 
-/// Words of [`KeptItem`] per item: none grows large.
-const KEPT_WORDS: usize = 4_096;
-
-/// Collects items into pieces, so that nothing large is ever moved.
-#[derive(Default)]
-struct Pieces {
-    full: Vec<Bytes>,
-    piece: BytesMut,
-}
-
-impl Pieces {
-    fn add(&mut self, item: Item) {
-        let envelope = Envelope { item: Some(item) };
-        let bytes = envelope.encoded_len();
-        self.make_room(bytes);
-        encode_varint(bytes as u64, &mut self.piece);
-        envelope.encode_raw(&mut self.piece);
-    }
-
-    /// As `add(Item::Page(page))`, but for the order of fields: the births, most of a page, are shared
-    /// with it and not copied.
-    fn add_page(&mut self, page: &Page) {
-        const PAGE_TAG: u32 = 9;
-        let (head, births) = page.split_births();
-        let before_births = key_len(Page::BIRTHS_TAG) + length_delimiter_len(births.len());
-        let page_bytes = head.encoded_len() + before_births + births.len();
-        let bytes = key_len(PAGE_TAG) + length_delimiter_len(page_bytes) + page_bytes;
-        self.make_room(bytes - births.len());
-        let piece = &mut self.piece;
-        encode_varint(bytes as u64, piece);
-        encode_key(PAGE_TAG, WireType::LengthDelimited, piece);
-        encode_varint(page_bytes as u64, piece);
-        head.encode_raw(piece);
-        encode_key(Page::BIRTHS_TAG, WireType::LengthDelimited, piece);
-        encode_varint(births.len() as u64, piece);
-        self.cut();
-        self.full.push(births);
-    }
-
-    /// For an item of so many bytes and its length.
-    fn make_room(&mut self, bytes: usize) {
-        let bytes = bytes + length_delimiter_len(usize::MAX);
-        if self.piece.capacity() - self.piece.len() < bytes {
-            self.cut();
-            self.piece.reserve(PIECE_BYTES.max(bytes));
-        }
-    }
-
-    fn cut(&mut self) {
-        if !self.piece.is_empty() {
-            self.full.push(self.piece.split().freeze());
-        }
-    }
-
-    fn add_kept(&mut self, first: Lsn, words: &[u64]) {
-        if words.iter().any(|word| *word != 0) {
-            let bits = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            self.add(Item::Kept(KeptItem { first: first.0, bits }));
-        }
-    }
-
-    fn finish(mut self) -> Vec<Bytes> {
-        self.cut();
-        self.full
-    }
-}
-
-/// The state of one moment, not yet encoded.
-#[allow(missing_debug_implementations, reason = "it may hold millions of messages")]
-pub struct Snapshot {
-    pieces: Pieces,
-    outcomes: FrozenOutcomes,
-    messages: Box<dyn Frozen>,
-}
-
-impl Snapshot {
-    /// The bytes that [`Core::restore`] reads. `kept` says which records the log keeps at this
-    /// moment, as in [`qbroker_storage::Kept::runs`].
-    pub fn encode(self, kept: impl Iterator<Item = (Lsn, Vec<u64>)>) -> Vec<Bytes> {
-        let Self { mut pieces, outcomes, messages } = self;
-        for (queue, entries) in outcomes.pieces() {
-            pieces.add(Item::Outcomes(OutcomesItem::new(queue, &entries)));
-        }
-        for (first, words) in kept {
-            for (at, words) in (0..).step_by(KEPT_WORDS).zip(words.chunks(KEPT_WORDS)) {
-                pieces.add_kept(Lsn(first.0 + at * 64), words);
-            }
-        }
-        for page in messages.pages() {
-            pieces.add_page(page);
-        }
-        messages.for_each(&mut |birth, message| {
-            pieces.add(Item::Message(StoredState::new(birth, message)));
-        });
-        pieces.finish()
-    }
-}
-
 impl<I: Index> Core<I> {
-    /// The state after the last applied record.
-    ///
-    /// What grows with the backlog is only pinned here, so that the engine's lock is let go at
-    /// once; [`Snapshot::encode`] does the work.
-    pub fn snapshot(&self) -> Snapshot {
-        let mut pieces = Pieces::default();
-        pieces.add(Item::Header(HeaderItem {
-            epoch: self.epoch,
-            boot_id: self.boot_id.clone(),
-            next: self.next.0,
-            last_queue: self.catalog.last().0,
-        }));
-        for queue in self.catalog.after("") {
-            let item = queue_item(&queue.definition, queue.totals);
-            pieces.add(Item::Queue(Box::new(item)));
-        }
-        for (id, session) in self.sessions.iter() {
-            let opened = SessionOpened { name: session.name.clone(), grace_ms: session.grace_ms };
-            let (streams, known_as) =
-                session.known_as.iter().map(|(stream, name)| (stream.0, name.0)).unzip();
-            pieces.add(Item::Session(SessionItem { id: id.0, opened, streams, known_as }));
-        }
-        for (birth, lease) in self.leases.sorted() {
-            pieces.add(Item::Lease(lease_item(birth, &lease)));
-        }
-        for (page, since) in &self.pages_back {
-            pieces.add(Item::PageBack(PageBackItem { page: page.0, since: since.0 }));
-        }
-        self.operations.items().for_each(|item| pieces.add(Item::Operation(item)));
-        for &(queue, line) in &self.leaderless {
-            pieces.add(Item::Leaderless(LeaderlessItem { queue: queue.0, line }));
-        }
-        self.snapshot_memories(&mut pieces);
-        for finished in self.outcomes.unwritten() {
-            pieces.add(Item::Finished(finished.into()));
-        }
-        for item in self.trail.items() {
-            pieces.add(Item::Trail(item));
-        }
-        Snapshot { pieces, outcomes: self.outcomes(), messages: self.index.frozen() }
-    }
-
-    fn snapshot_memories(&self, pieces: &mut Pieces) {
-        for (call, leases) in self.settled.iter() {
-            let mut item =
-                SettledItem { call, births: Vec::new(), grants: Vec::new(), kinds: Vec::new() };
-            for ((birth, grant), kind) in leases {
-                item.births.push(birth.0);
-                item.grants.push(grant.0);
-                item.kinds.push(kind as u32);
-            }
-            pieces.add(Item::Settled(item));
-        }
-        for ((session, request), wall_ms, leases) in self.pulled.iter() {
-            let (births, grants) = leases.iter().map(|(birth, grant)| (birth.0, grant.0)).unzip();
-            let (session, request) = (session.0, request.clone());
-            pieces.add(Item::Pulled(PulledItem { session, request, wall_ms, births, grants }));
-        }
-        for (epoch, producer) in self.producers.iter() {
-            let outcomes: Vec<_> = producer.outcomes.values().collect();
-            pieces.add(Item::Producer(ProducerItem {
-                epoch,
-                name: producer.name.clone(),
-                last_ms: producer.last_ms,
-                stored: producer.stored,
-                stored_outcomes: outcomes.iter().copied().filter_map(stored_outcome).collect(),
-                refused_outcomes: outcomes
-                    .iter()
-                    .filter_map(|outcome| outcome.refused.clone())
-                    .collect(),
-            }));
-        }
-        for item in self.state.items() {
-            pieces.add(Item::State(Box::new(item)));
-        }
-        for (queue, hash, birth, expire_ms) in self.dedup.iter() {
-            #[expect(clippy::cast_possible_truncation, reason = "halves of a hash")]
-            let (hash_high, hash_low) = ((hash >> 64) as u64, hash as u64);
-            let (queue, birth) = (queue.0, birth.0);
-            pieces.add(Item::MessageId(MessageIdItem {
-                queue,
-                hash_high,
-                hash_low,
-                birth,
-                expire_ms,
-            }));
-        }
-    }
-
     /// Reads a snapshot; `keep` is told every record that the log must keep.
     pub fn restore(
         index: I,
@@ -441,48 +256,6 @@ impl<I: Index> Core<I> {
         }
         self.leases.insert(birth, lease);
     }
-}
-
-fn queue_item(definition: &QueueDefinition, totals: Totals) -> QueueItem {
-    QueueItem {
-        definition: definition.clone(),
-        published: totals.published,
-        delivered: totals.delivered,
-        acked: totals.acked,
-        retried: totals.retried,
-        dead_lettered: totals.dead_lettered,
-        expired_leases: totals.expired_leases,
-        expired: totals.expired,
-        deleted: totals.deleted,
-        moved: totals.moved,
-        dropped: totals.dropped,
-    }
-}
-
-fn lease_item(birth: Lsn, lease: &Lease) -> LeaseItem {
-    LeaseItem {
-        birth: birth.0,
-        grant: lease.grant.0,
-        epoch: lease.epoch,
-        session: lease.session.0,
-        consumer: lease.consumer.0,
-        duration_ms: lease.duration_ms,
-        timed: lease.timed,
-        extension_ms_max: lease.extension_ms_max,
-        size: lease.size,
-        unstarted: lease.unstarted,
-        queue: if lease.fairness == 0 { 0 } else { lease.queue.0 },
-        fairness: lease.fairness,
-    }
-}
-
-fn stored_outcome(outcome: &BatchOutcome) -> Option<BatchStored> {
-    outcome.refused.is_none().then(|| BatchStored {
-        batch: outcome.batch,
-        first: outcome.first.0,
-        duplicates: outcome.duplicates.clone(),
-        ..BatchStored::default()
-    })
 }
 
 fn restore_outcome(stored: BatchStored) -> BatchOutcome {

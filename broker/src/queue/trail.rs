@@ -3,20 +3,24 @@
 //! Kept where a queue asks for outcomes, and for what somebody had already or has changed, never for
 //! what was only published. Whoever holds a message has its steps in the lease's record.
 
-use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use qbroker_storage::Lsn;
 
 use super::Core;
 use super::ids::QueueId;
 use super::index::{Index, Message};
+use super::shared_map::SharedMap;
 
 /// Steps in one item of a checkpoint.
 const ITEM_STEPS: usize = 1_024;
 
 /// Messages by their queues, and the record of each one's last step.
 #[derive(Debug, Default)]
-pub(super) struct Trail(BTreeMap<(QueueId, Lsn), Lsn>);
+pub(super) struct Trail(Steps);
+
+/// The last step of each message.
+pub(super) type Steps = SharedMap<(QueueId, Lsn), Lsn>;
 
 /// Steps of messages of one queue, side by side, as a checkpoint has them.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -43,19 +47,17 @@ impl Trail {
 
     /// A queue does not ask any more.
     pub(super) fn forget(&mut self, queue: QueueId) {
-        let of_queue = (queue, Lsn(0))..=(queue, Lsn(u64::MAX));
-        let keys: Vec<_> = self.0.range(of_queue).map(|(key, _)| *key).collect();
+        let from = self.0.from(Bound::Included(&(queue, Lsn(0))));
+        let of_queue = from.map(|(key, _)| *key).take_while(|(other, _)| *other == queue);
+        let keys: Vec<_> = of_queue.collect();
         for key in keys {
             self.0.remove(&key);
         }
     }
 
-    /// As a checkpoint has it.
-    pub(super) fn items(&self) -> Vec<TrailItem> {
-        let steps: Vec<_> = self.0.iter().collect();
-        let of_queues = steps.chunk_by(|((one, _), _), ((other, _), _)| one == other);
-        let pieces = of_queues.flat_map(|of_queue| of_queue.chunks(ITEM_STEPS));
-        pieces.map(item).collect()
+    /// Every step, as it is at this moment. Cheap.
+    pub(super) fn frozen(&self) -> Steps {
+        self.0.clone()
     }
 
     pub(super) fn restore(&mut self, item: &TrailItem) {
@@ -63,6 +65,14 @@ impl Trail {
             self.0.insert((QueueId(item.queue), Lsn(birth)), Lsn(step));
         }
     }
+}
+
+/// Steps as a checkpoint has them.
+pub(super) fn items(steps: &Steps) -> Vec<TrailItem> {
+    let steps: Vec<_> = steps.iter().collect();
+    let of_queues = steps.chunk_by(|((one, _), _), ((other, _), _)| one == other);
+    let pieces = of_queues.flat_map(|of_queue| of_queue.chunks(ITEM_STEPS));
+    pieces.map(item).collect()
 }
 
 fn item(steps: &[(&(QueueId, Lsn), &Lsn)]) -> TrailItem {

@@ -20,7 +20,7 @@ use crate::queue::time::Now;
 /// Messages by birth, and per queue the orders in which they are looked for.
 #[derive(Debug, Default)]
 pub struct MemoryIndex {
-    messages: Pages,
+    messages: Pages<Message>,
     queues: BTreeMap<QueueId, Orders>,
     /// Scheduled messages of all queues, by when they are ready.
     dues: Times,
@@ -204,7 +204,7 @@ impl MemoryIndex {
         self.messages.get(birth).expect("what is applied was looked up")
     }
 
-    pub(super) fn messages(&self) -> &Pages {
+    pub(super) fn messages(&self) -> &Pages<Message> {
         &self.messages
     }
 }

@@ -347,7 +347,7 @@ impl Index for PagedIndex {
 }
 
 struct FrozenPaged {
-    hot: Pages,
+    hot: Pages<Message>,
     cold: Vec<Arc<Page>>,
 }
 

@@ -1,4 +1,5 @@
-//! Messages by birth, in pages of neighbours: births are dense, so a page is an array.
+//! Messages, or what is known of them, by birth, in pages of neighbours: births are dense, so a page is an
+//! array.
 
 use std::sync::Arc;
 
@@ -17,20 +18,26 @@ const FEW_AGAIN: usize = 32;
 
 /// Every message, found by arithmetic and one look into a small table. A clone shares its pages; a
 /// page is copied when it is changed while somebody else has it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pages {
-    pages: HashMap<u64, Arc<Page>, FxBuildHasher>,
+#[derive(Clone, Debug)]
+pub(in crate::queue) struct Pages<T> {
+    pages: HashMap<u64, Arc<Page<T>>, FxBuildHasher>,
     len: usize,
+}
+
+impl<T> Default for Pages<T> {
+    fn default() -> Self {
+        Self { pages: HashMap::default(), len: 0 }
+    }
 }
 
 /// Neighbours come and go together, but for those that wait for a time of their own: of ten million
 /// such, those in memory are a message in each page.
 #[derive(Clone, Debug)]
-enum Page {
+enum Page<T> {
     /// By slot, ascending. Never empty.
-    Few(Vec<(u8, Message)>),
+    Few(Vec<(u8, T)>),
     /// Invariant: `live` slots are filled.
-    Many { slots: Box<[Option<Message>]>, live: usize },
+    Many { slots: Box<[Option<T>]>, live: usize },
 }
 
 fn split(birth: Lsn) -> (u64, u8) {
@@ -38,8 +45,8 @@ fn split(birth: Lsn) -> (u64, u8) {
     (birth.0 / PAGE, slot)
 }
 
-impl Page {
-    fn get(&self, slot: u8) -> Option<&Message> {
+impl<T: Clone> Page<T> {
+    fn get(&self, slot: u8) -> Option<&T> {
         match self {
             Self::Few(messages) => {
                 let at = messages.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
@@ -49,7 +56,7 @@ impl Page {
         }
     }
 
-    fn get_mut(&mut self, slot: u8) -> Option<&mut Message> {
+    fn get_mut(&mut self, slot: u8) -> Option<&mut T> {
         match self {
             Self::Few(messages) => {
                 let at = messages.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
@@ -59,7 +66,7 @@ impl Page {
         }
     }
 
-    fn insert(&mut self, slot: u8, message: Message) -> Option<Message> {
+    fn insert(&mut self, slot: u8, message: T) -> Option<T> {
         match self {
             Self::Few(messages) => {
                 let at = match messages.binary_search_by_key(&slot, |(slot, _)| *slot) {
@@ -80,7 +87,7 @@ impl Page {
         }
     }
 
-    fn remove(&mut self, slot: u8) -> Option<Message> {
+    fn remove(&mut self, slot: u8) -> Option<T> {
         match self {
             Self::Few(messages) => {
                 let at = messages.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
@@ -105,8 +112,8 @@ impl Page {
         }
     }
 
-    fn many(messages: Vec<(u8, Message)>) -> Self {
-        let mut slots: Box<[Option<Message>]> = (0..PAGE).map(|_| None).collect();
+    fn many(messages: Vec<(u8, T)>) -> Self {
+        let mut slots: Box<[Option<T>]> = (0..PAGE).map(|_| None).collect();
         let live = messages.len();
         for (slot, message) in messages {
             slots[usize::from(slot)] = Some(message);
@@ -121,7 +128,7 @@ impl Page {
         }
     }
 
-    fn for_each(&self, visit: &mut dyn FnMut(u8, &Message)) {
+    fn for_each(&self, visit: &mut dyn FnMut(u8, &T)) {
         match self {
             Self::Few(messages) => {
                 messages.iter().for_each(|(slot, message)| visit(*slot, message))
@@ -134,23 +141,23 @@ impl Page {
     }
 }
 
-impl Pages {
-    pub(super) fn len(&self) -> usize {
+impl<T: Clone> Pages<T> {
+    pub(in crate::queue) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn get(&self, birth: Lsn) -> Option<&Message> {
+    pub(in crate::queue) fn get(&self, birth: Lsn) -> Option<&T> {
         let (page, slot) = split(birth);
         self.pages.get(&page)?.get(slot)
     }
 
-    pub(super) fn get_mut(&mut self, birth: Lsn) -> Option<&mut Message> {
+    pub(in crate::queue) fn get_mut(&mut self, birth: Lsn) -> Option<&mut T> {
         let (page, slot) = split(birth);
         Arc::make_mut(self.pages.get_mut(&page)?).get_mut(slot)
     }
 
     /// Puts a message in; returns what was there.
-    pub(super) fn insert(&mut self, birth: Lsn, message: Message) -> Option<Message> {
+    pub(in crate::queue) fn insert(&mut self, birth: Lsn, message: T) -> Option<T> {
         let (number, slot) = split(birth);
         // Many a message stays the only one of its page.
         let page = self.pages.entry(number);
@@ -160,7 +167,7 @@ impl Pages {
         before
     }
 
-    pub(super) fn remove(&mut self, birth: Lsn) -> Option<Message> {
+    pub(in crate::queue) fn remove(&mut self, birth: Lsn) -> Option<T> {
         let (number, slot) = split(birth);
         let page = Arc::make_mut(self.pages.get_mut(&number)?);
         let message = page.remove(slot)?;
@@ -170,10 +177,9 @@ impl Pages {
         }
         Some(message)
     }
-}
 
-impl Frozen for Pages {
-    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
+    /// Visits every message, by birth.
+    pub(in crate::queue) fn for_each(&self, visit: &mut dyn FnMut(Lsn, &T)) {
         let mut numbers: Vec<u64> = self.pages.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
@@ -181,6 +187,12 @@ impl Frozen for Pages {
                 visit(Lsn(number * PAGE + u64::from(slot)), message);
             });
         }
+    }
+}
+
+impl Frozen for Pages<Message> {
+    fn for_each(&self, visit: &mut dyn FnMut(Lsn, &Message)) {
+        self.for_each(visit);
     }
 
     fn pages(&self) -> &[Arc<super::Page>] {

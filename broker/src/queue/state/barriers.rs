@@ -2,6 +2,7 @@
 //! published when all have, or when it is too late for that.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message as _;
@@ -173,7 +174,7 @@ impl State {
         self.bytes += barrier.cost(&key);
         self.barrier_ends.insert(barrier.end, Named::Barrier(key.clone()));
         self.watch.touch(Kind::Barrier, &key);
-        self.barriers.insert(key, barrier);
+        self.barriers.insert(key, Arc::new(barrier));
     }
 
     pub(super) fn remove_barrier(&mut self, key: &str) {
@@ -184,7 +185,7 @@ impl State {
         let (key, barrier) = self.barriers.remove_entry(key)?;
         self.bytes -= barrier.cost(&key);
         self.barrier_ends.remove(barrier.end, Named::Barrier(key.clone()));
-        Some((key, barrier))
+        Some((key, Arc::unwrap_or_clone(barrier)))
     }
 }
 

@@ -47,7 +47,7 @@ impl<I: Index> Core<I> {
     }
 
     fn draft_end_of_barrier(&self, draft: &mut Draft, key: &Key, now: Now) -> Lookup<()> {
-        let barrier = &self.state.barriers[key];
+        let barrier = self.state.barriers.get(key).expect("what ends is there");
         if barrier.view.state != BarrierState::Open {
             let barriers = vec![key.to_string()];
             draft.state(Change::Removed(Removed { barriers, ..Removed::default() }));

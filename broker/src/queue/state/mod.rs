@@ -18,7 +18,7 @@ mod watch;
 
 pub mod record;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use qbroker_storage::Lsn;
@@ -30,13 +30,14 @@ pub use barriers::{
 pub use counters::{AddToCounter, ChangeCounter, Changed};
 pub use permits::{AcquirePermit, Holder, PermitId};
 pub use schedules::{Calendar, CatchUp, PutSchedule, SCHEDULE_BYTES_MAX, SCHEDULES_MAX, Schedule};
-pub(super) use snapshot::StateItem;
+pub(super) use snapshot::{FrozenState, StateItem};
 pub use values::StoreValue;
 pub use watch::Waiter;
 
 use super::index::Index;
 use super::publish::NewMessage;
 use super::refused::Refused;
+use super::shared_map::SharedMap;
 use super::time::Due;
 use super::{Core, Draft};
 use ends::{Ends, Named};
@@ -97,13 +98,13 @@ fn cost(key: &str) -> usize {
 /// the cost of everything.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    values: BTreeMap<Key, values::Value>,
-    counters: BTreeMap<Key, counters::Counter>,
+    values: SharedMap<Key, values::Value>,
+    counters: SharedMap<Key, counters::Counter>,
     /// What became of changes that may be asked for again.
-    answers: BTreeMap<Key, counters::Answer>,
+    answers: SharedMap<Key, counters::Answer>,
     permits: permits::Permits,
-    barriers: BTreeMap<Key, barriers::Barrier>,
-    schedules: BTreeMap<Key, record::ScheduleStored>,
+    barriers: SharedMap<Key, Arc<barriers::Barrier>>,
+    schedules: SharedMap<Key, Arc<record::ScheduleStored>>,
     /// The next tick of each schedule that has one.
     ticks: BTreeSet<(u64, Key)>,
     ends: Ends,
@@ -153,7 +154,7 @@ impl State {
         let counters = self.counters.values_mut().filter_map(|counter| counter.end.as_mut());
         let answers = self.answers.values_mut().map(|answer| &mut answer.end);
         let permits = self.permits.ends_mut();
-        let barriers = self.barriers.values_mut().map(|barrier| &mut barrier.end);
+        let barriers = self.barriers.values_mut().map(|it| &mut Arc::make_mut(it).end);
         let all = values.chain(counters).chain(answers).chain(permits).chain(barriers);
         all.for_each(|end| end.boot_ms = None);
         self.ends.forget_boot_clock(|named| match named {

@@ -13,6 +13,7 @@ use super::{Key, Kind, State, cost};
 use crate::queue::ids::{LeaseToken, SessionId};
 use crate::queue::index::Index;
 use crate::queue::refused::Refused;
+use crate::queue::shared_map::SharedMap;
 use crate::queue::time::{Due, Now};
 use crate::queue::{Core, Output, Turn};
 
@@ -70,10 +71,13 @@ pub(super) struct Permit {
     pub(super) request_id: Key,
 }
 
+/// Permits by the LSN of their record.
+pub(super) type ById = SharedMap<Lsn, Permit>;
+
 /// Invariant: every permit is in `of_keys`, and in those of the other three that it names.
 #[derive(Debug, Default)]
 pub(super) struct Permits {
-    permits: BTreeMap<Lsn, Permit>,
+    permits: ById,
     of_keys: BTreeMap<Key, BTreeSet<Lsn>>,
     of_leases: BTreeMap<Lsn, BTreeSet<Lsn>>,
     of_sessions: BTreeMap<SessionId, BTreeSet<Lsn>>,
@@ -85,8 +89,9 @@ impl Permits {
         self.permits.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Lsn, &Permit)> {
-        self.permits.iter().map(|(&id, permit)| (id, permit))
+    /// Every permit, as it is at this moment. Cheap.
+    pub(super) fn frozen(&self) -> ById {
+        self.permits.clone()
     }
 
     pub(super) fn ends_mut(&mut self) -> impl Iterator<Item = &mut Due> {
@@ -193,7 +198,8 @@ impl<I: Index> Core<I> {
     ) -> Turn<Option<PermitId>> {
         let key = &acquire.key;
         if let Some(lsn) = self.state.permits.of_request(key, &acquire.request_id) {
-            let Permit { epoch, end, .. } = self.state.permits.permits[&lsn];
+            let permit = self.state.permits.permits.get(&lsn);
+            let &Permit { epoch, end, .. } = permit.expect("a request's permit is there");
             // One that is over is on its way to somebody else.
             return Ok((!end.is_over(now)).then_some(PermitId { lsn, epoch }));
         }

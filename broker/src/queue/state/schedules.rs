@@ -4,6 +4,9 @@
 //! the message that the tick publishes: a crash leaves both or neither, so no tick is published twice, and
 //! none is forgotten. What a cron expression means is told by a [`Calendar`], from outside.
 
+use std::ops::Bound;
+use std::sync::Arc;
+
 use bytes::{Buf as _, BytesMut};
 use prost::Message as _;
 
@@ -106,7 +109,7 @@ impl State {
         if let Some(next_ms) = schedule.next_ms {
             self.ticks.insert((next_ms, name.clone()));
         }
-        self.schedules.insert(name, schedule);
+        self.schedules.insert(name, Arc::new(schedule));
     }
 
     pub(super) fn remove_schedule(&mut self, name: &str) {
@@ -119,7 +122,7 @@ impl State {
         if let Some(next_ms) = schedule.next_ms {
             self.ticks.remove(&(next_ms, name));
         }
-        Some(schedule)
+        Some(Arc::unwrap_or_clone(schedule))
     }
 }
 
@@ -163,7 +166,7 @@ impl<I: Index> Core<I> {
     ) -> Turn<Schedule> {
         policy::check_name(&put.name)?;
         policy::check_name(&put.message.queue)?;
-        let before = self.state.schedules.get(&put.name);
+        let before = self.state.schedules.get(&put.name).map(|it| &**it);
         if before.is_none() && SCHEDULES_MAX <= self.state.schedules.len() {
             return Err(Refused::Limit { what: "schedules", max: SCHEDULES_MAX }.into());
         }
@@ -234,13 +237,12 @@ impl<I: Index> Core<I> {
     /// The schedule of this name.
     pub fn schedule_named(&self, name: &str) -> Result<&Schedule, Refused> {
         let schedule = self.state.schedules.get(name);
-        schedule.ok_or_else(|| Refused::ScheduleNotFound(name.to_owned()))
+        schedule.map(|it| &**it).ok_or_else(|| Refused::ScheduleNotFound(name.to_owned()))
     }
 
     /// The schedules after this name, in the order of their names.
     pub fn schedules_after<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Schedule> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        self.state.schedules.range::<str, _>((Excluded(name), Unbounded)).map(|(_, it)| it)
+        self.state.schedules.from(Bound::Excluded(name)).map(|(_, it)| &**it)
     }
 
     /// Handles ticks that have come: a bounded step of it. They publish, which waits for a disk with
@@ -255,7 +257,7 @@ impl<I: Index> Core<I> {
     }
 
     fn tick_schedule(&mut self, name: &Key, now: Now, out: &mut Output) -> Turn<()> {
-        let schedule = &self.state.schedules[name];
+        let schedule = self.state.schedules.get(name).expect("what ticks is there");
         let Ticking { tick_ms, next_ms, is_published } = self.ticking(schedule, now);
         let mut ticked = ScheduleTicked {
             name: name.to_string(),

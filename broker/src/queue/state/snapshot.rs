@@ -1,16 +1,19 @@
 //! State in checkpoints.
 
+use std::sync::Arc;
+
 use prost::{Message, Oneof};
 use qbroker_storage::Lsn;
 
-use super::State;
 use super::barriers::{Barrier, BarrierState, BarrierView};
 use super::counters::{Answer, Counter};
 use super::permits::Permit;
 use super::record::{Member, ScheduleStored, Template};
 use super::values::Value;
+use super::{Key, State};
 use crate::queue::ids::SessionId;
 use crate::queue::record::StoredDue;
+use crate::queue::shared_map::SharedMap;
 use crate::queue::snapshot::SnapshotError;
 
 /// One entry.
@@ -106,7 +109,17 @@ struct BarrierItem {
     on_expire: Vec<Template>,
 }
 
-impl State {
+/// The state of one moment.
+pub(in crate::queue) struct FrozenState {
+    values: SharedMap<Key, Value>,
+    counters: SharedMap<Key, Counter>,
+    answers: SharedMap<Key, Answer>,
+    permits: SharedMap<Lsn, Permit>,
+    barriers: SharedMap<Key, Arc<Barrier>>,
+    schedules: SharedMap<Key, Arc<ScheduleStored>>,
+}
+
+impl FrozenState {
     /// Every entry, always in the same order.
     pub(in crate::queue) fn items(&self) -> impl Iterator<Item = StateItem> {
         let values = self.values.iter().map(|(key, value)| {
@@ -137,10 +150,25 @@ impl State {
             .barriers
             .iter()
             .map(|(key, barrier)| Entry::Barrier(Box::new(barrier_item(key, barrier))));
-        let schedules = self.schedules.values().map(|it| Entry::Schedule(Box::new(it.clone())));
+        let schedules = self.schedules.iter();
+        let schedules = schedules.map(|(_, it)| Entry::Schedule(Box::new((**it).clone())));
         let entries = values.chain(counters).chain(answers).chain(permits).chain(barriers);
         let entries = entries.chain(schedules);
         entries.map(|entry| StateItem { entry: Some(entry) })
+    }
+}
+
+impl State {
+    /// Everything, as it is at this moment. Cheap.
+    pub(in crate::queue) fn frozen(&self) -> FrozenState {
+        FrozenState {
+            values: self.values.clone(),
+            counters: self.counters.clone(),
+            answers: self.answers.clone(),
+            permits: self.permits.frozen(),
+            barriers: self.barriers.clone(),
+            schedules: self.schedules.clone(),
+        }
     }
 
     /// Takes an entry of a snapshot; `keep` is told a record that the log must keep.

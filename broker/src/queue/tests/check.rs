@@ -49,7 +49,9 @@ fn check_counts<I: Index>(core: &Core<I>) {
 fn check_leases<I: Index>(core: &Core<I>) {
     let mut by_session = BTreeMap::<SessionId, Vec<Lsn>>::new();
     let mut by_consumer = BTreeMap::<ConsumerId, (u32, u64)>::new();
-    for (birth, lease) in core.leases.sorted() {
+    let mut leases = Vec::new();
+    core.leases.frozen().for_each(&mut |birth, lease| leases.push((birth, *lease)));
+    for (birth, lease) in leases {
         by_session.entry(lease.session).or_default().push(birth);
         let (messages, bytes) = by_consumer.entry(lease.consumer).or_default();
         *messages += 1;
