@@ -9,7 +9,7 @@ use qbroker_storage::Lsn;
 use super::held::{Held, Number, Role};
 use super::homes::Homes;
 use super::keys::Lane;
-use super::page::{Page, Stand, short_hash};
+use super::page::{Hash, Page, Stand, short_hash};
 use super::{Counts, StateSet, split_ready_order};
 use crate::queue::ids::QueueId;
 
@@ -56,7 +56,7 @@ impl Cold {
             self.add_without_keys(page, retention_ms)
         };
         let numbers: Vec<Number> = pages.into_iter().map(add).collect();
-        let mut lists = BTreeMap::<(QueueId, Role), Vec<(Number, &[u32])>>::new();
+        let mut lists = BTreeMap::<(QueueId, Role), Vec<(Number, &[Hash])>>::new();
         for number in numbers {
             let page = page_of(&self.pages, number);
             for (role, hashes) in page.hashes() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::page::Hash;
 use crate::queue::ids::QueueId;
 
 /// Number of a page.
@@ -53,17 +54,17 @@ impl Held {
 
     /// As so many [`Self::insert`]s, at a fraction of their cost: of pages with the hashes of each in
     /// ascending order. Of this queue and role nothing was here.
-    pub(super) fn fill(&mut self, queue: QueueId, role: Role, lists: &[(Number, &[u32])]) {
+    pub(super) fn fill(&mut self, queue: QueueId, role: Role, lists: &[(Number, &[Hash])]) {
         let total: usize = lists.iter().map(|(_, hashes)| hashes.len()).sum();
         let parts = (total / FILLED_AT_ONCE + 1).next_power_of_two() as u64;
-        let mut rests: Vec<&[u32]> = lists.iter().map(|&(_, hashes)| hashes).collect();
+        let mut rests: Vec<&[Hash]> = lists.iter().map(|&(_, hashes)| hashes).collect();
         let mut entries = Vec::new();
         for part in 1..=parts {
             let end = (part << 32) / parts;
             for (&(page, _), rest) in lists.iter().zip(&mut rests) {
-                let here = rest.partition_point(|&hash| u64::from(hash) < end);
+                let here = rest.partition_point(|hash| u64::from(u32::from_le_bytes(*hash)) < end);
                 let (taken, later) = rest.split_at(here);
-                entries.extend(taken.iter().map(|&hash| (hash, page)));
+                entries.extend(taken.iter().map(|hash| (u32::from_le_bytes(*hash), page)));
                 *rest = later;
             }
             entries.sort_unstable();
@@ -170,13 +171,16 @@ mod tests {
             more in prop::collection::vec((0..6_000_u32, 0..70_u32), 0..400),
             spread in prop_oneof![Just(1_u32), Just(800_000)],
         ) {
-            let pages: Vec<Vec<u32>> =
-                pages.into_iter().map(|page| page.into_iter().map(|h| h * spread).collect()).collect();
-            let lists: Vec<(Number, &[u32])> = (0..).zip(pages.iter().map(Vec::as_slice)).collect();
+            let bytes = |hash: u32| (hash * spread).to_le_bytes();
+            let pages: Vec<Vec<Hash>> =
+                pages.into_iter().map(|page| page.into_iter().map(bytes).collect()).collect();
+            let lists: Vec<(Number, &[Hash])> = (0..).zip(pages.iter().map(Vec::as_slice)).collect();
             let (mut filled, mut grown) = (Held::default(), Held::default());
             filled.fill(QueueId(1), Role::Waits, &lists);
             for &(page, hashes) in &lists {
-                hashes.iter().for_each(|&hash| grown.insert(QueueId(1), Role::Waits, hash, page));
+                for hash in hashes {
+                    grown.insert(QueueId(1), Role::Waits, u32::from_le_bytes(*hash), page);
+                }
             }
             for (at, (hash, page)) in more.into_iter().enumerate() {
                 let change = if at % 2 == 0 { Held::insert } else { Held::remove };

@@ -59,18 +59,22 @@ pub struct Page {
     pub ttl_wall_ms: Option<u64>,
     #[prost(uint64, optional, tag = "32")]
     ttl_any_wall_ms: Option<u64>,
-    /// Hashes of the unique keys that its messages hold, each once.
-    #[prost(fixed32, repeated, tag = "51")]
-    pub(super) held_keys: Vec<u32>,
-    /// Lines of which a message is the first, and lines in which one waits, each once.
-    #[prost(fixed32, repeated, tag = "52")]
-    pub(super) led_lines: Vec<u32>,
-    #[prost(fixed32, repeated, tag = "53")]
-    pub(super) lines_behind: Vec<u32>,
+    /// Hashes of the unique keys that its messages hold, each once and in ascending order: as a packed
+    /// list of fixed32 is encoded, so that a checkpoint need not copy them.
+    #[prost(bytes = "bytes", tag = "51")]
+    held_keys: Bytes,
+    /// The same of lines of which a message is the first, and of lines in which one waits.
+    #[prost(bytes = "bytes", tag = "52")]
+    led_lines: Bytes,
+    #[prost(bytes = "bytes", tag = "53")]
+    lines_behind: Bytes,
     /// The lane of ready messages.
     #[prost(uint32, tag = "54")]
     lane: u32,
 }
+
+/// A hash of a key as a page has it: in little endian.
+pub(super) type Hash = [u8; 4];
 
 /// A message's place in the order of its state.
 pub(super) type Stand = (u64, Lsn);
@@ -109,12 +113,17 @@ impl Page {
         }
     }
 
-    /// The tag of the births.
-    pub const BIRTHS_TAG: u32 = 15;
-
-    /// All but the births, and these.
-    pub fn split_births(&self) -> (Self, Bytes) {
-        (Self { births: Bytes::new(), ..self.clone() }, self.births.clone())
+    /// All but what grows with the messages, and that: fields of bytes by their tags.
+    pub fn split(&self) -> (Self, [(u32, Bytes); 4]) {
+        let mut head = self.clone();
+        let fields = [
+            (15, &mut head.births),
+            (51, &mut head.held_keys),
+            (52, &mut head.led_lines),
+            (53, &mut head.lines_behind),
+        ];
+        let fields = fields.map(|(tag, field)| (tag, std::mem::take(field)));
+        (head, fields)
     }
 
     /// The queue of its messages.
@@ -140,19 +149,21 @@ impl Page {
     }
 
     /// The hashes of its messages' keys, each once and in ascending order, by what they do under them.
-    pub(super) fn hashes(&self) -> impl Iterator<Item = (Role, &[u32])> {
+    pub(super) fn hashes(&self) -> impl Iterator<Item = (Role, &[Hash])> {
         let all = [
             (Role::Holds, &self.held_keys),
             (Role::Leads, &self.led_lines),
             (Role::Waits, &self.lines_behind),
         ];
-        let some = all.into_iter().filter(|(_, hashes)| !hashes.is_empty());
-        some.map(|(role, hashes)| (role, hashes.as_slice()))
+        let lists = all.into_iter().map(|(role, hashes)| (role, hashes.as_chunks().0));
+        lists.filter(|(_, hashes)| !hashes.is_empty())
     }
 
     /// The same one by one.
     pub(super) fn roles(&self) -> impl Iterator<Item = (Role, u32)> {
-        self.hashes().flat_map(|(role, hashes)| hashes.iter().map(move |&hash| (role, hash)))
+        self.hashes().flat_map(|(role, hashes)| {
+            hashes.iter().map(move |hash| (role, u32::from_le_bytes(*hash)))
+        })
     }
 
     /// As how many messages it counts.
@@ -234,12 +245,12 @@ pub(super) fn short_hash(key: u64) -> u32 {
     key as u32
 }
 
-fn distinct(messages: &[(Lsn, Message)], key: impl Fn(&Message) -> Option<u32>) -> Vec<u32> {
+fn distinct(messages: &[(Lsn, Message)], key: impl Fn(&Message) -> Option<u32>) -> Bytes {
     let mut keys: Vec<u32> = messages.iter().filter_map(|(_, message)| key(message)).collect();
     keys.sort_unstable();
     keys.dedup();
-    keys.shrink_to_fit();
-    keys
+    let bytes: Vec<u8> = keys.into_iter().flat_map(u32::to_le_bytes).collect();
+    bytes.into_boxed_slice().into()
 }
 
 fn encode_births(messages: &[(Lsn, Message)]) -> Bytes {

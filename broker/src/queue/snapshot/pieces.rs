@@ -31,24 +31,28 @@ impl Pieces {
         envelope.encode_raw(&mut self.piece);
     }
 
-    /// As `add(Item::Page(page))`, but for the order of fields: the births, most of a page, are shared
-    /// with it and not copied.
+    /// As `add(Item::Page(page))`, but for the order of fields: births and hashes of keys, most of a
+    /// page, are shared with it and not copied.
     pub(super) fn add_page(&mut self, page: &Page) {
         const PAGE_TAG: u32 = 9;
-        let (head, births) = page.split_births();
-        let before_births = key_len(Page::BIRTHS_TAG) + length_delimiter_len(births.len());
-        let page_bytes = head.encoded_len() + before_births + births.len();
+        let (head, fields) = page.split();
+        let fields = || fields.iter().filter(|(_, field)| !field.is_empty());
+        let before =
+            |(tag, field): &(u32, Bytes)| key_len(*tag) + length_delimiter_len(field.len());
+        let shared_bytes: usize = fields().map(|(_, field)| field.len()).sum();
+        let page_bytes = head.encoded_len() + fields().map(before).sum::<usize>() + shared_bytes;
         let bytes = key_len(PAGE_TAG) + length_delimiter_len(page_bytes) + page_bytes;
-        self.make_room(bytes - births.len());
-        let piece = &mut self.piece;
-        encode_varint(bytes as u64, piece);
-        encode_key(PAGE_TAG, WireType::LengthDelimited, piece);
-        encode_varint(page_bytes as u64, piece);
-        head.encode_raw(piece);
-        encode_key(Page::BIRTHS_TAG, WireType::LengthDelimited, piece);
-        encode_varint(births.len() as u64, piece);
-        self.cut();
-        self.full.push(births);
+        self.make_room(bytes - shared_bytes);
+        encode_varint(bytes as u64, &mut self.piece);
+        encode_key(PAGE_TAG, WireType::LengthDelimited, &mut self.piece);
+        encode_varint(page_bytes as u64, &mut self.piece);
+        head.encode_raw(&mut self.piece);
+        for (tag, field) in fields() {
+            encode_key(*tag, WireType::LengthDelimited, &mut self.piece);
+            encode_varint(field.len() as u64, &mut self.piece);
+            self.cut();
+            self.full.push(field.clone());
+        }
     }
 
     /// For an item of so many bytes and its length.
