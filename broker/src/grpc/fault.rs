@@ -258,6 +258,7 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::MessageTooLarge { .. }
         | Refused::TooLargeFor { .. }
         | Refused::MoveToItself(_)
+        | Refused::StreamOfOtherSession(_)
         | Refused::LargerThanQueue { .. }
         | Refused::Priority { .. }
         | Refused::DuplicateInBatch { .. }

@@ -82,6 +82,7 @@ impl<I: Index> Core<I> {
         let consumer = ConsumerId::new(self.epoch, self.consumers.next_number());
         let previous = known.and_then(|session| self.previous_stream(session, open));
         if let Some((named, previous)) = previous {
+            self.check_stream_of(session, named, previous)?;
             self.draft_grace(&mut draft, session, open.session_grace_ms);
             let known_as = named.0;
             let resumed = Resumed {
@@ -237,6 +238,21 @@ impl<I: Index> Core<I> {
         Some((named, session.stream_known_as(named)))
     }
 
+    /// Whether a stream may be replaced by one of this session: it belongs to no other one, as far as
+    /// it is known.
+    fn check_stream_of(
+        &self,
+        session: SessionId,
+        named: ConsumerId,
+        stream: ConsumerId,
+    ) -> Result<(), Refused> {
+        let connected = self.consumers.get(stream).map(|consumer| consumer.session);
+        let of = connected.or_else(|| self.settled.session_of(stream.0));
+        // One that was lost may be there again, under its name and another number.
+        let other = of.filter(|of| *of != session && self.sessions.get(*of).is_some());
+        other.map_or(Ok(()), |_| Err(Refused::StreamOfOtherSession(named)))
+    }
+
     /// What the client still holds goes on; what never reached it is released.
     fn draft_resume(&self, draft: &mut Draft, open: &OpenConsumer, resumed: Resumed) -> Lookup<()> {
         let of_previous: BTreeSet<u64> =
@@ -312,6 +328,7 @@ impl<I: Index> Core<I> {
             self.leases.set_consumer(Lsn(birth), ConsumerId(resumed.consumer));
         }
         self.sessions.resumed(resumed);
-        self.settled.resume(resumed.previous, resumed.consumer);
+        let session = SessionId(resumed.session);
+        self.settled.resume(session, resumed.previous, resumed.consumer);
     }
 }

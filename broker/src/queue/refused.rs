@@ -67,6 +67,8 @@ pub enum Refused {
     SessionLost(String),
     #[error("consumer \"{0}\" is not connected; it may have gone, or come back under another name")]
     ConsumerNotFound(ConsumerId),
+    #[error("consumer \"{0}\" is of another session; name a stream of this one, or none")]
+    StreamOfOtherSession(ConsumerId),
     #[error("the lease token occurs twice in the call")]
     TokenTwice,
     #[error("the value has {bytes} bytes; at most {max} are allowed")]
@@ -143,7 +145,7 @@ impl Refused {
             Self::MessageLeased(_) => "MESSAGE_LEASED",
             Self::MessageUnreadable(_) => "DATA_DAMAGED",
             Self::NotDeadLetter(_) => "NOT_DEAD_LETTER",
-            Self::MoveToItself(_) => "INVALID_ARGUMENT",
+            Self::MoveToItself(_) | Self::StreamOfOtherSession(_) => "INVALID_ARGUMENT",
             Self::TooLargeFor { .. } => "MESSAGE_TOO_LARGE",
             Self::DuplicateMessageId { .. } => "DUPLICATE_MESSAGE_ID",
             Self::UniqueKeyHeld { .. } => "UNIQUE_KEY_HELD",
@@ -194,6 +196,9 @@ impl Refused {
                 vec![("message_id", id.clone()), ("queue", queue.clone())]
             }
             Self::ConsumerNotFound(id) => vec![("consumer_id", id.to_string())],
+            Self::StreamOfOtherSession(id) => {
+                vec![("field", "previous_consumer_id".to_owned()), ("consumer_id", id.to_string())]
+            }
             Self::MoveToItself(queue) => {
                 vec![("field", "destination_queue".to_owned()), ("queue", queue.clone())]
             }

@@ -7,8 +7,9 @@ use rustc_hash::FxBuildHasher;
 use super::body::{FAILURE_BYTES_MAX, StoredFailure, small_body};
 use super::dead_letter::Letter;
 use super::effects::Effects;
-use super::ids::{ConsumerId, LeaseToken};
+use super::ids::{ConsumerId, LeaseToken, SessionId};
 use super::index::{Index, Message};
+use super::lease::Lease;
 use super::record::{
     Acked, BIRTHS_MAX, Call, DeadLetterReason, Nacked, QueueDefinition, Record, Released,
 };
@@ -247,14 +248,17 @@ impl<I: Index> Core<I> {
         self.settled.prune(acked.call.wall_ms, self.limits.settled_max);
         self.settled.answered(acked.call.consumer, acked.answered_through);
         let mut leases = Vec::with_capacity(acked.births.len());
+        let mut session = SessionId::NONE;
         for &birth in &acked.births {
             let birth = Lsn(birth);
-            let grant = self.end_lease(birth).map(|lease| lease.grant);
+            let lease = self.end_lease(birth);
+            session = lease.map_or(session, |lease| session_of(&acked.call, &lease, session));
+            let grant = lease.map(|lease| lease.grant);
             leases.extend(grant.map(|grant| (birth, grant)));
             let message = self.finish(birth, grant);
             self.catalog.totals(message.queue).acked += 1;
         }
-        self.settled.remember(&acked.call, leases, Kind::Ack);
+        self.settled.remember(&acked.call, session, leases, Kind::Ack);
     }
 
     pub(super) fn apply_released(&mut self, released: &Released) {
@@ -274,10 +278,17 @@ impl<I: Index> Core<I> {
     pub(super) fn remember_settled(&mut self, call: &Call, birth: Lsn, kind: Kind) {
         if let Some(lease) = self.leases.get(birth) {
             let key = (birth, lease.grant);
+            let session = session_of(call, lease, SessionId::NONE);
             self.settled.prune(call.wall_ms, self.limits.settled_max);
-            self.settled.remember(call, [key], kind);
+            self.settled.remember(call, session, [key], kind);
         }
     }
+}
+
+/// The session of the stream that made a call, where the lease is one of its own.
+fn session_of(call: &Call, lease: &Lease, otherwise: SessionId) -> SessionId {
+    let is_own = call.consumer != 0 && lease.consumer.0 == call.consumer;
+    if is_own { lease.session } else { otherwise }
 }
 
 /// Whether a failure of a message that is held is the last that it may have.

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
+use super::ids::SessionId;
 use super::record::Call;
 use super::shared_map::SharedMap;
 
@@ -57,6 +58,8 @@ pub(super) type SettledCalls = SharedMap<(u64, u64), SettledCall>;
 /// What one call settled, and when.
 #[derive(Clone, Debug)]
 pub(super) struct SettledCall {
+    /// Of its stream, where the leases tell it: nobody else takes them over.
+    pub(super) session: SessionId,
     pub(super) wall_ms: u64,
     pub(super) leases: Arc<Vec<(Key, Kind)>>,
 }
@@ -69,6 +72,7 @@ impl Settled {
     pub(super) fn remember(
         &mut self,
         call: &Call,
+        session: SessionId,
         leases: impl IntoIterator<Item = Key>,
         kind: Kind,
     ) {
@@ -80,7 +84,8 @@ impl Settled {
             Arc::make_mut(&mut settled.leases).extend(new);
         } else if !new.is_empty() {
             self.by_time.insert((call.wall_ms, key.0, key.1));
-            self.calls.insert(key, SettledCall { wall_ms: call.wall_ms, leases: Arc::new(new) });
+            let (wall_ms, leases) = (call.wall_ms, Arc::new(new));
+            self.calls.insert(key, SettledCall { session, wall_ms, leases });
         }
     }
 
@@ -102,9 +107,23 @@ impl Settled {
         }
     }
 
-    /// One stream took the place of another, and goes on with its numbers.
-    pub(super) fn resume(&mut self, previous: u64, consumer: u64) {
-        while let Some(key) = self.first_call(previous, u64::MAX) {
+    /// The session whose stream made calls that are remembered, as far as they tell.
+    pub(super) fn session_of(&self, consumer: u64) -> Option<SessionId> {
+        let mut told = self.calls_of(consumer).map(|(_, call)| call.session);
+        told.find(|session| *session != SessionId::NONE)
+    }
+
+    fn calls_of(&self, consumer: u64) -> impl Iterator<Item = ((u64, u64), &SettledCall)> {
+        let calls = self.calls.from(Bound::Included(&(consumer, 0)));
+        calls.map(|(key, call)| (*key, call)).take_while(move |(key, _)| key.0 == consumer)
+    }
+
+    /// One stream of a session took the place of another, and goes on with its numbers.
+    pub(super) fn resume(&mut self, session: SessionId, previous: u64, consumer: u64) {
+        let is_own = |call: &SettledCall| [session, SessionId::NONE].contains(&call.session);
+        let own = self.calls_of(previous).filter(|(_, call)| is_own(call));
+        let own: Vec<_> = own.map(|(key, _)| key).collect();
+        for key in own {
             let call = self.calls.remove(&key).expect("it was found just now");
             self.by_time.remove(&(call.wall_ms, previous, key.1));
             self.by_time.insert((call.wall_ms, consumer, key.1));

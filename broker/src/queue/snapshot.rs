@@ -172,7 +172,8 @@ impl<I: Index> Core<I> {
                 let keys = item.births.into_iter().zip(item.grants).zip(item.kinds);
                 for ((birth, grant), kind) in keys {
                     let kind = Kind::from_number(kind).ok_or(SnapshotError::UnknownItem)?;
-                    self.settled.remember(&item.call, [(Lsn(birth), Lsn(grant))], kind);
+                    let (session, lease) = (SessionId(item.session), (Lsn(birth), Lsn(grant)));
+                    self.settled.remember(&item.call, session, [lease], kind);
                 }
             }
             Item::Pulled(item) => {

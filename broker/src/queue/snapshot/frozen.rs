@@ -200,7 +200,13 @@ fn lease_item(birth: Lsn, lease: &Lease) -> LeaseItem {
 
 fn settled_item(consumer: u64, number: u64, settled: &SettledCall) -> SettledItem {
     let call = Call { consumer, number, wall_ms: settled.wall_ms };
-    let mut item = SettledItem { call, births: Vec::new(), grants: Vec::new(), kinds: Vec::new() };
+    let mut item = SettledItem {
+        call,
+        births: Vec::new(),
+        grants: Vec::new(),
+        kinds: Vec::new(),
+        session: settled.session.0,
+    };
     for &((birth, grant), kind) in settled.leases.iter() {
         item.births.push(birth.0);
         item.grants.push(grant.0);

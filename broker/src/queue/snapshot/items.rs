@@ -93,6 +93,9 @@ pub(super) struct SettledItem {
     pub(super) grants: Vec<u64>,
     #[prost(uint32, repeated, tag = "4")]
     pub(super) kinds: Vec<u32>,
+    /// Of the stream, where it is known.
+    #[prost(uint64, tag = "5")]
+    pub(super) session: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
