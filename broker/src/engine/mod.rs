@@ -43,6 +43,7 @@ pub use watching::Watching;
 
 use streams::Stream;
 use unsynced::Unsynced;
+use watching::Watcher;
 
 use crate::clock::Clock;
 use crate::queue::ids::{ConsumerId, LeaseToken};
@@ -142,7 +143,7 @@ struct State {
     pulls: HashMap<PullId, oneshot::Sender<(Lsn, Vec<Delivery>)>, FxBuildHasher>,
     publishers: HashMap<u64, Arc<Outbox<PublishEvent>>, FxBuildHasher>,
     /// Calls that wait for something under a key to change.
-    watchers: HashMap<(Kind, Key), Vec<Arc<Notify>>, FxBuildHasher>,
+    watchers: HashMap<(Kind, Key), Vec<Watcher>, FxBuildHasher>,
     last_stream: u64,
     letters: letters::Letters,
     /// When the timer will look by itself, on the boot clock.

@@ -18,14 +18,32 @@ pub struct Watching {
     changed: Arc<Notify>,
 }
 
+/// One who hears of changes under a key.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    changed: Arc<Notify>,
+    /// Of permits: how many there are for him.
+    limit: usize,
+}
+
 impl Engine {
     /// Hears of changes under these keys from now on. To be taken before the first look.
     pub fn watch_state(self: &Arc<Self>, kind: Kind, keys: &[Key]) -> Watching {
+        self.watch(kind, keys, 0)
+    }
+
+    /// Hears when a permit of this key may be had, where there are so many.
+    pub fn watch_permits(self: &Arc<Self>, key: &Key, limit: u32) -> Watching {
+        self.watch(Kind::Permit, std::slice::from_ref(key), limit as usize)
+    }
+
+    fn watch(self: &Arc<Self>, kind: Kind, keys: &[Key], limit: usize) -> Watching {
         let changed = Arc::new(Notify::new());
         let mut state = self.state.lock();
         let waiter = state.core.watch_state(kind, keys);
         for key in keys {
-            state.watchers.entry((kind, key.clone())).or_default().push(changed.clone());
+            let watcher = Watcher { changed: changed.clone(), limit };
+            state.watchers.entry((kind, key.clone())).or_default().push(watcher);
         }
         Watching { engine: self.clone(), kind, keys: keys.to_vec(), waiter, changed }
     }
@@ -51,12 +69,12 @@ impl Drop for Watching {
         for key in &self.keys {
             let name = (self.kind, key.clone());
             if let Some(watchers) = state.watchers.get_mut(&name) {
-                watchers.retain(|changed| !Arc::ptr_eq(changed, &self.changed));
+                watchers.retain(|watcher| !Arc::ptr_eq(&watcher.changed, &self.changed));
                 if watchers.is_empty() {
                     state.watchers.remove(&name);
                 } else if self.kind == Kind::Permit {
                     // What is free may have been this one's, and is the next one's then.
-                    watchers.iter().for_each(|changed| changed.notify_waiters());
+                    state.state_changed(self.kind, key.clone());
                 }
             }
         }
@@ -64,8 +82,14 @@ impl Drop for Watching {
 }
 
 impl State {
+    /// Wakes who waits for a change; of those who wait for permits only as many as may have one by now.
     pub(super) fn state_changed(&self, kind: Kind, key: Key) {
+        let taken = if kind == Kind::Permit { self.core.permits_taken(&key) } else { 0 };
         let watchers = self.watchers.get(&(kind, key));
-        watchers.into_iter().flatten().for_each(|changed| changed.notify_waiters());
+        for (ahead, watcher) in watchers.into_iter().flatten().enumerate() {
+            if kind != Kind::Permit || taken + ahead < watcher.limit {
+                watcher.changed.notify_waiters();
+            }
+        }
     }
 }

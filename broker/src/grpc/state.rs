@@ -15,6 +15,9 @@ use super::fault::{Fault, flat};
 use crate::engine::Watching;
 use crate::queue::state::{BarrierState as State, BarrierView, Key, Kind, PermitId};
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of values that one answer holds.
 const VALUES_BYTES_MAX: u64 = 8 << 20;
 
@@ -209,8 +212,8 @@ impl StateCalls {
         let until = Instant::now() + wait;
         let engine = &self.context.engine;
         // Who does not wait is in nobody's way.
-        let wait_for = std::slice::from_ref(&acquire.key);
-        let watching = (!wait.is_zero()).then(|| engine.watch_state(Kind::Permit, wait_for));
+        let watch = || engine.watch_permits(&acquire.key, acquire.limit);
+        let watching = (!wait.is_zero()).then(watch);
         loop {
             let changed = watching.as_ref().map(Watching::changed);
             let waiter = watching.as_ref().map(Watching::waiter);

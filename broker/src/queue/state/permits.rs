@@ -239,6 +239,11 @@ impl<I: Index> Core<I> {
         Ok(Some(PermitId { lsn, epoch: self.epoch }))
     }
 
+    /// How many of a key's permits are taken.
+    pub fn permits_taken(&self, key: &str) -> usize {
+        self.state.permits.taken(key)
+    }
+
     /// Gives a permit back; whether it had not ended before. Takes place on a full disk too.
     pub fn release_permit(&mut self, id: PermitId, out: &mut Output) -> Turn<bool> {
         let permit = self.state.permits.permits.get(&id.lsn);
