@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::io::Errno;
+
 /// How a file is opened.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -172,7 +174,13 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &str) -> io::Result<Lock> {
-        lock_file(&self.path(path))
+        let file = self.path(path);
+        // Whoever deletes the file cannot take the folder's own lock away.
+        let folder = match try_lock_folder(&self.root)? {
+            Some(folder) => folder,
+            None => return Ok(Lock::HeldBy(holder_in(&file))),
+        };
+        lock_file(&file, folder)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -190,30 +198,47 @@ impl Disk for RealDisk {
     }
 }
 
-/// The kernel lets go of the lock with the process, however it ends. The process id in the file
+/// Locks the folder itself; `None` where somebody else has it. A file system that locks files only, as
+/// NFS does, gives it unlocked: there the file alone tells two brokers apart.
+fn try_lock_folder(root: &Path) -> io::Result<Option<fs::File>> {
+    let folder = fs::File::open(root)?;
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => match Errno::from_io_error(&error) {
+            Some(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK) => Ok(Some(folder)),
+            _ => Err(error),
+        },
+    }
+}
+
+/// The kernel lets go of both locks with the process, however it ends. The process id in the file
 /// is for people.
-fn lock_file(path: &Path) -> io::Result<Lock> {
+fn lock_file(path: &Path, folder: fs::File) -> io::Result<Lock> {
     let mut options = fs::OpenOptions::new();
     let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0)?;
             write!(file, "{}", std::process::id())?;
-            Ok(Lock::Taken(Box::new(RealLock { _file: file })))
+            Ok(Lock::Taken(Box::new(RealLock { _file: file, _folder: folder })))
         }
-        Err(fs::TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(path).unwrap_or_default();
-            let known = !holder.is_empty() && holder.bytes().all(|byte| byte.is_ascii_digit());
-            let holder = if known { format!("process {holder}") } else { "another process".into() };
-            Ok(Lock::HeldBy(holder))
-        }
+        Err(fs::TryLockError::WouldBlock) => Ok(Lock::HeldBy(holder_in(path))),
         Err(fs::TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Who has the lock, as far as the file tells.
+fn holder_in(path: &Path) -> String {
+    let holder = fs::read_to_string(path).unwrap_or_default();
+    let known = !holder.is_empty() && holder.bytes().all(|byte| byte.is_ascii_digit());
+    if known { format!("process {holder}") } else { "another process".to_owned() }
 }
 
 #[derive(Debug)]
 struct RealLock {
     _file: fs::File,
+    _folder: fs::File,
 }
 
 impl Held for RealLock {}
@@ -230,7 +255,7 @@ impl ReadAt for RealFile {
 impl File for RealFile {
     #[cfg(target_os = "linux")]
     fn read_now_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        use rustix::io::{Errno, ReadWriteFlags};
+        use rustix::io::ReadWriteFlags;
         let mut buffers = [io::IoSliceMut::new(buffer)];
         match rustix::io::preadv2(&self.0, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
             // Not every file system and kernel knows how.
@@ -264,7 +289,6 @@ impl File for RealFile {
     #[cfg(target_os = "linux")]
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         use rustix::fs::FallocateFlags;
-        use rustix::io::Errno;
         match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
             // File systems that cannot reserve give a hole; the space watch still looks ahead.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.0.set_len(bytes),
@@ -275,5 +299,29 @@ impl File for RealFile {
     #[cfg(not(target_os = "linux"))]
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.0.set_len(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two brokers once ran on one folder after somebody had deleted the file.
+    #[test]
+    fn a_folder_is_locked_by_more_than_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(folder.path()).unwrap();
+        let Lock::Taken(held) = disk.lock("LOCK").unwrap() else { panic!("it is free") };
+        let this = format!("process {}", std::process::id());
+        let held_by = |name: &str| match disk.lock(name).unwrap() {
+            Lock::HeldBy(holder) => holder,
+            Lock::Taken(_) => panic!("it is taken twice"),
+        };
+        assert_eq!(held_by("LOCK"), this);
+        disk.remove("LOCK").unwrap();
+        assert_eq!(held_by("LOCK"), "another process");
+        assert!(disk.list("").unwrap().is_empty(), "who is refused makes nothing");
+        drop(held);
+        assert!(matches!(disk.lock("LOCK").unwrap(), Lock::Taken(_)));
     }
 }
