@@ -78,8 +78,9 @@ pub(super) struct NewInQueue {
     pub(super) index: usize,
     pub(super) birth: Lsn,
     pub(super) bytes: usize,
-    /// It is scheduled, and makes no room for those after it.
-    pub(super) waits: bool,
+    /// It is scheduled, or another message of the batch is a duplicate of it: it makes no room for those
+    /// after it.
+    pub(super) stays: bool,
 }
 
 impl NewInQueue {
@@ -90,11 +91,25 @@ impl NewInQueue {
 
 /// What a batch puts into bounded queues; empty where it names none.
 #[derive(Debug, Default)]
-pub(super) struct Needs(BTreeMap<QueueId, Vec<NewInQueue>>);
+pub(super) struct Needs {
+    new: BTreeMap<QueueId, Vec<NewInQueue>>,
+    /// Messages that were there before and hold the keys of others of the batch: who is answered with one
+    /// may count on it.
+    named: BTreeSet<Lsn>,
+}
 
 impl Needs {
     pub(super) fn add(&mut self, queue: QueueId, message: NewInQueue) {
-        self.0.entry(queue).or_default().push(message);
+        self.new.entry(queue).or_default().push(message);
+    }
+
+    /// A message of the batch is a duplicate of this one, which may be one of the batch before it.
+    pub(super) fn keep(&mut self, queue: QueueId, birth: Lsn) {
+        let new = self.new.get_mut(&queue).map_or(&mut [][..], |new| new);
+        match new.binary_search_by_key(&birth, |it| it.birth) {
+            Ok(at) => new[at].stays = true,
+            Err(_) => drop(self.named.insert(birth)),
+        }
     }
 }
 
@@ -130,7 +145,7 @@ impl<I: Index> Core<I> {
         needs: &Needs,
     ) -> Result<Vec<Evicted>, NoRoom> {
         let mut evicted = Vec::new();
-        for (&queue, new) in &needs.0 {
+        for (&queue, new) in &needs.new {
             let of = self.catalog.get(queue).expect("what is bounded is there");
             let policy = &of.definition.policy;
             let freed = leaving.filter(|it| it.queue == queue).map(|it| it.size);
@@ -144,7 +159,7 @@ impl<I: Index> Core<I> {
                     continue;
                 }
                 Overflow::DropOldest | Overflow::DeadLetterOldest => {
-                    self.going_for(of, held, new)?
+                    self.going_for(of, held, new, &needs.named)?
                 }
             };
             if !oldest.is_empty() {
@@ -175,7 +190,13 @@ impl<I: Index> Core<I> {
     }
 
     /// The oldest that are ready, as far as it takes, of the batch itself last.
-    fn going_for(&self, of: &Queue, held: Size, new: &[NewInQueue]) -> Result<Vec<Lsn>, NoRoom> {
+    fn going_for(
+        &self,
+        of: &Queue,
+        held: Size,
+        new: &[NewInQueue],
+        named: &BTreeSet<Lsn>,
+    ) -> Result<Vec<Lsn>, NoRoom> {
         let size = new.iter().fold(Size::default(), |size, it| size.and(it.size()));
         // What is beyond a bound for other reasons is not the publisher's to make up for.
         let excess = held.and(size).beyond(most(&of.definition.policy)).at_most(size);
@@ -183,14 +204,14 @@ impl<I: Index> Core<I> {
             return Ok(Vec::new());
         }
         let first = new.first().map_or(0, |it| it.index);
-        let found = self.oldest_of(of.id(), StateSet::READY, excess, usize::MAX);
+        let found = self.oldest_of(of.id(), StateSet::READY, excess, usize::MAX, named);
         let (mut oldest, mut freed) = found.map_err(|missing| (first, missing.into()))?;
         if !freed.covers(excess) {
-            // All that was ready goes.
-            check_room(of, held.beyond(freed), new, |it| it.waits)?;
+            // All that was ready goes, but for what is named.
+            check_room(of, held.beyond(freed), new, |it| it.stays)?;
         }
         // The last one stays, whatever it does: there was room for it.
-        for it in new.iter().take(new.len() - 1).filter(|it| !it.waits) {
+        for it in new.iter().take(new.len() - 1).filter(|it| !it.stays) {
             if freed.covers(excess) {
                 break;
             }
@@ -231,19 +252,22 @@ impl<I: Index> Core<I> {
         }
     }
 
-    /// The oldest messages of a queue that free so much together, and what they free: less where
-    /// there are no more, or more than `max` would have to go.
+    /// The oldest messages of a queue that free so much together, but for those that stay, and what they
+    /// free: less where there are no more, or more than `max` would have to go.
     fn oldest_of(
         &self,
         queue: QueueId,
         states: StateSet,
         excess: Size,
         max: usize,
+        staying: &BTreeSet<Lsn>,
     ) -> Lookup<(Vec<Lsn>, Size)> {
         let mut want = usize::try_from(excess.messages).unwrap_or(max).clamp(1, max);
         loop {
             let mut births = Vec::new();
             self.index.oldest(queue, states, want, &mut births)?;
+            let found = births.len();
+            births.retain(|birth| !staying.contains(birth));
             let mut freed = Size::default();
             for (count, &birth) in (1..).zip(&births) {
                 let message = self.index.message(birth)?.expect("what is found is there");
@@ -253,7 +277,7 @@ impl<I: Index> Core<I> {
                     return Ok((births, freed));
                 }
             }
-            if births.len() < want || want == max {
+            if found < want || want == max {
                 return Ok((births, freed));
             }
             want = want.saturating_mul(4).min(max);
@@ -304,7 +328,7 @@ impl<I: Index> Core<I> {
             self.overfull.remove(&queue);
             return Ok(());
         };
-        let (oldest, _) = self.oldest_of(queue, states, excess, STEP_MAX)?;
+        let (oldest, _) = self.oldest_of(queue, states, excess, STEP_MAX, &BTreeSet::new())?;
         self.evict(&[Evicted { queue, oldest }], now, out);
         Ok(())
     }

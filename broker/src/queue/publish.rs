@@ -197,12 +197,17 @@ impl<I: Index> Core<I> {
                 .and_then(|()| self.draft_message(draft, &mut seen, (queue, policy), message, now))
                 .map_err(|stop| (Some(index), stop))?;
             receipts.push(receipt);
-            if !receipt.duplicate && policy.is_some_and(Policy::bounds_size) {
+            if !policy.is_some_and(Policy::bounds_size) {
+                continue;
+            }
+            if receipt.by_key {
+                needs.keep(queue, receipt.birth);
+            } else if !receipt.duplicate {
                 // Of those that share an ordering key, most are behind.
                 let waits = message.ordering_hash.is_some()
                     || message.due.is_some_and(|due| !due.from(now).is_over(now));
                 let (birth, bytes) = (receipt.birth, message.body.len());
-                needs.add(queue, NewInQueue { index, birth, bytes, waits });
+                needs.add(queue, NewInQueue { index, birth, bytes, stays: waits });
             }
         }
         let evicted = self.make_room(draft.leaving, &needs);
@@ -257,7 +262,7 @@ impl<I: Index> Core<I> {
     }
 
     fn check_not_paused(&self, queue: QueueId) -> Result<(), Stop> {
-        match self.catalog.get(queue).map(|queue| &queue.definition) {
+        match self.catalog.get(queue).map(|queue| &*queue.definition) {
             Some(it) if it.publishing_paused => Err(Refused::QueuePaused(it.name.clone()).into()),
             _ => Ok(()),
         }

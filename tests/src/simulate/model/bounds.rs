@@ -1,6 +1,6 @@
 //! What a queue may hold: what is refused then, and what goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::calls::{New, Refusal};
 use super::{Model, Overflow, Sequence, State, Time, Why};
@@ -9,14 +9,32 @@ use super::{Model, Overflow, Sequence, State, Time, Why};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a> {
     pub(super) new: &'a New,
-    /// It is not ready once it is stored, or may not be.
-    pub(super) waits: bool,
+    /// It is not ready once it is stored, or may not be, or another one of the batch is its duplicate.
+    pub(super) stays: bool,
 }
 
-impl<'a> Stored<'a> {
-    pub(super) fn of(new: &'a New, now: Time) -> Self {
+/// What is stored of a batch, and what was there before and stays for it.
+#[derive(Debug, Default)]
+pub(super) struct Storing<'a> {
+    pub(super) stored: Vec<Stored<'a>>,
+    /// The holders of the keys of its duplicates.
+    pub(super) named: BTreeSet<Sequence>,
+}
+
+impl<'a> Storing<'a> {
+    pub(super) fn add(&mut self, new: &'a New, now: Time) {
         let is_later = new.due.is_some_and(|due| !due.is_over(now));
-        Self { new, waits: is_later || new.ordering.is_some() }
+        self.stored.push(Stored { new, stays: is_later || new.ordering.is_some() });
+    }
+
+    /// A message whose key another one of the batch or this one of before has.
+    pub(super) fn add_duplicate(&mut self, new: &New, holder: Option<Sequence>) {
+        let of_key =
+            |it: &&mut Stored<'_>| (it.new.queue, it.new.unique) == (new.queue, new.unique);
+        match self.stored.iter_mut().find(of_key) {
+            Some(stored) => stored.stays = true,
+            None => self.named.extend(holder),
+        }
     }
 }
 
@@ -25,10 +43,10 @@ impl Model {
     /// ones that are ready.
     pub(super) fn make_room(
         &self,
-        batch: &[Stored<'_>],
+        batch: &Storing<'_>,
     ) -> Result<BTreeMap<&'static str, (usize, usize)>, Refusal> {
         let mut queues = BTreeMap::<&'static str, Vec<&Stored<'_>>>::new();
-        for stored in batch {
+        for stored in &batch.stored {
             queues.entry(stored.new.queue).or_default().push(stored);
         }
         let mut going = BTreeMap::new();
@@ -43,7 +61,7 @@ impl Model {
             if policy.overflow == Overflow::Reject {
                 return Err("QUEUE_FULL");
             }
-            let ready = self.oldest_ready(queue).len().min(excess);
+            let ready = self.oldest_but(queue, &batch.named).len().min(excess);
             let mut of_batch = 0;
             if ready < excess {
                 let mut staying = 0;
@@ -51,9 +69,9 @@ impl Model {
                     if max < held - ready + staying + 1 {
                         return Err("QUEUE_FULL");
                     }
-                    staying += usize::from(stored.waits);
+                    staying += usize::from(stored.stays);
                 }
-                let may_go = new[..new.len() - 1].iter().filter(|it| !it.waits).count();
+                let may_go = new[..new.len() - 1].iter().filter(|it| !it.stays).count();
                 of_batch = may_go.min(excess - ready);
             }
             going.insert(queue, (ready, of_batch));
@@ -72,6 +90,13 @@ impl Model {
         let mut ready: Vec<_> = ready.map(|(sequence, it)| (it.place, *sequence)).collect();
         ready.sort_unstable();
         ready.into_iter().map(|(_, sequence)| sequence).collect()
+    }
+
+    /// [`Self::oldest_ready`] but for those that stay.
+    pub(super) fn oldest_but(&self, queue: &str, staying: &BTreeSet<Sequence>) -> Vec<Sequence> {
+        let mut ready = self.oldest_ready(queue);
+        ready.retain(|sequence| !staying.contains(sequence));
+        ready
     }
 
     /// These go because their queue holds too much.

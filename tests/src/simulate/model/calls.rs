@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::bounds::Stored;
+use super::bounds::Storing;
 use super::{
     Due, Lease, Message, Model, Policy, REMEMBERED_MS, Sequence, State, Time, Token, Wrong,
 };
@@ -29,8 +29,8 @@ pub(crate) struct Delivered {
     pub(crate) crashes: u32,
 }
 
-/// What goes of a queue for a batch: the oldest, and how many of the batch's own.
-type Going = (&'static str, Vec<Sequence>, usize);
+/// What goes of a queue for a batch: the oldest, and the numbers of the batch's own.
+type Going = (Vec<Sequence>, Vec<u64>);
 
 /// The reason of a refusal.
 pub(crate) type Refusal = &'static str;
@@ -91,26 +91,30 @@ impl Model {
         receipts: &[(Sequence, bool)],
         now: Time,
     ) -> Result<Vec<Going>, Wrong> {
-        let stored = batch.iter().zip(receipts).filter(|(_, (_, duplicate))| !duplicate);
-        let stored: Vec<_> = stored.map(|(new, _)| Stored::of(new, now)).collect();
-        let going = self.make_room(&stored).map_err(|why| format!("stored, expected {why}"))?;
-        let oldest = |(queue, (ready, of_batch))| {
-            let mut oldest = self.oldest_ready(queue);
+        let mut storing = Storing::default();
+        for (new, (_, duplicate)) in batch.iter().zip(receipts) {
+            match (duplicate, self.remembered(new, now)) {
+                (false, _) => storing.add(new, now),
+                (true, Some(_)) => {}
+                (true, None) => storing.add_duplicate(new, self.holder(new)),
+            }
+        }
+        let going = self.make_room(&storing).map_err(|why| format!("stored, expected {why}"))?;
+        let of_queue = |(queue, (ready, of_batch)): (&'static str, _)| {
+            let mut oldest = self.oldest_but(queue, &storing.named);
             oldest.truncate(ready);
-            (queue, oldest, of_batch)
+            let own = storing.stored.iter().filter(|it| it.new.queue == queue && !it.stays);
+            let own = own.map(|it| it.new.number).take(of_batch).collect();
+            (oldest, own)
         };
-        Ok(going.into_iter().map(oldest).collect())
+        Ok(going.into_iter().map(of_queue).collect())
     }
 
     fn evict_for(&mut self, batch: &[New], receipts: &[(Sequence, bool)], going: &[Going]) {
-        for (queue, oldest, of_batch) in going {
+        for (oldest, own) in going {
             self.evict(oldest);
-            let own = batch.iter().zip(receipts).filter(|(new, _)| new.queue == *queue);
-            let own = own.filter(|(new, (_, duplicate))| !duplicate && new.ordering.is_none());
-            let own = own.map(|(_, (sequence, _))| *sequence);
-            let own =
-                own.filter(|it| self.messages.get(it).is_some_and(|it| it.state == State::Ready));
-            let own: Vec<_> = own.take(*of_batch).collect();
+            let own = batch.iter().zip(receipts).filter(|(new, _)| own.contains(&new.number));
+            let own: Vec<_> = own.map(|(_, (sequence, _))| *sequence).collect();
             self.evict(&own);
         }
     }
@@ -130,17 +134,22 @@ impl Model {
         if batch.iter().enumerate().any(twice) {
             return Some("DUPLICATE_IN_BATCH");
         }
-        let mut keys = BTreeSet::new();
-        let is_stored = |new: &&New| {
-            let holds = |unique| {
-                !self.holders(new.queue, Some(unique)).is_empty()
-                    || !keys.insert((new.queue, unique))
-            };
-            self.remembered(new, now).is_none() && !new.unique.is_some_and(holds)
-        };
-        let stored: Vec<_> =
-            batch.iter().filter(is_stored).map(|new| Stored::of(new, now)).collect();
-        self.make_room(&stored).err()
+        let (mut keys, mut storing) = (BTreeSet::new(), Storing::default());
+        for new in batch.iter().filter(|new| self.remembered(new, now).is_none()) {
+            let holder = self.holder(new);
+            let is_first = |unique| keys.insert((new.queue, unique));
+            if holder.is_none() && new.unique.is_none_or(is_first) {
+                storing.add(new, now);
+            } else {
+                storing.add_duplicate(new, holder);
+            }
+        }
+        self.make_room(&storing).err()
+    }
+
+    /// Who holds the unique key of a message, the first where several do.
+    fn holder(&self, new: &New) -> Option<Sequence> {
+        self.holders(new.queue, new.unique).first().copied()
     }
 
     fn remembered(&self, new: &New, now: Time) -> Option<Sequence> {
