@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod disk;
 mod grpc;
+mod jumps;
 mod kill;
 mod old;
 mod pages;
