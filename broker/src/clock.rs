@@ -1,7 +1,7 @@
 //! The one reader of the clocks.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
@@ -62,6 +62,26 @@ impl Clock {
     }
 }
 
+/// The machine's clock tells a time for which HTTP has no date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the machine's clock is before 1970 or after 9999; set it, then start the broker again")]
+pub struct ClockUnset;
+
+/// Seconds from 1970 to the year 10000.
+const DATES_END: Duration = Duration::from_secs(253_402_300_800);
+
+/// Whether the machine's clock tells a time that HTTP can write: each answer has its date, and what
+/// writes it panics otherwise.
+///
+/// # Errors
+/// Where it is none.
+pub fn check_wall_clock(time: SystemTime) -> Result<(), ClockUnset> {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) if since < DATES_END => Ok(()),
+        _ => Err(ClockUnset),
+    }
+}
+
 fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let ms = since.map(|since| since.as_millis()).unwrap_or_default();
@@ -87,4 +107,20 @@ fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_else(|_| format!("start-{}-{}", std::process::id(), wall_ms()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_without_a_date_is_refused() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let second = Duration::from_secs(1);
+        assert_eq!(check_wall_clock(SystemTime::now()), Ok(()));
+        assert_eq!(check_wall_clock(epoch), Ok(()));
+        assert_eq!(check_wall_clock(epoch - second), Err(ClockUnset));
+        assert_eq!(check_wall_clock(epoch + DATES_END - second), Ok(()));
+        assert_eq!(check_wall_clock(epoch + DATES_END), Err(ClockUnset));
+    }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use qbroker_storage::{OpenError, WriteError};
 
 use crate::auth::AccessError;
+use crate::clock::ClockUnset;
 use crate::engine::StartError;
 use crate::exit::Exit;
 use crate::tls::TlsError;
@@ -33,6 +34,8 @@ pub enum ServeError {
     Recovery(tokio::task::JoinError),
     #[error("the search index's thread cannot be started: {0}")]
     Search(std::io::Error),
+    #[error(transparent)]
+    Clock(#[from] ClockUnset),
     #[error("the log could not be closed: {0}")]
     Close(WriteError),
 }
@@ -48,7 +51,8 @@ impl ServeError {
             | Self::Start(StartError::Log(OpenError::NotADataFolder { .. }))
             | Self::Start(StartError::Record { .. } | StartError::Snapshot(_))
             | Self::Access(_)
-            | Self::Tls(_) => Exit::Config,
+            | Self::Tls(_)
+            | Self::Clock(_) => Exit::Config,
             Self::Bind { .. }
             | Self::Listener(_)
             | Self::DataDir { .. }

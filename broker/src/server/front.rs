@@ -1,12 +1,14 @@
 //! The ports: taken before anything else, and answering probes while the log is still recovered.
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
 use super::ServeError;
+use crate::clock::check_wall_clock;
 use crate::config::Settings;
 use crate::tls::Tls;
 use crate::web::Web;
@@ -28,8 +30,9 @@ impl Front {
     /// to answer probes.
     ///
     /// # Errors
-    /// Where a port cannot be had, or its certificate.
+    /// Where a port cannot be had, or its certificate, and where the clock tells no date.
     pub(super) async fn open(settings: &Settings) -> Result<Self, ServeError> {
+        check_wall_clock(SystemTime::now())?;
         let (grpc, grpc_addr) = bind(settings.grpc_listen).await?;
         let tls = Tls::open(settings)?;
         let web = Web::default();
