@@ -190,10 +190,7 @@ impl SimDisk {
     pub fn tamper(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state.lock();
         let at = state.names[path];
-        let node = &mut state.nodes[at];
-        change(&mut node.bytes);
-        node.durable.clone_from(&node.bytes);
-        node.dirty.clear();
+        state.nodes[at].tamper(change);
     }
 
     /// Removes a file behind the log's back.
@@ -300,7 +297,7 @@ impl Disk for SimDisk {
             }
             (Mode::Replace, Some(node)) => {
                 let goes = state.change()?;
-                state.nodes[node].bytes.clear();
+                state.nodes[node].resize(0);
                 State::then_off(goes, node)?
             }
             (Mode::CreateNew | Mode::Replace, None) => {

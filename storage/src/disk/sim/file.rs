@@ -86,7 +86,7 @@ impl File for SimFile {
         let goes = state.change()?;
         state.check_room(self.node, bytes)?;
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        state.nodes[self.node].bytes.resize(bytes, 0);
+        state.nodes[self.node].resize(bytes);
         State::then_off(goes, ())
     }
 

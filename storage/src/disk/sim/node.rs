@@ -18,6 +18,8 @@ pub(super) struct Node {
     pub(super) durable: Vec<u8>,
     /// Versions of a sector written since the last sync, any of which may be on disk.
     pub(super) dirty: BTreeMap<usize, Vec<[u8; SECTOR]>>,
+    /// The shortest that it has been since the last sync, where it was cut.
+    cut_to: Option<usize>,
     /// Sectors that cannot be read.
     pub(super) unreadable: BTreeSet<usize>,
 }
@@ -46,9 +48,32 @@ impl Node {
         }
     }
 
+    pub(super) fn resize(&mut self, len: usize) {
+        if len < self.bytes.len() {
+            self.cut_to = Some(self.cut_to.map_or(len, |cut_to| cut_to.min(len)));
+        }
+        self.bytes.resize(len, 0);
+    }
+
+    /// What was written since the last sync is on disk now. What a failed sync took for clean is not.
     pub(super) fn sync(&mut self) {
-        self.dirty.clear();
+        if let Some(cut_to) = self.cut_to.take() {
+            self.durable.truncate(cut_to);
+        }
+        self.durable.resize(self.bytes.len(), 0);
+        for at in std::mem::take(&mut self.dirty).into_keys() {
+            let from = (at * SECTOR).min(self.bytes.len());
+            let to = ((at + 1) * SECTOR).min(self.bytes.len());
+            self.durable[from..to].copy_from_slice(&self.bytes[from..to]);
+        }
+    }
+
+    /// The bytes are others, on disk as well.
+    pub(super) fn tamper(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        change(&mut self.bytes);
         self.durable.clone_from(&self.bytes);
+        self.dirty.clear();
+        self.cut_to = None;
     }
 
     /// After a failed sync the kernel takes the pages for clean: later syncs do not write them.
@@ -82,6 +107,7 @@ impl Node {
             durable: bytes.clone(),
             bytes,
             dirty: BTreeMap::new(),
+            cut_to: None,
             unreadable: self.unreadable.clone(),
         }
     }
@@ -92,5 +118,35 @@ fn garble(version: &mut [u8; SECTOR], durable: &[u8; SECTOR], rng: &mut Rng) {
     let new: Vec<usize> = (0..SECTOR).filter(|&at| version[at] != durable[at]).collect();
     if !new.is_empty() {
         version[new[rng.below(new.len())]] ^= 1 << rng.below(8);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_sync_took_for_clean_is_on_disk_once_it_is_written_again() {
+        let mut node = Node::default();
+        node.write(&[1; SECTOR], 0);
+        node.sync_failed();
+        node.write(&[2; SECTOR], SECTOR);
+        node.sync();
+        assert_eq!(node.bytes, [[1; SECTOR], [2; SECTOR]].concat());
+        assert_eq!(node.durable, [[0; SECTOR], [2; SECTOR]].concat());
+        node.write(&[1; SECTOR], 0);
+        node.sync();
+        assert_eq!(node.durable, node.bytes);
+    }
+
+    #[test]
+    fn what_was_cut_is_not_on_disk_after_a_sync() {
+        let mut node = Node::default();
+        node.write(&[1; 3 * SECTOR], 0);
+        node.sync();
+        node.resize(SECTOR);
+        node.resize(2 * SECTOR);
+        node.sync();
+        assert_eq!(node.durable, [[1; SECTOR], [0; SECTOR]].concat());
     }
 }
