@@ -333,6 +333,22 @@ impl Pool {
     }
 }
 
+/// A prepared file of at least so many bytes, where there is one: whoever finds the disk full before a
+/// pool is open may take it.
+pub(crate) fn spare_of(disk: &dyn Disk, bytes: u64) -> Result<Option<String>, DiskError> {
+    let mut names = disk.list(FREE).doing("list", FREE)?;
+    // One that is not filled is worth less.
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    for name in names.into_iter().filter(|name| !name.ends_with(".tmp")) {
+        let path = format!("{FREE}/{name}");
+        let file = disk.open(&path, Mode::Read).doing("open", &path)?;
+        if bytes <= file.size().doing("look at", &path)? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
 impl Files {
     fn name(&mut self, kind: &str) -> String {
         let number = self.next_number;

@@ -1,10 +1,11 @@
 //! The end of the log: torn, and then cut, or damaged, and then refused.
 
-use crate::disk::{Disk, Mode, read_up_to};
+use crate::disk::{Disk, File, Mode, read_up_to};
 use crate::error::{Damage, DiskError, Doing as _, OpenError};
 use crate::frame::{self, Kind, Place, u64_at};
 use crate::layout::{Floor, QUARANTINE, segment_name};
 use crate::lsn::Lsn;
+use crate::pool;
 use crate::recovery::files::SegmentFile;
 use crate::recovery::report::Cut;
 use crate::scan::{Bad, Depth, Problem, Walk, next_header};
@@ -189,9 +190,31 @@ impl Tail {
         Ok(self.end - self.proven)
     }
 
+    /// On a full disk a file that was prepared for a segment gives its room.
     fn copy_aside(&self, disk: &dyn Disk, segment: &SegmentFile) -> Result<(), DiskError> {
         let kept_in = self.kept_in(segment);
-        let copy = disk.open(&kept_in, Mode::Replace).doing("create", &kept_in)?;
+        let copied = disk
+            .open(&kept_in, Mode::Replace)
+            .doing("create", &kept_in)
+            .and_then(|copy| self.copy_to(&*copy, &kept_in, segment));
+        match copied {
+            Err(error) if error.is_full() => {
+                let spare = pool::spare_of(disk, self.torn_to - self.end)?.ok_or(error)?;
+                disk.rename(&spare, &kept_in).doing("rename", &spare)?;
+                let copy = disk.open(&kept_in, Mode::Write).doing("open", &kept_in)?;
+                self.copy_to(&*copy, &kept_in, segment)?;
+            }
+            other => other?,
+        }
+        disk.sync_dir(QUARANTINE).doing("sync the folder", QUARANTINE)
+    }
+
+    fn copy_to(
+        &self,
+        copy: &dyn File,
+        kept_in: &str,
+        segment: &SegmentFile,
+    ) -> Result<(), DiskError> {
         let mut buffer = vec![0; PIECE_BYTES];
         let mut offset = self.end;
         while offset < self.torn_to {
@@ -201,11 +224,11 @@ impl Tail {
             if read == 0 {
                 break;
             }
-            copy.write_all_at(&bytes[..read], offset - self.end).doing("write", &kept_in)?;
+            copy.write_all_at(&bytes[..read], offset - self.end).doing("write", kept_in)?;
             offset += read as u64;
         }
-        copy.sync_data().doing("sync", &kept_in)?;
-        disk.sync_dir(QUARANTINE).doing("sync the folder", QUARANTINE)
+        copy.set_size(offset - self.end).doing("cut", kept_in)?;
+        copy.sync_data().doing("sync", kept_in)
     }
 
     /// Zeros over what was torn, and the seal before them, in one write.

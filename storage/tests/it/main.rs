@@ -10,4 +10,5 @@ mod damage;
 mod follow;
 mod refusal;
 mod repair;
+mod tail;
 mod threads;
