@@ -165,7 +165,7 @@ impl Engine {
         &self,
         command: impl FnMut(&mut Core, Now, &mut Output) -> queue::Turn<T>,
     ) -> Result<(Lsn, Result<T, Refused>), Stopped> {
-        self.turn_with(command, |_, _, answer| answer)
+        self.turn_with(command, |_, answer| answer)
     }
 
     /// [`Self::turn`], whose answer is also given to `then` together with the state, under the same
@@ -173,7 +173,7 @@ impl Engine {
     fn turn_with<T, R>(
         &self,
         mut command: impl FnMut(&mut Core, Now, &mut Output) -> queue::Turn<T>,
-        then: impl FnOnce(&mut State, Lsn, Result<T, Refused>) -> R,
+        then: impl FnOnce(&mut State, Result<T, Refused>) -> R,
     ) -> Result<(Lsn, R), Stopped> {
         let mut state = self.state.lock();
         state.core.set_disk_full(self.log.space() != Space::Ample);
@@ -189,8 +189,8 @@ impl Engine {
                 }
             }
         };
-        let lsn = self.append(&mut state, out, now)?;
-        let result = then(&mut state, lsn, answer);
+        self.append(&mut state, out, now)?;
+        let result = then(&mut state, answer);
         let mut out = Output::default();
         while let Err(page) = state.core.dispatch(now, &mut out) {
             state = self.load_within(state, page, &mut out, &mut now)?;
@@ -348,7 +348,7 @@ impl Engine {
         let about = Arc::new(about);
         self.turn_with(
             |core, now, out| core.open_consumer(open, now, out),
-            |state, _, opened| {
+            |state, opened| {
                 opened.map(|opened| {
                     let outbox =
                         Arc::new(Outbox::new(self.durable.clone(), self.commits.stopped()));
@@ -372,7 +372,7 @@ impl Engine {
     pub fn close_consumer(&self, consumer: ConsumerId) -> Result<Lsn, Stopped> {
         let closed = self.turn_with(
             |core, now, out| core.close_consumer(consumer, now, out),
-            |state, _, _| state.consumers.remove(&consumer),
+            |state, _| state.consumers.remove(&consumer),
         );
         closed.map(|(lsn, _)| lsn)
     }
@@ -381,7 +381,7 @@ impl Engine {
     pub fn pull(&self, pull: &queue::Pull) -> Result<(Lsn, Result<PullAnswer, Refused>), Stopped> {
         self.turn_with(
             |core, now, out| core.pull(pull, now, out),
-            |state, _, pulled| {
+            |state, pulled| {
                 pulled.map(|pulled| match pulled {
                     Pulled::Now(deliveries) => PullAnswer::Now(deliveries),
                     Pulled::Waiting(id) => {
