@@ -157,7 +157,9 @@ impl Header {
         };
         let entries = u64::from(header.count) * ENTRY_LEN as u64;
         let sane = header.frame_len() <= FRAME_BYTES_MAX && entries <= u64::from(header.table_len);
-        sane.then_some(header)
+        // There is an LSN after its last one.
+        let ends = header.first_lsn.0.checked_add(u64::from(header.count)).is_some();
+        (sane && ends).then_some(header)
     }
 
     /// Bytes of one entry of its table.
@@ -360,6 +362,19 @@ mod tests {
                 prop_assert!(entries(&found, &bytes).is_none_or(|e| e.len() * ENTRY_LEN <= 300));
             }
         }
+    }
+
+    /// A bug: adding up what a header says could pass the last LSN there is.
+    #[test]
+    fn a_frame_whose_records_pass_the_last_lsn_is_none() {
+        let header = |first_lsn, count| {
+            let place = Place { first_lsn: Lsn(first_lsn), ..PLACE };
+            let header = place.header(Kind::Data, 0, &[0; 100], 0);
+            Header { count, ..header }.encode(PLACE.seed)
+        };
+        let found = Header::decode(&header(u64::MAX - 3, 3), PLACE.seed);
+        assert_eq!(found.map(|header| header.next_lsn()), Some(Lsn(u64::MAX)));
+        assert_eq!(Header::decode(&header(u64::MAX - 3, 4), PLACE.seed), None);
     }
 
     /// The format as released: when this fails, old logs cannot be read any more.

@@ -235,7 +235,7 @@ impl<'a> Walk<'a> {
         match header.kind {
             // Its payload is the last LSN that was given up.
             Kind::Lost if table.len() < 8 => Err(Problem::Lengths),
-            Kind::Lost => Ok(Lsn(u64_at(table, 0)).next()),
+            Kind::Lost => u64_at(table, 0).checked_add(1).map(Lsn).ok_or(Problem::Lengths),
             Kind::Copied => {
                 let entries = frame::entries(header, table).ok_or(Problem::Lengths)?;
                 Ok(entries.last().map_or(header.first_lsn, |last| last.lsn.next()))
