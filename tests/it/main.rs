@@ -16,5 +16,6 @@ mod start;
 mod stop;
 mod tidy;
 mod time;
+mod torture;
 mod unreadable;
 mod worker;

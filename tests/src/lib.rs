@@ -7,6 +7,7 @@
 
 pub mod program;
 pub mod folder;
+pub mod changes;
 pub mod mount;
 pub mod server;
 pub mod shell;

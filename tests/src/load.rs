@@ -1,5 +1,7 @@
 //! Clients at work: publishers on streams and with single calls, and consumers, all keeping account.
 
+mod puller;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +9,8 @@ use qbroker_client::{Client, Consumer, Delivery, Failure, Limit, OutgoingMessage
 use qbroker_client::{QueuePolicy, QueueSpec, RetryPolicy};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+
+use puller::Puller;
 
 use crate::ledger::{self, End, Ledger, Verdict};
 use crate::seed::Rng;
@@ -19,6 +23,8 @@ pub const DEAD: &str = "work.dead";
 
 /// Messages on their way at most, so that a run ends soon after its publishers do.
 const UNFINISHED_MAX: usize = 3_000;
+/// Bytes of most payloads, at most.
+const PAYLOAD_BYTES: usize = 1_000;
 
 /// Publishers and consumers that go on, whatever becomes of the broker, until they are told to stop.
 #[derive(Debug)]
@@ -26,6 +32,7 @@ pub struct Load {
     ledger: Arc<Ledger>,
     url: String,
     unfinished: Arc<Semaphore>,
+    payload_bytes: usize,
     /// What they are to do.
     phase: watch::Sender<Phase>,
     long_jobs: LongJobs,
@@ -76,8 +83,14 @@ impl Load {
         let unfinished = Arc::new(Semaphore::new(UNFINISHED_MAX));
         let long_jobs = LongJobs::default();
         let (publishers, consumers) = (JoinSet::new(), JoinSet::new());
-        let url = url.to_owned();
-        Self { ledger, url, unfinished, phase, long_jobs, publishers, consumers }
+        let (url, payload_bytes) = (url.to_owned(), PAYLOAD_BYTES);
+        Self { ledger, url, unfinished, payload_bytes, phase, long_jobs, publishers, consumers }
+    }
+
+    /// Most payloads have fewer bytes than this: larger ones fill segments sooner.
+    #[must_use]
+    pub fn with_payloads(self, payload_bytes: usize) -> Self {
+        Self { payload_bytes, ..self }
     }
 
     /// Adds a publisher of batches on a stream: exact by its producer session.
@@ -107,6 +120,16 @@ impl Load {
             consumer: open.await.expect("the broker takes a consumer"),
         };
         self.consumers.spawn(worker.work(judge, self.phase.subscribe()));
+    }
+
+    /// Adds somebody who pulls and settles with single calls; verdicts as for a consumer.
+    pub async fn add_puller(&mut self, judge: impl FnMut() -> Option<Verdict> + Send + 'static) {
+        let puller = Puller {
+            ledger: self.ledger.clone(),
+            unfinished: self.unfinished.clone(),
+            client: client(&self.url).await,
+        };
+        self.consumers.spawn(puller.work(judge, self.phase.subscribe()));
     }
 
     /// Waits until at least so many long jobs are running.
@@ -146,6 +169,7 @@ impl Load {
             name,
             rng,
             published: 0,
+            payload_bytes: self.payload_bytes,
             ledger: self.ledger.clone(),
             unfinished: self.unfinished.clone(),
             phase: self.phase.subscribe(),
@@ -178,6 +202,7 @@ struct Source {
     name: &'static str,
     rng: Rng,
     published: u64,
+    payload_bytes: usize,
     ledger: Arc<Ledger>,
     unfinished: Arc<Semaphore>,
     phase: watch::Receiver<Phase>,
@@ -199,7 +224,7 @@ impl Source {
         let names = (0..count).map(|_| {
             // Mostly small, now and then as large as several frames' worth.
             let large = self.rng.below(200) == 0;
-            let bytes = self.rng.below(if large { 150_000 } else { 1_000 });
+            let bytes = self.rng.below(if large { 150_000 } else { self.payload_bytes });
             self.published += 1;
             ledger::name(self.name, self.published, bytes)
         });
