@@ -8,6 +8,7 @@ mod disk;
 mod grpc;
 mod jumps;
 mod kill;
+mod network;
 mod old;
 mod pages;
 mod pki;

@@ -12,6 +12,7 @@ pub mod mount;
 pub mod server;
 pub mod shell;
 pub mod embedded;
+pub mod network;
 pub mod front;
 pub mod wire;
 
