@@ -5,6 +5,7 @@ mod backlog;
 mod cli;
 mod crash;
 mod disk;
+mod faults;
 mod grpc;
 mod jumps;
 mod kill;

@@ -10,6 +10,7 @@ pub mod folder;
 pub mod changes;
 pub mod mount;
 pub mod server;
+pub mod strace;
 pub mod shell;
 pub mod embedded;
 pub mod network;

@@ -1,7 +1,7 @@
 //! A broker in a process of its own: started, watched by its log, stopped or killed.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus, Stdio};
 
@@ -152,6 +152,30 @@ impl Server {
         format!("http://{}", self.grpc)
     }
 
+    /// The process.
+    ///
+    /// # Panics
+    /// When the system's number for it is none.
+    pub fn pid(&self) -> Pid {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        pid.expect("a process id")
+    }
+
+    /// A figure that it tells at `/metrics`.
+    ///
+    /// # Panics
+    /// When it does not answer, or tells no such figure.
+    pub fn figure(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(self.http).expect("it listens");
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("it listens");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it answers");
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let figure = lines.find_map(|(told, figure)| (told == name).then_some(figure));
+        figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no {name}: {text}"))
+    }
+
     /// Waits for a line with this message and returns its fields; `None` where the process ended.
     pub async fn wait_for(&self, message: &str) -> Option<Value> {
         let mut log = self.log.clone();
@@ -202,8 +226,7 @@ impl Server {
     /// # Panics
     /// When the process is gone.
     pub fn signal(self, signal: Signal) -> Self {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a process id"), signal).expect("it is not reaped yet");
+        kill_process(self.pid(), signal).expect("it is not reaped yet");
         self
     }
 
