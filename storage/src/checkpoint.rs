@@ -161,6 +161,54 @@ fn decode_state(mut rest: &[u8], seed: u32, state_len: u64) -> Result<Vec<&[u8]>
     Ok(chunks)
 }
 
+/// Makes the checksums of a checkpoint's bytes right, and their beginning that of one of this log.
+#[cfg(feature = "sim")]
+pub(crate) fn seal(bytes: &mut [u8], log_id: &[u8; 16]) {
+    let Some((header, mut rest)) = bytes.split_at_mut_checked(HEADER_LEN) else { return };
+    put(header, 0, MAGIC);
+    put(header, 16, log_id);
+    let crc = crc32fast::hash(&header[..124]);
+    put(header, 124, &crc.to_le_bytes());
+    let entries = u32_at(header, 12) as usize + u32_at(header, 64) as usize;
+    let Some((table, behind)) = rest.split_at_mut_checked(entries * TABLE_ENTRY_LEN) else {
+        return;
+    };
+    let Some((table_crc, behind)) = behind.split_at_mut_checked(4) else { return };
+    put(table_crc, 0, &seeded_crc(crc, table).to_le_bytes());
+    rest = behind;
+    while let Some((head, behind)) = rest.split_at_mut_checked(CHUNK_HEAD_LEN) {
+        let Some((chunk, behind)) = behind.split_at_mut_checked(u32_at(head, 0) as usize) else {
+            return;
+        };
+        put(head, 4, &seeded_crc(crc, chunk).to_le_bytes());
+        rest = behind;
+    }
+}
+
+/// The bytes of a small checkpoint with a segment, a cold one, and two chunks of state.
+#[cfg(feature = "sim")]
+pub(crate) fn sample(log_id: &[u8; 16]) -> Vec<u8> {
+    let segment =
+        |seq| SegmentEntry { seq, nonce: [8; 16], first_lsn: Lsn(1), last_lsn: Lsn(40), epoch: 2 };
+    let meta = Meta {
+        lsn: Lsn(40),
+        epoch: 2,
+        created_ms: 1_700_000_000_000,
+        segments: vec![segment(1)],
+        cold: vec![segment(2)],
+    };
+    let chunks = [&b"the state"[..], b"in two chunks"];
+    let state_len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+    let (mut bytes, crc) = encode_front(&meta, state_len, log_id);
+    for chunk in chunks {
+        let len = u32::try_from(chunk.len()).expect("it is short");
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(&seeded_crc(crc, chunk).to_le_bytes());
+        bytes.extend_from_slice(chunk);
+    }
+    bytes
+}
+
 fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
     let (taken, left) = rest.split_at_checked(len)?;
     *rest = left;

@@ -45,6 +45,9 @@ mod repair;
 mod survey;
 mod verify;
 
+#[cfg(feature = "sim")]
+pub mod fuzz;
+
 pub mod disk;
 mod error;
 mod layout;

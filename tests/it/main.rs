@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod disk;
 mod faults;
+mod fuzz;
 mod grpc;
 mod jumps;
 mod kill;

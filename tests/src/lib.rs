@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod seed;
 pub mod simulate;
 pub mod mutations;
+pub mod fuzz;
 
 use std::time::Duration;
 
