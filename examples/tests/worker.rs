@@ -191,6 +191,48 @@ fn metrics_logs_and_traces_tell_of_jobs() {
     }
 }
 
+#[test]
+fn pictures_go_through_their_steps() {
+    let program = env!("CARGO_BIN_EXE_pictures");
+    let bench = Bench::start();
+    let mut worker = bench.work(program, &["work"]);
+    let told = bench.run(program, &["send", "a.png", "missing.png"]);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!((lines.len(), lines[1]), (4, "done"), "{told}");
+    assert!(lines[3].contains("there is no missing.png"), "{told}");
+    assert_eq!(worker.line(), "user 7: /tmp/a.png has 640 pixels");
+    assert!(worker.stop().0.success());
+}
+
+#[test]
+fn words_are_counted_side_by_side_and_added_up_once() {
+    let program = env!("CARGO_BIN_EXE_word-count");
+    let bench = Bench::start();
+    let worker = bench.work(program, &["work"]);
+    let other = bench.work(program, &["work"]);
+    let summary = "all of it: 6 words on 5 pages, 1 failed";
+    let told = bench.run(program, &["send", "one two", "three", "", "four five", "six"]);
+    assert_eq!(told.trim(), summary);
+    assert!(other.stop().0.success() && worker.stop().0.success());
+}
+
+#[test]
+fn a_worker_in_production_has_its_schedule_and_stops_in_order() {
+    let program = env!("CARGO_BIN_EXE_production");
+    let bench = Bench::start();
+    let mut worker = bench.work(program, &[]);
+    let url = worker.line();
+    let address = url.strip_prefix("http://").unwrap().strip_suffix("/metrics").unwrap().to_owned();
+    let client = bench.runtime.block_on(qbroker_client::Client::connect(&*bench.url)).unwrap();
+    // It is made before the first message is taken.
+    while bench.runtime.block_on(client.trigger_schedule("clean_up")).is_err() {}
+    let done = "dramatiq_messages_total{queue_name=\"maintenance\",actor_name=\"clean_up\"} 1";
+    while !metrics(&address).contains(done) {}
+    let (status, log) = worker.stop();
+    assert!(status.success(), "{status}");
+    assert!(log.contains("what is older is deleted"), "{log}");
+}
+
 fn metrics(address: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
