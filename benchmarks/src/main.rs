@@ -62,6 +62,8 @@ enum Command {
     Features(scale::FeaturesArgs),
     /// Confirm, delivery and ack: one message at a time, and under load
     Latency(scale::LatencyArgs),
+    /// Empty jobs through the worker, beside the bare client; many at once, and a stop
+    Jobs(scale::JobsArgs),
     /// Serves the floor; `quick` starts it as a process of its own
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -96,6 +98,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Pinned(args) => scale::run(args).await,
         Command::Features(args) => scale::run(args).await,
         Command::Latency(args) => scale::run(args).await,
+        Command::Jobs(args) => scale::run(args).await,
         Command::FloorServer(args) => floor::serve(args).await,
     }
 }

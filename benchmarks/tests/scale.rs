@@ -166,6 +166,18 @@ fn whatever_messages_ask_for_each_comes_once_and_in_the_order_of_its_line() {
 }
 
 #[test]
+fn jobs_are_measured_beside_the_bare_client() {
+    let jobs = ["jobs", "--jobs", "3000", "--rounds", "1"];
+    let report = scenario(&[&jobs[..], &["--at-once", "500", "--at-stop", "100"]].concat());
+    assert_eq!(messages(&report, "consume + ack"), [3_000]);
+    assert_eq!(messages(&report, "empty jobs"), [3_000]);
+    assert!(0.0 < number(&figure(&report, "empty jobs, to the bare")["value"]));
+    assert!(0.0 < number(&figure(&report, "memory of 500 jobs")["value"]));
+    assert!(0.0 < number(&figure(&report, "stop with 100 jobs")["value"]));
+    assert!(number(&figure(&report, "jobs lost or repeated")["value"]).abs() < 0.5);
+}
+
+#[test]
 fn latency_is_told_one_at_a_time_and_under_load() {
     let report = scenario(&[
         "latency",
