@@ -12,7 +12,7 @@ use qbroker_proto::v1::{
 use crate::connection::{Channel, Client, MESSAGE_BYTES_MAX, random_id};
 use crate::consumer::QueueShare;
 use crate::error::Error;
-use crate::message::{Leased, OutgoingMessage};
+use crate::message::{Leased, OutgoingMessage, Sent};
 use crate::publisher::Receipt;
 use crate::settlement::Settlement;
 use crate::time;
@@ -89,8 +89,10 @@ impl Client {
         };
         let call = |channel, request| async move { consumer(channel).pull(request).await };
         let response = self.call(true, wait, request, call).await?;
-        let deliveries = response.batch.unwrap_or_default().deliveries;
-        Ok(deliveries.into_iter().map(Leased::from).collect())
+        let batch = response.batch.unwrap_or_default();
+        let sent = batch.time.and_then(Sent::at);
+        let leased = |delivery| Leased { sent, ..Leased::from(delivery) };
+        Ok(batch.deliveries.into_iter().map(leased).collect())
     }
 
     /// Settles leases of [`Client::pull`], or of any consumer; each has its own result, in their

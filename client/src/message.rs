@@ -1,7 +1,7 @@
 //! Messages, as they are published and as they are received.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use qbroker_proto::v1::{self, outgoing_message::Schedule};
@@ -234,6 +234,34 @@ pub struct Leased {
     pub crashes: u32,
     /// What the latest nack told.
     pub last_failure: Option<Failure>,
+    /// When the broker sent it; `None` of one that does not tell.
+    pub(crate) sent: Option<Sent>,
+}
+
+/// When a delivery was sent by the broker's clock, and when it arrived.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Sent {
+    time: SystemTime,
+    arrived: Instant,
+}
+
+impl Sent {
+    /// What arrives now was sent then.
+    pub(crate) fn at(time: prost_types::Timestamp) -> Option<Self> {
+        Some(Self { time: time::system_time(time)?, arrived: Instant::now() })
+    }
+}
+
+impl Leased {
+    /// The present time by the broker's wall clock, which alone counts for the times in a message: what
+    /// it was when it sent this, and how long ago that arrived. So a worker's own clock may be wrong.
+    ///
+    /// `None` of a broker that does not tell.
+    #[must_use]
+    pub fn broker_time(&self) -> Option<SystemTime> {
+        let Sent { time, arrived } = self.sent?;
+        time.checked_add(arrived.elapsed())
+    }
 }
 
 impl From<v1::Delivery> for Leased {
@@ -245,6 +273,7 @@ impl From<v1::Delivery> for Leased {
             failures: count(delivery.failures),
             crashes: count(delivery.crashes),
             last_failure: delivery.last_failure.map(Failure::from),
+            sent: None,
         }
     }
 }

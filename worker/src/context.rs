@@ -4,7 +4,7 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use qbroker_client::{Failure, Leased, LostReason, Message};
 use tokio::sync::watch;
@@ -170,6 +170,14 @@ impl Context {
     #[must_use]
     pub fn trace(&self) -> TraceContext {
         self.0.trace
+    }
+
+    /// The present time by the broker's clock, by which the times in a message are; in a
+    /// [`detached`](Context::detached) context by this machine's. So it does not matter whether this
+    /// machine's clock is right.
+    #[must_use]
+    pub fn broker_time(&self) -> SystemTime {
+        self.0.leased.broker_time().unwrap_or_else(SystemTime::now)
     }
 
     /// When its time limit is over, if it has one.

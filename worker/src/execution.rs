@@ -91,7 +91,9 @@ impl Execution<'_> {
         let (Some(limit), None) = (self.actor.options.max_age, message.expire_time) else {
             return None;
         };
-        let age = message.publish_time.and_then(|time| time.elapsed().ok());
+        // By the broker's clock, whatever this machine's says.
+        let now = context.broker_time();
+        let age = message.publish_time.and_then(|time| now.duration_since(time).ok());
         age.filter(|age| limit <= *age).map(|age| {
             let why = format!("it was sent {age:?} ago and made sense for {limit:?}");
             JobError::of_kind("AgeLimitExceeded", why, Verdict::GiveUp)

@@ -15,7 +15,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::error;
 
-use super::convert::time::to_duration;
+use super::convert::time::{to_duration, to_timestamp};
 use super::convert::token::Seal;
 use super::convert::{client, delivery, incoming};
 use super::fault::{Fault, flat, settle_failure};
@@ -207,7 +207,9 @@ pub(super) async fn to_batch(
         })
         .collect();
     let lease_duration = deliveries.first().map(|delivery| to_duration(delivery.duration_ms));
-    let mut batch = DeliveryBatch { deliveries: Vec::with_capacity(parts.len()), lease_duration };
+    let time = Some(to_timestamp(engine.clock().now().wall_ms));
+    let deliveries_read = Vec::with_capacity(parts.len());
+    let mut batch = DeliveryBatch { deliveries: deliveries_read, lease_duration, time };
     let size = |delivery: &Delivery| delivery.size as usize + delivery::OVERHEAD_BYTES;
     let mut room = BytesMut::with_capacity(deliveries.iter().map(size).sum());
     let mut unreadable = Vec::new();

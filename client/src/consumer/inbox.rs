@@ -18,7 +18,7 @@ use super::settlements::Settlements;
 use super::trial::{Trial, Trials, keeps_lease};
 use crate::error::Error;
 use crate::group::Group;
-use crate::message::Failure;
+use crate::message::{Failure, Sent};
 use crate::settlement::{Outcome, Settlement};
 use crate::time;
 
@@ -296,9 +296,10 @@ impl Inbox {
     /// # Errors
     ///
     /// They do not have the form of messages.
-    fn delivered(&mut self, deliveries: Vec<Bytes>) -> Result<(), Error> {
+    fn delivered(&mut self, batch: raw::DeliveryBatch) -> Result<(), Error> {
         let unreadable = |error| Error::Protocol(format!("a delivery cannot be read: {error}"));
-        self.leases.deliver(deliveries).map_err(unreadable)?;
+        let sent = batch.time.and_then(Sent::at);
+        self.leases.deliver(batch.deliveries, sent).map_err(unreadable)?;
         if self.is_draining() {
             self.release_buffered();
         }

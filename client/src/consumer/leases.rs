@@ -7,7 +7,7 @@ use prost::{DecodeError, Message as _};
 use qbroker_proto::v1;
 use slab::Slab;
 
-use crate::message::Leased;
+use crate::message::{Leased, Sent};
 
 /// Every lease whose end is not known, by a key that its delivery carries.
 #[derive(Debug, Default)]
@@ -51,9 +51,14 @@ impl Leases {
     /// # Errors
     ///
     /// One of them is none; those before it are taken.
-    pub(super) fn deliver(&mut self, deliveries: Vec<Bytes>) -> Result<(), DecodeError> {
+    pub(super) fn deliver(
+        &mut self,
+        deliveries: Vec<Bytes>,
+        sent: Option<Sent>,
+    ) -> Result<(), DecodeError> {
         for delivery in deliveries {
-            let leased = Box::new(Leased::from(v1::Delivery::decode(delivery)?));
+            let mut leased = Box::new(Leased::from(v1::Delivery::decode(delivery)?));
+            leased.sent = sent;
             let token = leased.lease_token.clone();
             let key = self.leases.insert(Lease { token, state: LeaseState::Held, started: false });
             self.buffered.push_back(Buffered { key, leased });

@@ -274,7 +274,7 @@ impl ConsumeTalk {
         let deliveries = names.iter().map(|name| delivery(name)).collect();
         self.say_kind(consume_response::Kind::Deliveries(DeliveryBatch {
             deliveries,
-            lease_duration: None,
+            ..DeliveryBatch::default()
         }));
     }
 

@@ -75,7 +75,7 @@ async fn what_has_an_id_is_repeated_under_it() {
     drop(lost);
     let call = broker.call().await;
     assert_eq!(id(&call), pulled);
-    let batch = DeliveryBatch { deliveries: vec![delivery("a")], lease_duration: None };
+    let batch = DeliveryBatch { deliveries: vec![delivery("a")], ..DeliveryBatch::default() };
     call.answer(Answer::Pull(PullResponse { batch: Some(batch) }));
     assert_eq!(soon(working).await.unwrap().unwrap().len(), 1);
 }
@@ -164,8 +164,10 @@ async fn pulled_messages_are_settled_one_by_one() {
     let call = broker.call().await;
     let Asked::Pull(pull) = &call.request else { panic!() };
     assert_eq!((pull.max_messages, &pull.session_id), (10, &session));
-    let batch =
-        DeliveryBatch { deliveries: vec![delivery("a"), delivery("b")], lease_duration: None };
+    let batch = DeliveryBatch {
+        deliveries: vec![delivery("a"), delivery("b")],
+        ..DeliveryBatch::default()
+    };
     call.answer(Answer::Pull(PullResponse { batch: Some(batch) }));
     // The answer is lost once; settling again is safe.
     drop(broker.call().await);

@@ -60,7 +60,7 @@ async fn an_open_stream_takes_other_queues_and_keeps_what_it_holds() {
     broker.publish(publish("b", vec![message("b2")])).await.unwrap();
     while payloads.len() < 2 {
         let deliveries = stream.deliveries().await;
-        payloads.extend(payloads_of(DeliveryBatch { deliveries, lease_duration: None }));
+        payloads.extend(payloads_of(DeliveryBatch { deliveries, ..DeliveryBatch::default() }));
     }
     assert_eq!(payloads, ["b1", "b2"]);
     assert_eq!(broker.settle(vec![ack(&held)]).await.unwrap(), []);

@@ -1,7 +1,7 @@
 //! How many jobs do something between two strokes of the clock.
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use qbroker_client::CounterChange;
 
@@ -9,11 +9,11 @@ use super::LimitError;
 use crate::context::Context;
 use crate::failure::Release;
 
-/// At most so many jobs, over all workers, in each stretch of time: in each minute of the clock, say.
+/// At most so many jobs, over all workers, in each stretch of time: in each minute of the broker's
+/// clock, say.
 ///
-/// One counter, however large the limit. At the edge of two buckets twice as many may follow each other,
-/// and workers whose clocks differ count into different buckets there; where either matters, take
-/// [`WindowLimit`](super::WindowLimit).
+/// One counter, however large the limit. At the edge of two buckets twice as many may follow each other;
+/// where that matters, take [`WindowLimit`](super::WindowLimit).
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,11 +54,12 @@ impl BucketLimit {
     ///
     /// In a [`detached`](Context::detached) context without a broker.
     pub async fn acquire(&self, context: &Context) -> Result<(), LimitError> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // What is before 1970 is a clock that nobody has set.
+        let since = context.broker_time().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (number, left) = bucket(since, self.bucket);
         let one = CounterChange::new(format!("limit/{}@{number}", self.key), 1)
             .maximum(self.limit.into())
-            // Beyond its end, for workers whose clocks are late.
+            // Beyond its end, for jobs that heard of the time before it.
             .ttl(self.bucket.saturating_mul(2).clamp(Duration::from_secs(1), TTL_MAX));
         match context.broker().client().state().add(one).await?.applied {
             true => Ok(()),

@@ -97,7 +97,7 @@ impl Machine for Inbox {
     fn take(&mut self, response: raw::ConsumeResponse) -> Result<News, Error> {
         match response.kind {
             Some(Response::Deliveries(batch)) => {
-                self.delivered(batch.deliveries)?;
+                self.delivered(batch)?;
                 return Ok(News::Arrivals);
             }
             Some(Response::Settled(answer)) => self.settled(answer)?,
