@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, ManualClock};
 use crate::config::{DiskReserve, Settings};
+use crate::engine::Stopped;
+use crate::queue::time::Now;
 use crate::server::{Running, ServeError};
 
 /// The size that production has, so that the same batches fit.
@@ -26,6 +28,7 @@ const SEGMENT_BYTES: u32 = 64 << 20;
 pub struct Broker {
     running: Running,
     folder: TempDir,
+    clock: Clock,
 }
 
 impl Broker {
@@ -37,7 +40,18 @@ impl Broker {
         Self::start_with(Clock::System).await
     }
 
-    /// Starts a broker whose time is told by `clock`.
+    /// Starts a broker whose time stands still, at the present, until [`Broker::pass`] lets it go.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub async fn start_still() -> Result<Self, ServeError> {
+        let clock = ManualClock::default();
+        clock.set(Now { begun: false, ..Clock::System.now() });
+        Self::start_with(Clock::Manual(clock)).await
+    }
+
+    /// Starts a broker whose time is told by `clock`. One that is moved by hand is best moved by
+    /// [`Broker::pass`]: the broker does not see it move by itself.
     ///
     /// # Errors
     /// As [`Running::start`].
@@ -55,8 +69,35 @@ impl Broker {
             ..Settings::default()
         };
         let failed = |failure: &crate::engine::Failure| panic!("the broker failed: {failure}");
-        let running = Running::start(settings, clock, failed).await?;
-        Ok(Self { running, folder })
+        let running = Running::start(settings, clock.clone(), failed).await?;
+        Ok(Self { running, folder, clock })
+    }
+
+    /// Lets so much time pass at once, and everything happen that is due by then: delays and backoffs
+    /// are over, schedules tick, messages and what is kept beside them expire. So a test of a job that
+    /// is tried again in a week takes no week:
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let broker = qbroker::embedded::Broker::start_still().await?;
+    /// broker.pass(Duration::from_hours(7 * 24))?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the log has stopped.
+    ///
+    /// # Panics
+    /// Where the broker goes by the machine's clock, which nobody moves.
+    pub fn pass(&self, time: Duration) -> Result<(), Stopped> {
+        let Clock::Manual(clock) = &self.clock else {
+            panic!("time passes by itself here: start the broker with start_still");
+        };
+        let millis = u64::try_from(time.as_millis());
+        clock.advance(millis.expect("no test lives for so long"));
+        self.running.tick()
     }
 
     /// Where a client connects.

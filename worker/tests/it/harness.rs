@@ -42,7 +42,15 @@ pub(crate) fn write(context: &Context, line: impl Into<String>) {
 
 impl Bench {
     pub(crate) async fn start() -> Self {
-        let server = embedded::Broker::start().await.unwrap();
+        Self::over(embedded::Broker::start().await.unwrap()).await
+    }
+
+    /// A broker whose time passes when the test says so.
+    pub(crate) async fn still() -> Self {
+        Self::over(embedded::Broker::start_still().await.unwrap()).await
+    }
+
+    async fn over(server: embedded::Broker) -> Self {
         let broker = Broker::connect(server.url()).await.unwrap();
         let (writer, lines) = mpsc::unbounded_channel();
         Self { server, broker, writer: Log(writer), lines }
@@ -50,6 +58,11 @@ impl Bench {
 
     pub(crate) fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// Lets time pass in a broker whose time stands still.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.server.pass(time).unwrap();
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -105,6 +118,14 @@ impl Bench {
             }
         })
         .await
+    }
+
+    /// Waits until so many messages of a queue wait for a time.
+    pub(crate) async fn scheduled(&self, queue: &str, count: u64) {
+        let wait = async {
+            while self.client().get_queue(queue).await.unwrap().stats.scheduled != count {}
+        };
+        patiently(&format!("{count} messages that wait in {queue}"), wait).await;
     }
 
     /// Waits until a queue holds nothing.
