@@ -5,6 +5,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
+use qbroker_client::CatchUp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -115,6 +116,12 @@ pub struct ActorOptions {
     pub schedule: Option<Cow<'static, str>>,
     /// The time zone of its schedule, by its IANA name. Default: UTC.
     pub time_zone: Cow<'static, str>,
+    /// What becomes of ticks of its schedule that the broker missed. Default: the last one is sent.
+    pub catch_up: CatchUp,
+    /// Each job of its schedule is delayed by up to this, at most 24 h. Default: not at all.
+    pub jitter: Duration,
+    /// A tick of its schedule is skipped while the job before is not done. Default: it is not.
+    pub skip_if_unfinished: bool,
     /// Told of each job that was done.
     pub on_success: Option<Callback>,
     /// Told of each attempt that failed.
@@ -138,6 +145,9 @@ impl Default for ActorOptions {
             result_ttl: Duration::from_mins(10),
             schedule: None,
             time_zone: Cow::Borrowed(""),
+            catch_up: CatchUp::Last,
+            jitter: Duration::ZERO,
+            skip_if_unfinished: false,
             on_success: None,
             on_failure: None,
             on_exhausted: None,

@@ -28,6 +28,12 @@ pub(crate) struct Draft {
     pub(crate) message_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) correlation_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) ordering_key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) fairness_key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) unique_key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) delay_ms: Option<u64>,
     /// Unix time.
@@ -76,7 +82,10 @@ impl Draft {
             .content_type(self.content_type)
             .priority(self.priority)
             .message_id(self.message_id)
-            .correlation_id(self.correlation_id);
+            .correlation_id(self.correlation_id)
+            .ordering_key(self.ordering_key)
+            .fairness_key(self.fairness_key)
+            .unique_key(self.unique_key);
         for (key, value) in self.headers {
             message = message.header(key, value);
         }

@@ -54,6 +54,7 @@ mod draft;
 mod outgoing;
 mod overrides;
 mod pipeline;
+mod barrier;
 mod group;
 mod report;
 mod broker;
@@ -80,6 +81,7 @@ pub mod testing;
 pub mod middleware;
 
 pub use actor::{Actor, ActorOptions, Callback, Work};
+pub use barrier::JobBarrier;
 pub use broker::Broker;
 pub use context::{CancelReason, Context};
 pub use detached::DetachedContext;
@@ -142,6 +144,9 @@ pub use qbroker_client::{
 /// | `on_exhausted = actor` | | of each job whose last retry failed |
 /// | `schedule = "30 3 * * *"` | | a job every time, of an actor without arguments; in the broker, once for all workers |
 /// | `time_zone = "Europe/Berlin"` | UTC | of its schedule |
+/// | `catch_up = CatchUp::All` | the last | which ticks are sent that the broker missed |
+/// | `jitter = "5m"` | none | each job of its schedule is delayed by up to this |
+/// | `skip_if_unfinished` | no | no job while the one before is not done |
 /// | `encoding = Type` | [`Json`] | how arguments are written |
 ///
 /// Durations are numbers with units (`ms`, `s`, `m`, `h`, `d`) or expressions.

@@ -157,6 +157,23 @@ impl OutgoingJob {
         self.change(|draft| draft.correlation_id = id.into())
     }
 
+    /// Jobs of a queue that share an ordering key are done one at a time, in their order, retries
+    /// included: those of one customer, say.
+    pub fn ordering_key(self, key: impl Into<String>) -> Self {
+        self.change(|draft| draft.ordering_key = key.into())
+    }
+
+    /// Whose it is: the jobs of different keys share a queue fairly, however many each has.
+    pub fn fairness_key(self, key: impl Into<String>) -> Self {
+        self.change(|draft| draft.fairness_key = key.into())
+    }
+
+    /// While a job of its queue with this key is not done, another one is not stored: the receipt says
+    /// `duplicate`.
+    pub fn unique_key(self, key: impl Into<String>) -> Self {
+        self.change(|draft| draft.unique_key = key.into())
+    }
+
     /// Adds a header, or replaces it. Keys are lower case.
     pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.set_header(key, value);
@@ -262,6 +279,10 @@ pub enum SendError {
     /// A group has no members; nothing was sent.
     #[error("a group has at least one member")]
     EmptyGroup,
+    /// A group within another one has a job for when it expires, but none for when it is complete: its
+    /// members are the other's, and expire with that. Nothing was sent.
+    #[error("a group within another has no on_expire without an on_complete")]
+    NestedExpiry,
     /// The broker has not answered in time: it may have the job, now or as soon as it can be reached.
     #[error("the broker has not answered within {0:?}; it may yet take the job")]
     TimedOut(Duration),

@@ -79,6 +79,12 @@ impl Pipeline {
         self
     }
 
+    /// Its first step is done no earlier than this long after the broker has it.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.jobs[0].draft.set_delay(delay);
+        self
+    }
+
     /// Sends it; it is on the broker's disk when this returns.
     ///
     /// # Errors
@@ -99,6 +105,16 @@ impl Pipeline {
     /// Whether the first step waits for something to fill an argument of its.
     pub(crate) fn fills(&self) -> bool {
         self.jobs[0].draft.fills.is_some()
+    }
+
+    /// Its first job, which carries the others.
+    ///
+    /// # Errors
+    ///
+    /// A step cannot be written.
+    pub(crate) fn into_first(mut self) -> Result<OutgoingJob, SendError> {
+        let id = self.id.take().unwrap_or_else(random_id);
+        Ok(self.into_job(&id)?.0)
     }
 
     /// Its first job, which carries the others; and the ids of all.

@@ -30,6 +30,9 @@ impl Registered {
             let job = OutgoingJob::without_arguments(&actor);
             let spec = job.schedule(A::NAME, cron).expect("nothing can be written");
             spec.time_zone(options.time_zone.clone())
+                .catch_up(options.catch_up)
+                .jitter(options.jitter)
+                .skip_if_unfinished(options.skip_if_unfinished)
         });
         let start = move |context: Context, message: &Message| {
             let arguments = decode::<A>(message)?;

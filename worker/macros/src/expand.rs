@@ -268,6 +268,7 @@ mod tests {
             (quote!(priority = 10), fine(), "a priority is 0 to 9"),
             (quote!(time_limit = "soon"), fine(), "\"soon\" is no duration"),
             (quote!(throws()), fine(), "throws names patterns"),
+            (quote!(schedule = "@daily", jitter = "a bit"), fine(), "\"a bit\" is no duration"),
             (
                 quote!(schedule = "@daily"),
                 quote!(

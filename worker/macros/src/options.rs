@@ -28,7 +28,8 @@ pub(crate) struct Options {
 /// What can be given, for whoever gives something else.
 const KNOWN: &str = "name, queue, priority, max_retries, min_backoff, max_backoff, time_limit, \
                      max_age, notify_shutdown, store_results, result_ttl, throws(...), retry_when, \
-                     on_success, on_failure, on_exhausted, schedule, time_zone, encoding";
+                     on_success, on_failure, on_exhausted, schedule, time_zone, catch_up, jitter, \
+                     skip_if_unfinished, encoding";
 
 /// The largest priority that the broker has.
 const PRIORITY_MAX: u8 = 9;
@@ -74,11 +75,12 @@ impl Options {
             "max_retries" => {
                 self.set(name, limit(&assigned(input)?, "unlimited", |e| Ok(e.to_token_stream()))?)
             }
-            "min_backoff" | "max_backoff" | "result_ttl" => {
+            "min_backoff" | "max_backoff" | "result_ttl" | "jitter" => {
                 self.set(name, duration(&assigned(input)?)?)
             }
+            "catch_up" => self.set(name, assigned::<Expr>(input)?.to_token_stream()),
             "time_limit" | "max_age" => self.set(name, limit(&assigned(input)?, "none", duration)?),
-            "notify_shutdown" | "store_results" => {
+            "notify_shutdown" | "store_results" | "skip_if_unfinished" => {
                 let flag = if input.peek(Token![=]) {
                     assigned::<Expr>(input)?.to_token_stream()
                 } else {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use qbroker_worker::{
-    BarrierState, BoxError, Context, GiveUp, Group, JobError, ReportedFailure, ResultError,
-    SendError, Worker, actor,
+    BarrierState, BoxError, Context, GiveUp, Group, JobBarrier, JobError, ReportedFailure,
+    ResultError, SendError, Worker, actor,
 };
 
 use crate::harness::{Bench, PATIENCE, run, write};
@@ -190,5 +190,81 @@ async fn a_group_whose_member_never_ends_says_so_when_its_time_is_over() {
     let barrier = sent.wait(&bench.broker, PATIENCE).await.unwrap().unwrap();
     assert_eq!((barrier.state, barrier.arrived), (BarrierState::Expired, 1));
     worker.stop().await.unwrap();
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_within_a_group_is_its_members_or_its_completion() {
+    let mut bench = Bench::start().await;
+    let worker = run(all(bench.worker()).register(count_up));
+    let plain = Group::new([double::with(1), double::with(u64::MAX)]);
+    let counted = Group::new([double::with(10), double::with(20)]);
+    let counted = counted.on_complete(count_up::after().then(double::after()));
+    let group = Group::new([double::with(5)]).nest(plain).nest(counted).store_results(MINUTE);
+    let sent = group.on_complete(sum_up::after("in all")).send(&bench.broker).await.unwrap();
+    // 5 and 1, doubled, what failed, and twice the two that were counted.
+    assert_eq!(bench.line().await, "in all: 4 parts, 16, [\"too large\"]");
+    let barrier = sent.wait(&bench.broker, PATIENCE).await.unwrap().unwrap();
+    assert_eq!((barrier.parties, barrier.arrived, barrier.failed), (4, 4, 1));
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
+
+#[actor(queue = "two")]
+async fn count_up(parts: Vec<Result<u64, ReportedFailure>>) -> Result<u64, BoxError> {
+    assert_eq!(parts, [Ok(20), Ok(40)]);
+    Ok(parts.len() as u64)
+}
+
+#[actor(queue = "one")]
+async fn import_part(ctx: Context, day: String, region: String) {
+    ctx.when_done(|then| {
+        let rows = region.len().to_string();
+        then.arrive(format!("import/{day}"), region, rows);
+    });
+}
+
+#[actor(queue = "three")]
+async fn close_day(ctx: Context, rows: Vec<usize>, day: String) {
+    write(&ctx, format!("{day}: {} rows", rows.iter().sum::<usize>()));
+}
+
+#[tokio::test]
+async fn a_barrier_sends_jobs_with_what_its_parties_brought() {
+    let mut bench = Bench::start().await;
+    let worker = run(bench.worker().register(import_part).register(close_day).register(tell));
+    let barrier = |day: &'static str| {
+        let barrier = JobBarrier::new(format!("import/{day}"), 3).ttl(MINUTE);
+        barrier.on_complete(close_day::after(day)).on_complete(tell::with("closed"))
+    };
+    assert!(barrier("monday").create(&bench.broker).await.unwrap());
+    assert!(!barrier("monday").create(&bench.broker).await.unwrap(), "it is there");
+    // Each counts once.
+    for region in ["north", "south", "north", "north"] {
+        import_part::send(&bench.broker, "monday", region).await.unwrap();
+    }
+    bench.empty("one").await;
+    assert_eq!(bench.unread(), [""; 0]);
+    // Somebody else is a party, too.
+    let state = bench.client().state();
+    state.arrive("import/monday", "east", b"100".to_vec(), false).await.unwrap();
+    let mut lines = bench.lines(2).await;
+    lines.sort();
+    assert_eq!(lines, ["closed", "monday: 110 rows"]);
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn pipelines_and_groups_can_wait_before_they_begin() {
+    let bench = Bench::start().await;
+    let hour = Duration::from_hours(1);
+    let pipeline = double::with(1).then(show::after()).delay(hour);
+    pipeline.send(&bench.broker).await.unwrap();
+    let group = Group::new([double::with(2)]).nest(Group::new([double::with(3)])).delay(hour);
+    group.send(&bench.broker).await.unwrap();
+    for waiting in bench.messages("one", 3).await {
+        assert_eq!(waiting.state, qbroker_client::MessageState::Scheduled);
+    }
     bench.stop().await;
 }

@@ -153,6 +153,19 @@ async fn a_job_of_the_same_id_is_sent_once() {
 }
 
 #[tokio::test]
+async fn keys_of_a_job_are_those_of_its_message() {
+    let bench = Bench::start().await;
+    let keyed = || urgent::with().ordering_key("ann").fairness_key("acme").unique_key("one");
+    let first = keyed().send(&bench.broker).await.unwrap();
+    let second = keyed().send(&bench.broker).await.unwrap();
+    assert!(second.duplicate && !first.duplicate);
+    let message = bench.messages("mail", 1).await.remove(0).message;
+    assert_eq!((&*message.ordering_key, &*message.fairness_key), ("ann", "acme"));
+    assert_eq!(message.unique_key, "one");
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn many_jobs_are_sent_together_or_not_at_all() {
     let mut bench = Bench::start().await;
     let greet = |user_id| welcome::with(user_id, "all", None);
