@@ -302,7 +302,8 @@ fn what_a_worker_promises_is_pinned_by_its_tests() {
     let (_, table) = page.split_once("| Tested by |").expect("the page has its table");
     let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
     assert!(10 < rows.len(), "{} rows", rows.len());
-    let of_worker = |path: &str| path.starts_with("worker/tests/") || path == "tests/it/worker.rs";
+    let of_worker =
+        |path: &str| path.starts_with("worker/tests/") || path.starts_with("tests/it/worker/");
     let tests = sources().into_iter().filter(|(path, _)| of_worker(path));
     let tests: String = tests.map(|(_, text)| text).collect();
     for row in rows {

@@ -21,6 +21,8 @@ pub struct Front {
     shared: Arc<Shared>,
     /// Counts cuts; every connection that is open at one is closed.
     cuts: watch::Sender<u64>,
+    /// What brokers say is kept back.
+    muted: watch::Sender<bool>,
     listening: JoinHandle<()>,
 }
 
@@ -54,9 +56,9 @@ impl Front {
             ways: Mutex::new(Box::new(Way::default)),
             lines: Mutex::default(),
         });
-        let (cuts, _) = watch::channel(0);
-        let listening = tokio::spawn(listen(listener, shared.clone(), cuts.clone()));
-        Self { address, shared, cuts, listening }
+        let (cuts, muted) = (watch::Sender::new(0), watch::Sender::new(false));
+        let listening = tokio::spawn(listen(listener, shared.clone(), cuts.clone(), muted.clone()));
+        Self { address, shared, cuts, muted, listening }
     }
 
     /// A front that leads to this broker.
@@ -82,6 +84,11 @@ impl Front {
     /// Leads nowhere: whoever connects is turned away.
     pub fn lead_nowhere(&self) {
         *self.shared.target.lock() = None;
+    }
+
+    /// Keeps back what brokers say from now on, on every connection; they are heard as ever.
+    pub fn mute(&self) {
+        self.muted.send_replace(true);
     }
 
     /// Cuts every connection there is, without a word to either side.
@@ -133,12 +140,17 @@ impl Drop for Front {
     }
 }
 
-async fn listen(listener: TcpListener, shared: Arc<Shared>, cuts: watch::Sender<u64>) {
+async fn listen(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    cuts: watch::Sender<u64>,
+    muted: watch::Sender<bool>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         let target = *shared.target.lock();
         let Some(broker) = target else { continue };
         let way = (shared.ways.lock())();
-        let line = Arc::new(Line::new(way));
+        let line = Arc::new(Line::new(way, muted.subscribe()));
         shared.lines.lock().push(line.clone());
         tokio::spawn(pass_on(client, broker, line, cuts.subscribe()));
     }

@@ -67,13 +67,15 @@ pub(crate) struct Line {
     now: Mutex<Option<Trouble>>,
     at_once: Notify,
     pace: Option<Pace>,
+    /// What the broker says is kept back.
+    muted: watch::Receiver<bool>,
 }
 
 impl Line {
-    pub(crate) fn new(way: Way) -> Self {
+    pub(crate) fn new(way: Way, muted: watch::Receiver<bool>) -> Self {
         let (now, at_once) = (Mutex::default(), Notify::new());
         let (passed, strike) = (Default::default(), Mutex::new(way.strike));
-        Self { passed, strike, now, at_once, pace: way.pace }
+        Self { passed, strike, now, at_once, pace: way.pace, muted }
     }
 
     /// Bytes that have passed.
@@ -157,6 +159,10 @@ impl Line {
             };
             if let Some(pace) = self.pace {
                 tokio::time::sleep(pace.pause).await;
+            }
+            if toward == Toward::Client {
+                // Without a front there is nobody to keep anything back.
+                drop(self.muted.clone().wait_for(|muted| !muted).await);
             }
             let (admitted, trouble) = self.admit(toward, read);
             if to.write_all(&buffer[..admitted]).await.is_err() {

@@ -1,0 +1,8 @@
+//! What becomes of jobs when their worker or their broker is killed, when they cannot hear each other,
+//! and when their clocks differ; and what the guides say about all that.
+
+mod killed;
+mod clocks;
+mod guides;
+mod lost;
+mod restarts;
