@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use qbroker_client::{Client, DeadLetterReason, ListedMessage, MessageQuery};
+use qbroker_client::{
+    CatchUp, Client, DeadLetterReason, ListedMessage, MessageQuery, ScheduleQuery,
+};
 use qbroker_tests::folder::Folder;
 use qbroker_tests::program;
 use qbroker_tests::server::Server;
@@ -105,4 +107,37 @@ async fn a_folder_with_pages_and_cold_segments_is_what_it_was() {
     take(&client, 4_701, 1_300).await;
     assert_eq!(client.get_queue("many").await.unwrap().stats.ready, 0);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_with_schedules_and_state_is_what_it_was() {
+    let folder = unpack("data-c.tar.gz");
+    for _ in 0..2 {
+        let (server, client) = serve(&folder).await;
+        check(&client).await;
+        let names = client.list_schedules(ScheduleQuery::default()).await.unwrap().items;
+        let names: Vec<String> = names.into_iter().map(|schedule| schedule.name).collect();
+        assert_eq!(names, ["late", "stands", "yearly"]);
+        let yearly = client.get_schedule("yearly").await.unwrap();
+        assert_eq!((&*yearly.cron, &*yearly.time_zone), ("30 3 1 1 *", "Europe/Berlin"));
+        assert_eq!((yearly.catch_up, yearly.jitter), (CatchUp::Skip, Duration::from_secs(300)));
+        assert!(yearly.skip_if_unfinished && !yearly.paused);
+        assert_eq!((&*yearly.queue, &*yearly.message_type), ("reports", "build_report"));
+        assert_eq!(&yearly.payload[..], br#"{"days": 365}"#);
+        assert_eq!((yearly.published_total, yearly.next_publish_times.len()), (0, 5));
+        // As it was changed behind the checkpoint.
+        let stands = client.get_schedule("stands").await.unwrap();
+        assert_eq!((&*stands.cron, stands.paused), ("@every 2h", true));
+        assert!(client.get_schedule("late").await.unwrap().paused);
+        let state = client.state();
+        assert_eq!(state.get("answer").await.unwrap().as_deref(), Some(&b"42"[..]));
+        assert_eq!(state.counter("seen").await.unwrap(), Some(7));
+        // It is there and can be used: "run" publishes what it would.
+        client.trigger_schedule("yearly").await.unwrap();
+        let report = &list(&client, "reports").await[0].message;
+        assert_eq!((report.headers["tenant"].as_str(), report.priority), ("acme", 3));
+        assert_eq!(report.headers["schedule"], "yearly");
+        client.purge_queue("reports", &[]).await.unwrap();
+        server.stop().await;
+    }
 }
