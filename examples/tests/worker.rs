@@ -38,7 +38,18 @@ impl Bench {
 
     /// A worker that runs until it is told to stop.
     fn work(&self, program: &str, arguments: &[&str]) -> Running {
+        self.work_with(program, arguments, &[])
+    }
+
+    /// The same in an environment of its own.
+    fn work_with(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Running {
         let mut command = self.command(program, arguments);
+        command.envs(environment.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Running { child, lines }
@@ -136,6 +147,17 @@ fn payments_end_done_declined_or_with_a_person() {
     ] {
         assert!(letters.contains(part), "{part:?} is not in {letters}");
     }
+
+    // The bank is back: what ran out of retries has them all again.
+    let redriven = bench.run(env!("CARGO_BIN_EXE_dead-letters"), &["payments", "redrive"]);
+    assert_eq!(redriven, "1 of 1 sent back\n");
+    let mut worker = bench.work_with(program, &["work"], &[("BANK_IS_BACK", "1")]);
+    let lines = worker.lines(2);
+    assert_eq!(lines[0], "charging 3000 cents for order 3, attempt 1");
+    assert_eq!(lines[1], "receipt for order 3");
+    assert!(worker.stop().0.success());
+    let letters = bench.run(env!("CARGO_BIN_EXE_dead-letters"), &["payments"]);
+    assert!(letters.contains(r#""order":2"#) && !letters.contains(r#""order":3"#), "{letters}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Payments: some errors pass, some never do, and somebody is told when nothing helped.
 //!
-//! `payments send`, then `payments work`, until Ctrl+C; `dead-letters payments` shows what failed.
+//! `payments send`, then `payments work`, until Ctrl+C; `dead-letters payments` shows what failed, and
+//! `dead-letters payments redrive` sends it back; then `BANK_IS_BACK=1 payments work`.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use std::time::Duration;
@@ -39,7 +40,7 @@ async fn charge(ctx: Context, order: u64, cents: u64) -> Result<(), PaymentError
 fn ask_bank(order: u64, _cents: u64, attempt: u32) -> Result<(), PaymentError> {
     match (order, attempt) {
         (2, _) => Err(PaymentError::Declined),
-        (3, _) => Err(PaymentError::BankAway),
+        (3, _) if std::env::var_os("BANK_IS_BACK").is_none() => Err(PaymentError::BankAway),
         (4, 1) => Err(PaymentError::Busy(Retry::after(Duration::from_millis(50)))),
         _ => Ok(()),
     }
