@@ -176,9 +176,8 @@ impl Disk for RealDisk {
     fn lock(&self, path: &str) -> io::Result<Lock> {
         let file = self.path(path);
         // Whoever deletes the file cannot take the folder's own lock away.
-        let folder = match try_lock_folder(&self.root)? {
-            Some(folder) => folder,
-            None => return Ok(Lock::HeldBy(holder_in(&file))),
+        let Some(folder) = try_lock_folder(&self.root)? else {
+            return Ok(Lock::HeldBy(holder_in(&file)));
         };
         lock_file(&file, folder)
     }

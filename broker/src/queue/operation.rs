@@ -160,8 +160,8 @@ impl Operations {
     }
 
     /// Every operation, for a checkpoint.
-    pub(super) fn items(&self) -> impl Iterator<Item = Box<OperationItem>> {
-        let item = |Operation { started, progress }| Box::new(OperationItem { started, progress });
+    pub(super) fn items(&self) -> impl Iterator<Item = OperationItem> {
+        let item = |Operation { started, progress }| OperationItem { started, progress };
         self.0.values().cloned().map(item)
     }
 

@@ -9,7 +9,7 @@ mod frozen;
 mod items;
 mod pieces;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use prost::{Message as _, Oneof};
 use qbroker_storage::Lsn;
 

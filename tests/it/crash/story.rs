@@ -101,7 +101,7 @@ fn limits() -> Limits {
 pub(super) fn whole(core: &Core, read: impl Fn(Lsn) -> StoredRecord) -> Vec<Bytes> {
     let snapshot = core.snapshot().encode(std::iter::empty()).concat();
     let index = PagedIndex::new(limits().messages_in_memory);
-    let mut whole = queue::Core::restore(index, limits(), snapshot.into(), |_| ()).unwrap();
+    let mut whole = queue::Core::restore(index, limits(), &snapshot[..], |_| ()).unwrap();
     for page in core.index().frozen().pages() {
         let page = Missing(Lsn(page.lsn));
         whole.load(page, page_messages(&read(page.0).body).unwrap());

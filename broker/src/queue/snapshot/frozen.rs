@@ -38,7 +38,7 @@ pub struct Snapshot {
     sessions: Vec<SessionItem>,
     leases: Pages<Lease>,
     pages_back: VecDeque<(Lsn, Lsn)>,
-    operations: Vec<Box<OperationItem>>,
+    operations: Vec<OperationItem>,
     leaderless: Leaderless,
     settled: SettledCalls,
     pulled: Pulls,
@@ -101,7 +101,7 @@ impl Snapshot {
             pieces.add(Item::PageBack(PageBackItem { page: page.0, since: since.0 }));
         }
         for operation in std::mem::take(&mut self.operations) {
-            pieces.add(Item::Operation(operation));
+            pieces.add(Item::Operation(Box::new(operation)));
         }
         for &(queue, line) in &self.leaderless {
             pieces.add(Item::Leaderless(LeaderlessItem { queue: queue.0, line }));
