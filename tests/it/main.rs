@@ -9,6 +9,7 @@ mod faults;
 mod fuzz;
 mod grpc;
 mod jumps;
+mod hostile;
 mod kill;
 mod network;
 mod old;
