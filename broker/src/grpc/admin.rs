@@ -63,7 +63,7 @@ impl AdminService for Admin {
         &self,
         request: Request<ListQueuesRequest>,
     ) -> Result<Response<ListQueuesResponse>, Status> {
-        answer(queue_list::list(self.engine(), request.into_inner()).await)
+        answer(queue_list::list(&self.context, request.into_inner()).await)
     }
 
     async fn update_queue(

@@ -53,6 +53,7 @@ use convert::batch::{BatchLimits, IdHasher};
 use convert::bounds::REQUEST_BYTES_MAX;
 use convert::token::Seal;
 use fault::Fault;
+use queue_list::Lists;
 
 /// What every service needs.
 #[derive(Clone, Debug)]
@@ -66,6 +67,8 @@ pub struct Context {
     closing: CancellationToken,
     /// Who watches what happens.
     watchers: Arc<Semaphore>,
+    /// Lists of queues that somebody is paging through.
+    lists: Arc<Lists>,
     search: Option<Search>,
 }
 
@@ -92,8 +95,18 @@ impl Context {
         let (hasher, seal) = (IdHasher { key: log_id }, Seal::new(log_id));
         let streams_max = settings.streams_max;
         let watchers = Arc::new(Semaphore::new(events::WATCHERS_MAX));
-        let search = None;
-        Self { engine, limits, streams_max, hasher, seal, stopping, closing, watchers, search }
+        Self {
+            engine,
+            limits,
+            streams_max,
+            hasher,
+            seal,
+            stopping,
+            closing,
+            watchers,
+            lists: Arc::default(),
+            search: None,
+        }
     }
 
     /// With a search index, if the broker keeps one.

@@ -1,20 +1,27 @@
 //! Lists of queues: by name, or those with the most of something first.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use qbroker_proto::v1::*;
 
 use super::admin::{describe, describe_as_set, figures, unknown_state};
 use super::convert::policy;
 use super::fault::Fault;
-use super::listing;
+use super::{Context, listing};
 use crate::engine::{Core, Engine};
 use crate::queue::Queue as Stored;
 use crate::queue::index::Index as _;
 
 /// Queues that are looked at before others have their turn.
-const LOOKED_AT: usize = 2_048;
+const LOOKED_AT: usize = 256;
+/// Queues that are described before others have their turn.
+const DESCRIBED: usize = 64;
+/// Lists that are kept for whoever pages through them. Who goes on in an older one has it sorted anew. Of
+/// 100,000 queues one takes 2.4 MB.
+const LISTS_MAX: usize = 4;
 
 /// The order of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +80,74 @@ impl Filter {
     }
 }
 
+/// Lists as they were when their first page was asked for: sorted once, not for each page.
+#[derive(Debug, Default)]
+pub(super) struct Lists(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    last: u64,
+    /// The latest last.
+    lists: VecDeque<Arc<List>>,
+}
+
+#[derive(Debug)]
+struct List {
+    number: u64,
+    question: String,
+    stands: Vec<Stand>,
+}
+
+impl Lists {
+    fn find(&self, number: u64, question: &str) -> Option<Arc<List>> {
+        let kept = self.0.lock();
+        let found = kept.lists.iter().find(|it| it.number == number && it.question == question);
+        found.cloned()
+    }
+
+    /// Keeps a list; beyond [`LISTS_MAX`] the first goes.
+    fn keep(&self, question: String, stands: Vec<Stand>) -> Arc<List> {
+        let mut kept = self.0.lock();
+        kept.last += 1;
+        let list = Arc::new(List { number: kept.last, question, stands });
+        kept.lists.push_back(list.clone());
+        if LISTS_MAX < kept.lists.len() {
+            kept.lists.pop_front();
+        }
+        list
+    }
+
+    /// Nobody goes on in this one.
+    fn forget(&self, number: u64) {
+        self.0.lock().lists.retain(|list| list.number != number);
+    }
+}
+
+/// Where a page goes on: in a list, behind a queue, which says enough where the list is gone.
+struct Token {
+    list: u64,
+    after: Stand,
+}
+
+impl Token {
+    fn text(&self) -> String {
+        let (Reverse(figure), name) = &self.after;
+        format!("{} {figure} {name}", self.list)
+    }
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let malformed = || Fault::invalid("page_token", "it is not the token of such a call");
+        let mut parts = text.splitn(3, ' ');
+        let mut next = || parts.next().ok_or_else(malformed);
+        let (list, figure, name) = (next()?, next()?, next()?);
+        let number = |text: &str| text.parse().map_err(|_| malformed());
+        Ok(Self { list: number(list)?, after: (Reverse(number(figure)?), Arc::from(name)) })
+    }
+}
+
 /// A page of queues.
 pub(super) async fn list(
-    engine: &Engine,
+    context: &Context,
     request: ListQueuesRequest,
 ) -> Result<ListQueuesResponse, Fault> {
     let size = listing::page_size(request.page_size)?;
@@ -84,42 +156,64 @@ pub(super) async fn list(
     let (states, by) = (format!("{:?}", filter.states), format!("{order:?}"));
     let as_set = request.policy_as_set.to_string();
     let question = [filter.name_contains.as_str(), &states, &by, &as_set];
-    let after = match request.page_token.as_str() {
+    let token = match request.page_token.as_str() {
         "" => None,
-        token => Some(parse_stand(listing::from_token(&question, token)?)?),
+        token => Some(Token::parse(listing::from_token(&question, token)?)?),
     };
-    let mut stands = stands(engine, order, &filter);
-    let total_size = i32::try_from(stands.len()).unwrap_or(i32::MAX);
-    stands.retain(|stand| after.as_ref().is_none_or(|after| after < stand));
-    if size < stands.len() {
-        // All of them in order are not needed, nor is it known how many there are.
-        stands.select_nth_unstable(size);
-        stands.truncate(size + 1);
-    }
-    stands.sort_unstable();
-    let more = size < stands.len();
-    stands.truncate(size);
-    let next_page_token = match stands.last() {
-        Some((Reverse(figure), name)) if more => {
-            listing::to_token(&question, &format!("{figure} {name}"))
+    let joined = question.join("\n");
+    let known = token.as_ref().and_then(|token| context.lists.find(token.list, &joined));
+    let list = match known {
+        Some(list) => list,
+        None => {
+            let mut stands = stands(&context.engine, order, &filter).await;
+            stands.sort_unstable();
+            if stands.len() <= size {
+                Arc::new(List { number: 0, question: joined, stands })
+            } else {
+                context.lists.keep(joined, stands)
+            }
         }
-        _ => String::new(),
     };
-    // What was deleted meanwhile is left out.
-    let described = |core: &Core| {
-        let queues = stands.iter().filter_map(|(_, name)| core.queue(name).ok());
-        let describe = |queue| match request.policy_as_set {
-            true => describe_as_set(core, queue),
-            false => describe(core, queue),
-        };
-        queues.map(describe).collect()
+    let first = token.map_or(0, |token| list.stands.partition_point(|it| *it <= token.after));
+    let page = &list.stands[first..list.stands.len().min(first + size)];
+    let next_page_token = match page.last() {
+        Some(last) if first + page.len() < list.stands.len() => {
+            let next = Token { list: list.number, after: last.clone() };
+            listing::to_token(&question, &next.text())
+        }
+        _ => {
+            context.lists.forget(list.number);
+            String::new()
+        }
     };
-    let queues = engine.ask(described).await?;
+    let queues = described(&context.engine, page, request.policy_as_set).await?;
+    let total_size = i32::try_from(list.stands.len()).unwrap_or(i32::MAX);
     Ok(ListQueuesResponse { queues, next_page_token, total_size })
 }
 
+/// The queues as they are now; those that were deleted meanwhile are left out.
+async fn described(engine: &Engine, page: &[Stand], as_set: bool) -> Result<Vec<Queue>, Fault> {
+    let mut queues = Vec::with_capacity(page.len());
+    // Also where nothing is listed: what is not there may not be durable yet.
+    let mut told = engine.look(|_| ()).0;
+    for some in page.chunks(DESCRIBED) {
+        let describe = |core: &Core| {
+            for queue in some.iter().filter_map(|(_, name)| core.queue(name).ok()) {
+                queues.push(match as_set {
+                    true => describe_as_set(core, queue),
+                    false => describe(core, queue),
+                });
+            }
+        };
+        told = engine.look(describe).0;
+        tokio::task::yield_now().await;
+    }
+    engine.durable(told).await?;
+    Ok(queues)
+}
+
 /// Where every queue stands that is wanted, in no order.
-fn stands(engine: &Engine, order: Order, filter: &Filter) -> Vec<Stand> {
+async fn stands(engine: &Engine, order: Order, filter: &Filter) -> Vec<Stand> {
     let mut stands = Vec::new();
     let mut last: Option<Arc<str>> = None;
     loop {
@@ -137,12 +231,6 @@ fn stands(engine: &Engine, order: Order, filter: &Filter) -> Vec<Stand> {
         if last.is_none() {
             return stands;
         }
+        tokio::task::yield_now().await;
     }
-}
-
-fn parse_stand(text: &str) -> Result<Stand, Fault> {
-    let malformed = || Fault::invalid("page_token", "it is not the token of such a call");
-    let (figure, name) = text.split_once(' ').ok_or_else(malformed)?;
-    let figure = figure.parse().map_err(|_| malformed())?;
-    Ok((Reverse(figure), Arc::from(name)))
 }

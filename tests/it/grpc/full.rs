@@ -237,7 +237,22 @@ async fn queues_are_listed_by_what_they_hold_a_page_at_a_time() {
     assert_eq!(all("dead desc").await, "e a b c d e.dead");
     assert_eq!(all("name").await, "a b c d e e.dead");
     assert_eq!(all("").await, "a b c d e e.dead");
-    let token = list("ready desc", String::new()).await.unwrap().into_inner().next_page_token;
+    let first = async |order_by: &str| {
+        let page = list(order_by, String::new()).await.unwrap().into_inner();
+        (page.queues[0].name.clone(), page.next_page_token)
+    };
+    // A list stays as it was while somebody pages through it. One that is no longer kept goes on by the
+    // figures as they are.
+    let (kept, forgotten) = (first("ready desc").await.1, first("ready desc").await.1);
+    broker.publish(publish("c", vec![message("m"); 2])).await.unwrap();
+    let next = list("ready desc", kept).await.unwrap().into_inner();
+    assert_eq!(next.queues.iter().map(|it| &*it.name).collect::<Vec<_>>(), ["e.dead", "a"]);
+    for _ in 0..4 {
+        assert_eq!(first("ready desc").await.0, "b");
+    }
+    let next = list("ready desc", forgotten).await.unwrap().into_inner();
+    assert_eq!(next.queues.iter().map(|it| &*it.name).collect::<Vec<_>>(), ["c", "e.dead"]);
+    let token = first("ready desc").await.1;
     let refused = refusal(list("dead desc", token).await);
     assert_eq!(refused.is(), (InvalidArgument, "INVALID_ARGUMENT"));
     assert_eq!(refused.metadata["field"], "page_token");
