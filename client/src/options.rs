@@ -190,7 +190,11 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let told = cause.to_string();
+        // Many an error repeats its cause in its own words.
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
         source = cause.source();
     }
     text

@@ -1,7 +1,7 @@
 //! `qbroker data`: checks and repairs a data folder while no broker uses it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
@@ -87,7 +87,7 @@ fn check(args: &FolderArgs, globals: &Globals) -> Outcome {
     if let Some(advice) = advice(&report) {
         say(advice);
     }
-    globals.output().item(&VERIFIED, verified(&folder, &report))?;
+    globals.output().item(&VERIFIED, counted(verified(&folder, &report), "damages", globals))?;
     Ok(if report.damages.is_empty() { Exit::Ok } else { Exit::Damaged })
 }
 
@@ -114,18 +114,31 @@ fn mend(args: &RepairArgs, globals: &Globals) -> Outcome {
         say(action);
     }
     if args.dry_run || plan.actions.is_empty() {
-        globals.output().item(&REPAIRED, repaired(&folder, &plan))?;
+        tell_repair(globals, &folder, &plan)?;
         return Ok(Exit::Ok);
     }
     let lost = plan.lost_records();
     globals.confirm(&format!("repair {} and give up {lost} records", folder.display()))?;
     let report = repair(&disk, RepairOptions { dry_run: false, ..options })?;
-    globals.output().item(&REPAIRED, repaired(&folder, &report))?;
+    tell_repair(globals, &folder, &report)?;
     let left = report.after.as_ref().map_or(0, |after| after.damages.len());
     if 0 < left {
         return Err(Failure::new(Exit::Damaged, format!("{left} damages are left: run it again")));
     }
     Ok(Exit::Ok)
+}
+
+fn tell_repair(globals: &Globals, folder: &Path, report: &RepairReport) -> io::Result<()> {
+    globals.output().item(&REPAIRED, counted(repaired(folder, report), "actions", globals))
+}
+
+/// In columns, how many there are: each was told on stderr.
+fn counted(mut item: Item, key: &str, globals: &Globals) -> Item {
+    if let Some(Value::Array(values)) = item.get(key).filter(|_| globals.output().has_columns()) {
+        let count = values.len();
+        item.insert(key.to_owned(), json!(count));
+    }
+    item
 }
 
 impl FolderArgs {
@@ -147,7 +160,7 @@ impl FolderArgs {
     }
 }
 
-fn verified(folder: &std::path::Path, report: &VerifyReport) -> Item {
+fn verified(folder: &Path, report: &VerifyReport) -> Item {
     object(json!({
         "folder": folder.display().to_string(),
         "segments": report.segments,
@@ -172,7 +185,7 @@ fn damage(damage: &Damage) -> Value {
     })
 }
 
-fn repaired(folder: &std::path::Path, report: &RepairReport) -> Item {
+fn repaired(folder: &Path, report: &RepairReport) -> Item {
     object(json!({
         "folder": folder.display().to_string(),
         "actions": report.actions,

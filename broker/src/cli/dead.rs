@@ -24,7 +24,7 @@ pub(super) enum DeadCommand {
     /// Show one dead letter: what its attempts told.
     #[command(visible_alias = "get")]
     Show(GetArgs),
-    /// Move dead letters back to the queues they died in, or to another one; attempts begin anew.
+    /// Move dead letters back to the queues they died in, or to another one.
     Redrive(RedriveArgs),
     /// Delete dead letters.
     Delete(DeleteArgs),
@@ -52,6 +52,9 @@ pub(super) struct RedriveArgs {
     to: Option<String>,
     #[command(flatten)]
     which: WhichArgs,
+    /// Failures and crashes since they died count on; else they begin at 0 again.
+    #[arg(long)]
+    keep_attempts: bool,
     #[command(flatten)]
     bulk: BulkArgs,
 }
@@ -77,7 +80,8 @@ impl DeadCommand {
                 Self::Redrive(args) => {
                     let queue = letters(globals, &args.queue).await?;
                     let (to, filter) = (args.to.as_deref(), args.which.filter());
-                    many::moved(globals, &queue, to, filter, (true, &args.bulk)).await
+                    let how = (!args.keep_attempts, &args.bulk);
+                    many::moved(globals, &queue, to, filter, how).await
                 }
                 Self::Delete(args) => {
                     let queue = letters(globals, &args.queue).await?;
@@ -104,7 +108,16 @@ const LIST: [Column; 7] = [
     column("SEQUENCE", "sequence"),
     column("SOURCE", "source"),
     column("REASON", "reason"),
-    column("ATTEMPTS", "attempts"),
+    column("ATTEMPTS", "died_after"),
+    column("DIED", "died"),
+    column("FAILURE", "failure"),
+];
+
+/// What is shown of a dead letter beside what is of every message.
+pub(super) const LETTER: [Column; 5] = [
+    column("SOURCE", "source"),
+    column("REASON", "reason"),
+    column("DIED AFTER", "died_after"),
     column("DIED", "died"),
     column("FAILURE", "failure"),
 ];
@@ -140,7 +153,7 @@ impl ListArgs {
 }
 
 /// For programs as everywhere; for people what is told of its death in columns of their own.
-fn letter_item(listed: &ListedMessage, for_columns: bool) -> Item {
+pub(super) fn letter_item(listed: &ListedMessage, for_columns: bool) -> Item {
     let mut item = listed_item(listed, for_columns);
     let Some(letter) = item.get("dead_letter").filter(|_| for_columns).cloned() else {
         return item;
@@ -155,7 +168,7 @@ fn letter_item(listed: &ListedMessage, for_columns: bool) -> Item {
     for (key, value) in [
         ("source", letter["source_queue"].clone()),
         ("reason", letter["reason"].clone()),
-        ("attempts", letter["attempts"].clone()),
+        ("died_after", letter["attempts"].clone()),
         ("died", letter["time"].clone()),
         ("failure", failure),
     ] {

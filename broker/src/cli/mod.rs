@@ -3,7 +3,9 @@
 //! Data goes to stdout, everything else to stderr; a command that deletes asks on a terminal and
 //! fails without `--yes` elsewhere; how it ended is its exit code.
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use qbroker::exit::Exit;
 
 use self::failure::Failure;
@@ -28,6 +30,7 @@ mod queue;
 mod schedule;
 mod serve;
 mod signals;
+mod size;
 mod tally;
 mod state;
 mod token;
@@ -95,10 +98,28 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub(crate) fn main() -> Exit {
-    match Cli::try_parse_from(std::env::args_os()) {
+    match parse_from(std::env::args_os()) {
         Ok(cli) => run(cli),
         Err(error) => usage(&error),
     }
+}
+
+/// Reads a line.
+fn parse_from<T: Into<OsString> + Clone>(
+    words: impl IntoIterator<Item = T>,
+) -> Result<Cli, clap::Error> {
+    let found = take_negative_numbers(Cli::command()).try_get_matches_from(words)?;
+    Cli::from_arg_matches(&found)
+}
+
+/// A command whose values may be negative numbers everywhere: no flag is a digit, and what takes none
+/// says so better than advice to write `-- -1`.
+fn take_negative_numbers(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| match argument.get_action().takes_values() {
+        true => argument.allow_negative_numbers(true),
+        false => argument,
+    });
+    command.mut_subcommands(take_negative_numbers)
 }
 
 fn run(cli: Cli) -> Exit {
@@ -134,8 +155,7 @@ fn usage(error: &clap::Error) -> Exit {
 /// A line as a test would type it, without the name of the program.
 #[cfg(test)]
 fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
-    let words = std::iter::once("qbroker").chain(line.iter().copied());
-    Cli::try_parse_from(words)
+    parse_from(std::iter::once("qbroker").chain(line.iter().copied()))
 }
 
 #[cfg(test)]
@@ -144,7 +164,23 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        take_negative_numbers(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value_and_refused_as_one() {
+        let refusal = |line: &[&str]| parse(line).expect_err("negative").to_string();
+        let refused = refusal(&["queue", "create", "q", "--max-attempts", "-1"]);
+        assert!(refused.contains("a number from 1"), "{refused}");
+        for (flag, value) in
+            [("--max-messages", "-1"), ("--max-bytes", "-1"), ("--retry-max", "-1")]
+        {
+            let line = ["queue", "update", "q", flag, value];
+            let refused = refusal(&line);
+            assert!(!refused.contains("-- -1"), "{refused}");
+        }
+        assert!(parse(&["state", "counter", "k", "--add", "-1"]).is_ok());
+        assert!(parse(&["message", "publish", "q", "-1"]).is_ok());
     }
 
     #[test]

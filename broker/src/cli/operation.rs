@@ -80,7 +80,7 @@ async fn list(client: &Client, globals: &Globals) -> Outcome {
     let (mut items, mut token) = (Vec::new(), String::new());
     loop {
         let page = client.list_operations(PAGE_SIZE, &token).await?;
-        items.extend(page.items.iter().map(item));
+        items.extend(page.items.iter().map(|operation| item(operation, globals)));
         token = page.next_page_token;
         if token.is_empty() {
             break;
@@ -91,7 +91,7 @@ async fn list(client: &Client, globals: &Globals) -> Outcome {
 }
 
 fn show(operation: &Operation, globals: &Globals) -> Outcome {
-    globals.output().item(&DETAILS, item(operation))?;
+    globals.output().item(&DETAILS, item(operation, globals))?;
     Ok(Exit::Ok)
 }
 
@@ -191,15 +191,18 @@ fn progress(globals: &Globals) -> ProgressBar {
     ProgressBar::new(0).with_style(style)
 }
 
-fn item(operation: &Operation) -> Item {
+fn item(operation: &Operation, globals: &Globals) -> Item {
     let kind = match operation.kind {
         OperationKind::Delete => "delete",
         OperationKind::Move => "move",
         _ => "unknown",
     };
-    let to = match operation.kind {
-        OperationKind::Move if operation.destination_queue.is_empty() => "(their sources)",
-        _ => operation.destination_queue.as_str(),
+    let to_sources =
+        operation.kind == OperationKind::Move && operation.destination_queue.is_empty();
+    let to = match operation.destination_queue.as_str() {
+        "" if to_sources && globals.output().has_columns() => Some("(their sources)"),
+        "" => None,
+        queue => Some(queue),
     };
     let state = match operation.state {
         OperationState::Running => "running",

@@ -188,6 +188,8 @@ fn cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
+        Some(Value::Array(values)) if values.is_empty() => "-".to_owned(),
+        Some(Value::Object(values)) if values.is_empty() => "-".to_owned(),
         Some(Value::String(text)) => visible(text),
         Some(other) => visible(&other.to_string()),
     }

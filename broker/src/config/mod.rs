@@ -13,6 +13,7 @@ use crate::queue::turn_bytes_max;
 pub use self::flags::ServeFlags;
 pub use self::layers::{ConfigError, Environment, Layers, Origin, Resolved, ResolvedRow};
 pub use self::table::{Fallback, SETTINGS, Setting, find};
+pub use self::value::bytes as parse_bytes;
 
 mod flags;
 mod layers;

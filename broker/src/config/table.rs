@@ -190,8 +190,9 @@ pub static SETTINGS: &[Setting] = &[
         takes: "SIZE",
         default: Fallback::Text("64MiB"),
         doc: "The size of a log segment, from 4MiB to 1GiB; half of one must hold the largest \
-              batch and what goes with it. Smaller ones are dropped sooner and cost more syncs; \
-              the default suits nearly everybody. Existing segments keep theirs.",
+              batch and what goes with it, so with the default `max-batch-bytes` it is at least \
+              18MiB. Smaller ones are dropped sooner and cost more syncs; the default suits nearly \
+              everybody. Existing segments keep theirs.",
         advanced: true,
         set: |settings, text| {
             let size = value::bytes_within(text, 4 << 20, 1 << 30)?;

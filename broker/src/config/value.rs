@@ -20,7 +20,10 @@ const UNITS: [(&str, u64); 9] = [
 ];
 
 /// Reads a whole number of bytes: `4MiB`, `10 GB`, `65536`.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// Where it is none.
+pub fn bytes(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();
     let (digits, factor) = UNITS
         .iter()

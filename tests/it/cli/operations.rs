@@ -50,6 +50,11 @@ async fn dead_letters_are_listed_shown_redriven_and_deleted() {
     assert!(columns.contains("exit 3: "), "{columns}");
     let id = format!("q.{}", listed[0]["sequence"]);
     assert_eq!(stage.shell.json(&["dead", "show", &id]).await["payload"], "one");
+    let shown = stage.shell.out(&["-o", "plain", "dead", "show", &id]).await;
+    for line in ["source\twork", "reason\tmax_attempts", "died_after\t1"] {
+        assert!(shown.lines().any(|it| it == line), "{line} is not in {shown}");
+    }
+    assert!(!shown.contains('{'), "no JSON for people: {shown}");
     stage.shell.out(&["queue", "create", "quiet"]).await;
     assert_eq!(stage.shell.json(&["dead", "list", "quiet"]).await, json!([]));
     check_refused(&stage.shell.run(&["dead", "list", "none"]).await, 65, &["QUEUE_NOT_FOUND"]);
@@ -66,6 +71,19 @@ async fn dead_letters_are_listed_shown_redriven_and_deleted() {
     check_refused(&stage.shell.run(&delete).await, 64, &["delete 1 messages", "--yes"]);
     stage.shell.out(&[&delete[..], &["--yes"]].concat()).await;
     assert_eq!(stage.held("work.dead").await, [0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_redriven_with_their_attempts_or_without() {
+    let stage = with_letters().await;
+    let redrive = ["dead", "redrive", "work", "--wait", "-f"];
+    let kept = [&redrive[..], &["header.tenant=a", "--keep-attempts"]].concat();
+    let ended = stage.shell.json(&kept).await;
+    assert_eq!((&ended["done"], &ended["to"]), (&json!(1), &json!(null)));
+    let words = stage.shell.out(&["-o", "plain", "operation", "list"]).await;
+    assert!(words.contains("(their sources)"), "{words}");
+    stage.shell.json(&[&redrive[..], &["header.tenant=b"]].concat()).await;
+    assert_eq!(stage.held("work").await, [3, 0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,11 +36,11 @@ fn policy() -> Vec<(Vec<&'static str>, &'static str, Value, Value)> {
             vec!["--fairness-weight", "acme=3", "--fairness-weight", "a=b=2"],
             "fairness_weights",
             json!({"acme": 3, "a=b": 2}),
-            Value::Null,
+            json!({}),
         ),
         (vec!["--max-delivery-rate", "2.5"], "max_delivery_rate", json!(2.5), Value::Null),
         (vec!["--max-messages", "1000"], "max_messages", json!(1_000), Value::Null),
-        (vec!["--max-bytes", "5000000000"], "max_bytes", json!(5_000_000_000_u64), Value::Null),
+        (vec!["--max-bytes", "5GB"], "max_bytes", json!(5_000_000_000_u64), Value::Null),
         (
             vec!["--overflow", "dead-letter-oldest"],
             "overflow",
@@ -53,7 +53,7 @@ fn policy() -> Vec<(Vec<&'static str>, &'static str, Value, Value)> {
             vec!["--label", "team=a", "--label", "env=b"],
             "labels",
             json!({"team": "a", "env": "b"}),
-            Value::Null,
+            json!({}),
         ),
     ]
 }
@@ -69,7 +69,9 @@ async fn every_setting_reaches_the_broker_at_creation_and_returns_to_its_default
         assert_eq!(created[key], expected, "{key}");
         assert_eq!(shown[key], expected, "{key}");
     }
-    // People see the same below each other.
+    // People see the same below each other, and little of what they have just made.
+    let made = stage.shell.out(&["queue", "create", "other", "-o", "table"]).await;
+    assert_eq!(made.lines().count(), 6, "{made}");
     let plain = stage.shell.out(&["queue", "show", "work", "-o", "plain"]).await;
     assert!(plain.contains("\nretry_max\t10m\n"), "{plain}");
     assert!(plain.contains("\nlabels\t{\"env\":\"b\",\"team\":\"a\"}\n"), "{plain}");

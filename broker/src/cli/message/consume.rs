@@ -69,10 +69,11 @@ type Emptiness<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
 impl ConsumeArgs {
     /// Consumes until it is told to stop.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
-        if self.exec.is_none() && globals.output.is_some_and(|format| format != Format::Jsonl) {
-            // A table or a document has an end; this has none.
-            let message =
-                "messages are printed one by one as JSON lines: --output can only be jsonl";
+        let has_columns = |format| matches!(format, Format::Table | Format::Plain);
+        if self.exec.is_none() && globals.output.is_some_and(has_columns) {
+            // What asks for JSON gets it, each message in a line of its own: a document has an end.
+            let message = "messages are printed one by one as JSON lines: --output (or QBROKER_OUTPUT) \
+                           can only be jsonl or json";
             return Err(Failure::new(Exit::Usage, message));
         }
         let stops = Stops::listen()?;

@@ -12,7 +12,7 @@ use crate::cli::queue::State;
 pub(in crate::cli) const FILTER_HELP: &str = "\
 Filters, of which all must hold:
   id=ID[,ID...]         one of these ids, also q. and a sequence
-  state=STATE           ready, scheduled, leased or parked
+  state=STATE           ready, scheduled, leased, parked or behind
   after=TIME            published at this time or later: RFC 3339, or so long ago (2h)
   before=TIME           published before this time
   type=TYPE             of this message type
@@ -64,7 +64,7 @@ fn condition(text: &str) -> Result<MessageFilter, String> {
     let any = MessageFilter::new();
     Ok(match key {
         "id" => any.ids(value.split(',')),
-        "state" => any.state(State::from_str(value, false)?.into()),
+        "state" => any.state(state(value)?.into()),
         "after" => any.published_after(moment(value)?),
         "before" => any.published_before(moment(value)?),
         "type" => any.message_type(value),
@@ -90,6 +90,11 @@ fn moment(text: &str) -> Result<SystemTime, String> {
         }
         Err(_) => timestamp(text),
     }
+}
+
+fn state(text: &str) -> Result<State, String> {
+    let known = "a state is ready, scheduled, leased, parked or behind";
+    State::from_str(text, false).map_err(|_| known.to_owned())
 }
 
 fn reason(text: &str) -> Result<DeadLetterReason, String> {

@@ -147,7 +147,7 @@ struct Envelope {
 /// # Errors
 /// Where the line is no such object, or holds no payload or two.
 pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
-    let envelope: Envelope = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let envelope: Envelope = serde_json::from_str(line).map_err(|error| json_error(&error))?;
     if let Some(unknown) = envelope.rest.keys().find(|key| !TOLD.contains(&key.as_str())) {
         return Err(format!("unknown key {unknown:?}"));
     }
@@ -188,6 +188,21 @@ pub(super) fn parse_envelope(line: &str) -> Result<OutgoingMessage, String> {
         Some(delay) => message.delay(delay),
         None => message,
     })
+}
+
+/// What is wrong with a line of JSON, and where in it.
+pub(super) fn json_error(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    let (text, column) = (error.to_string(), error.column());
+    // The parser takes the line for a file: its number would be 1 whatever the line's is.
+    let place = format!(" at line {} column {column}", error.line());
+    let what = text.strip_suffix(&place).unwrap_or(&text);
+    match error.classify() {
+        Category::Data => format!("{what} (column {column})"),
+        Category::Syntax | Category::Eof | Category::Io => {
+            format!("not JSON: {what} (column {column})")
+        }
+    }
 }
 
 mod humantime_duration {

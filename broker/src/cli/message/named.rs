@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 use clap::{ArgGroup, Args};
 use qbroker::exit::Exit;
 use qbroker_client::{Attempt, MessageUpdate, Refusal};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::filter::{FILTER_HELP, FilterArgs};
 use super::line::failure;
 use super::many::deleted;
-use super::peek::listed_item;
 use super::publish::timestamp;
 use crate::cli::Outcome;
+use crate::cli::dead::{LETTER, letter_item};
 use crate::cli::failure::{Failure, say};
 use crate::cli::globals::Globals;
 use crate::cli::operation::BulkArgs;
@@ -140,19 +140,34 @@ impl GetArgs {
     pub(in crate::cli) async fn run(&self, globals: &Globals) -> Outcome {
         let client = globals.connect().await?;
         let found = client.get_message(&self.queue, &self.id).await?;
-        let mut item = listed_item(&found, globals.output().has_columns());
-        let attempt = |attempt: &Attempt| {
-            json!({
-                "attempt": attempt.attempt,
-                "end_time": time(attempt.end_time),
-                "failure": failure(&attempt.failure),
-                "consumer_id": attempt.consumer_id,
-            })
+        let for_columns = globals.output().has_columns();
+        let mut item = letter_item(&found, for_columns);
+        let attempts = match for_columns {
+            true => json!(found.attempts.iter().map(in_words).collect::<Vec<_>>().join("; ")),
+            false => found.attempts.iter().map(attempt).collect(),
         };
-        item.insert("attempts".to_owned(), found.attempts.iter().map(attempt).collect());
-        globals.output().item(&DETAILS, item)?;
+        item.insert("attempts".to_owned(), attempts);
+        let is_letter = found.message.dead_letter.is_some();
+        let letter = if is_letter { &LETTER[..] } else { &[] };
+        globals.output().item(&[&DETAILS, letter].concat(), item)?;
         Ok(Exit::Ok)
     }
+}
+
+fn attempt(attempt: &Attempt) -> Value {
+    json!({
+        "attempt": attempt.attempt,
+        "end_time": time(attempt.end_time),
+        "failure": failure(&attempt.failure),
+        "consumer_id": attempt.consumer_id,
+    })
+}
+
+/// An attempt for people: its number, and what it told.
+fn in_words(attempt: &Attempt) -> String {
+    let told = [attempt.failure.kind.as_str(), attempt.failure.message.as_str()];
+    let told: Vec<_> = told.into_iter().filter(|text| !text.is_empty()).collect();
+    format!("{} {}", attempt.attempt, told.join(": "))
 }
 
 /// Says which were refused, and how many were not.

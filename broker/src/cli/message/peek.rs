@@ -10,6 +10,7 @@ use super::line::item;
 use crate::cli::Outcome;
 use crate::cli::globals::Globals;
 use crate::cli::output::{Column, Item, column, time};
+use crate::cli::size;
 
 /// Messages asked for at a time; the most the broker gives.
 const PAGE_SIZE: u32 = 1000;
@@ -36,7 +37,7 @@ pub(in crate::cli) struct PeekArgs {
     #[arg(long, value_name = "N", default_value = "10")]
     max: usize,
     /// How many bytes of each payload to fetch; 0 for none.
-    #[arg(long, value_name = "BYTES", default_value = "4096")]
+    #[arg(long, value_name = "SIZE", default_value = "4096", value_parser = size::parse_payload)]
     payload_bytes: u32,
     #[command(flatten)]
     which: FilterArgs,

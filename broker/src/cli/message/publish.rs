@@ -48,7 +48,8 @@ pub(in crate::cli) struct PublishArgs {
 }
 
 pub(super) fn timestamp(text: &str) -> Result<SystemTime, String> {
-    text.parse::<jiff::Timestamp>().map(SystemTime::from).map_err(|error| error.to_string())
+    let time = text.parse::<jiff::Timestamp>().map(SystemTime::from);
+    time.map_err(|_| "a time is as in RFC 3339, with its zone: 2026-11-20T18:00:00Z".to_owned())
 }
 
 impl PublishArgs {
@@ -74,7 +75,7 @@ impl PublishArgs {
             super::line::parse_envelope(line)?
         } else {
             let valid = serde_json::from_str::<serde::de::IgnoredAny>(line);
-            valid.map_err(|error| format!("not JSON: {error}"))?;
+            valid.map_err(|error| super::line::json_error(&error))?;
             OutgoingMessage::new(line.to_owned()).content_type("application/json")
         };
         Ok(self.dress(message))

@@ -5,7 +5,7 @@ use qbroker::exit::Exit;
 use qbroker_client::{Client, Queue, QueueOrder, QueueQuery, QueueSpec, QueueUpdate, Reason};
 
 use self::policy::PolicyArgs;
-use self::view::{DETAILS, LIST, item};
+use self::view::{DETAILS, LIST, MADE, item};
 use super::Outcome;
 use super::failure::Failure;
 use super::globals::Globals;
@@ -154,7 +154,8 @@ async fn create(args: CreateArgs, client: &Client, globals: &Globals) -> Outcome
         true => client.ensure_queue(spec).await?,
         false => client.create_queue(spec).await?,
     };
-    show(&queue, globals)
+    globals.output().item(&MADE, item(&queue))?;
+    Ok(Exit::Ok)
 }
 
 async fn list(args: ListArgs, client: &Client, globals: &Globals) -> Outcome {

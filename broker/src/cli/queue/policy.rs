@@ -6,7 +6,7 @@ use clap::Args;
 use qbroker_client::{Limit, QueuePolicy, RetryPolicy};
 
 use super::overflow::OverflowArg;
-use crate::cli::limit;
+use crate::cli::{limit, size};
 
 /// What may be said about a queue when it is created or updated.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
@@ -46,8 +46,8 @@ pub(super) struct PolicyArgs {
     /// How long a message id is remembered; 0s: not at all [default: 5min].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     dedup_window: Option<Duration>,
-    /// The largest payload, in bytes [default: the broker's].
-    #[arg(long, value_name = "BYTES")]
+    /// The largest payload, such as 64KiB [default: the broker's].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_payload)]
     max_payload_bytes: Option<u32>,
     /// How many priorities there are, from 0 on [default: 10].
     #[arg(long, value_name = "N")]
@@ -71,14 +71,14 @@ pub(super) struct PolicyArgs {
     /// Messages at most, whatever they do [default: no limit].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_messages: Option<u64>,
-    /// Bytes at most [default: no limit].
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Bytes at most, such as 10MB or 10MiB [default: no limit].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_some)]
     max_bytes: Option<u64>,
     /// What happens to a publish beyond these [default: reject].
     #[arg(long, value_name = "POLICY")]
     overflow: Option<OverflowArg>,
     /// Bytes that it keeps as a dead-letter queue, the newest ones [default: no limit].
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_some)]
     retention_bytes: Option<u64>,
     /// How long it can be told what became of finished messages; 0s: not at all [default: not at all].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]

@@ -25,6 +25,16 @@ pub(super) const LIST: [Column; 9] = [
     column("STATE", "state"),
 ];
 
+/// What is shown of a queue that was just made: what most want to see of their policy.
+pub(super) const MADE: [Column; 6] = [
+    column("NAME", "name"),
+    column("LEASE DURATION", "lease_duration"),
+    column("MAX ATTEMPTS", "max_attempts"),
+    column("MAX CRASHES", "max_crashes"),
+    column("DEAD-LETTER QUEUE", "dead_letter_queue"),
+    column("RETENTION", "retention"),
+];
+
 /// What is shown of one queue.
 pub(super) const DETAILS: [Column; 50] = [
     column("NAME", "name"),
@@ -87,7 +97,7 @@ pub(super) fn item(queue: &Queue) -> Item {
         "state": if queue.state == QueueState::Paused { "paused" } else { "active" },
         "publishing_paused": queue.publishing_paused,
         "description": queue.description,
-        "labels": if labels.is_empty() { Value::Null } else { json!(labels) },
+        "labels": labels,
         "create_time": time(queue.create_time),
         "update_time": time(queue.update_time),
         "etag": queue.etag,
@@ -152,7 +162,7 @@ fn policy(policy: &QueuePolicy) -> Value {
         "max_leased": policy.max_leased,
         "max_delivery_rate": policy.max_delivery_rate,
         "max_leased_per_fairness_key": policy.max_leased_per_fairness_key,
-        "fairness_weights": if weights.is_empty() { Value::Null } else { json!(weights) },
+        "fairness_weights": weights,
         "max_messages": policy.max_messages,
         "max_bytes": policy.max_bytes,
         "overflow": policy.overflow.and_then(overflow::show),
@@ -200,7 +210,7 @@ mod tests {
     #[test]
     fn every_column_has_its_key() {
         let item = item(&queue());
-        for column in LIST.iter().chain(&DETAILS) {
+        for column in LIST.iter().chain(&MADE).chain(&DETAILS) {
             assert!(item.contains_key(column.key), "{}", column.key);
         }
         assert_eq!(item["max_attempts"], "unlimited");
