@@ -3,7 +3,7 @@
 use qbroker_proto::v1::settlement::Outcome;
 use qbroker_proto::v1::*;
 use qbroker_tests::patiently;
-use tonic::Code::InvalidArgument;
+use tonic::Code::{InvalidArgument, OutOfRange};
 use tonic::Streaming;
 
 use super::{Broker, Refusal, ack, answer, message, publish, seconds, settlement};
@@ -20,6 +20,11 @@ impl Watch {
         }
         assert_eq!(events.len(), count, "{events:?}");
         events
+    }
+
+    /// The events of the next answer.
+    async fn events_some(&mut self) -> Vec<MessageEvent> {
+        patiently("an event", self.0.message()).await.unwrap().unwrap().events
     }
 }
 
@@ -174,4 +179,37 @@ async fn a_watch_that_cannot_be_is_refused() {
         assert_eq!(refused.is(), (InvalidArgument, reason));
     }
     broker.watch(WatchEventsRequest { queues: queues(1_000), ..Default::default() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_what_the_log_has_let_go_is_told_where_it_begins() {
+    let mut broker = Broker::start(&[]).await;
+    // More than two segments, and nobody needs any of it.
+    for _ in 0..20 {
+        let large = OutgoingMessage { payload: vec![b'x'; 500 << 10].into(), ..message("") };
+        broker.publish(publish("q", vec![large])).await.unwrap();
+    }
+    let purge = PurgeQueueRequest { name: "q".to_owned(), ..Default::default() };
+    broker.wire.admin().purge_queue(purge).await.unwrap();
+    let from = |from_sequence| WatchEventsRequest { from_sequence, ..Default::default() };
+    // Each stop writes a checkpoint; what two of them have absorbed goes.
+    let mut stops = 0;
+    let refused = loop {
+        broker = broker.stop_and_start().await;
+        let last = broker.publish(publish("q", vec![message("x")])).await.unwrap();
+        match broker.watch(from(1)).await {
+            Err(refused) => break refused,
+            Ok(_) => assert!(stops < 4, "nothing goes though {last:?} is far behind"),
+        }
+        stops += 1;
+    };
+    assert_eq!(refused.is(), (OutOfRange, "EVENTS_GONE"));
+    let oldest: i64 = refused.metadata["oldest_sequence"].parse().unwrap();
+    assert!(1 < oldest, "{refused:?}");
+    // One before it is gone, too; from there on everything is told.
+    let before = broker.watch(from(oldest - 1)).await.err().expect("it is gone");
+    assert_eq!(before.is(), (OutOfRange, "EVENTS_GONE"));
+    let mut watch = broker.watch(from(oldest)).await.unwrap();
+    let last = broker.publish(publish("q", vec![message("last")])).await.unwrap()[0].sequence;
+    while watch.events_some().await.iter().all(|event| event.sequence != last) {}
 }

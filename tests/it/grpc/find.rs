@@ -196,7 +196,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 type DamageFolder = fn(&Path);
-type DamageFile = fn(Vec<u8>) -> Vec<u8>;
+/// What it is then; `None`: gone.
+type DamageFile = fn(Vec<u8>) -> Option<Vec<u8>>;
 
 /// What may happen to the whole folder while no broker runs.
 const WHOLE: &[(&str, DamageFolder)] = &[
@@ -218,12 +219,13 @@ const WHOLE: &[(&str, DamageFolder)] = &[
 
 /// What may happen to any file of it.
 const OF_A_FILE: &[(&str, DamageFile)] = &[
-    ("truncated", |bytes| bytes[..bytes.len() / 2].to_vec()),
+    ("truncated", |bytes| Some(bytes[..bytes.len() / 2].to_vec())),
     ("flipped", |mut bytes| {
         (0..bytes.len()).step_by(97).for_each(|at| bytes[at] ^= 0x10);
-        bytes
+        Some(bytes)
     }),
-    ("garbage", |bytes| (0..=250).cycle().take(bytes.len()).collect()),
+    ("garbage", |bytes| Some((0..=250).cycle().take(bytes.len()).collect())),
+    ("deleted", |_| None),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,8 +247,10 @@ async fn whatever_becomes_of_the_index_everything_is_found_again() {
             broker = broker
                 .restart_after(|folder| {
                     if let Some(path) = files(folder).get(number) {
-                        let bytes = std::fs::read(path).unwrap();
-                        std::fs::write(path, damage(bytes)).unwrap();
+                        match damage(std::fs::read(path).unwrap()) {
+                            Some(bytes) => std::fs::write(path, bytes).unwrap(),
+                            None => std::fs::remove_file(path).unwrap(),
+                        }
                     }
                 })
                 .await;

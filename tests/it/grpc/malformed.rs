@@ -12,25 +12,25 @@ use qbroker_tests::{PATIENCE, patiently};
 use super::Broker;
 
 /// One HTTP/2 connection without any gRPC library.
-struct Raw {
+pub(super) struct Raw {
     sender: SendRequest<Bytes>,
 }
 
 /// What came back, wherever it stood.
 #[derive(Debug)]
-struct Told {
+pub(super) struct Told {
     http: u16,
     headers: HeaderMap,
 }
 
 impl Told {
-    fn text(&self, name: &str) -> &str {
+    pub(super) fn text(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 impl Raw {
-    async fn connect(address: SocketAddr) -> Self {
+    pub(super) async fn connect(address: SocketAddr) -> Self {
         let socket = tokio::net::TcpStream::connect(address).await.unwrap();
         let (sender, connection) = h2::client::handshake(socket).await.unwrap();
         tokio::spawn(async move { drop(connection.await) });
@@ -63,13 +63,13 @@ impl Raw {
         Told { http, headers }
     }
 
-    async fn grpc(&self, path: &str, body: Bytes) -> Told {
+    pub(super) async fn grpc(&self, path: &str, body: Bytes) -> Told {
         self.call(Method::POST, path, "application/grpc", body).await
     }
 }
 
 /// A message as gRPC frames it, of any flag and any claimed length.
-fn frame(flag: u8, length: usize, message: &[u8]) -> Bytes {
+pub(super) fn frame(flag: u8, length: usize, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_u8(flag);
     frame.put_u32(u32::try_from(length).unwrap());

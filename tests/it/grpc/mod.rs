@@ -17,6 +17,7 @@ mod later;
 mod leases;
 mod malformed;
 mod named;
+mod newer;
 mod operations;
 mod ordering_key;
 mod priority;
@@ -63,6 +64,15 @@ impl Broker {
     async fn kill_and_start(self) -> Self {
         let Self { server, folder, .. } = self;
         server.kill().await;
+        let server = Server::start(&folder, &[]).await;
+        let wire = Wire::connect(&server.url()).await;
+        Self { wire, server, folder }
+    }
+
+    /// Stops the broker in order, and starts it again on the same folder.
+    async fn stop_and_start(self) -> Self {
+        let Self { server, folder, .. } = self;
+        server.stop().await;
         let server = Server::start(&folder, &[]).await;
         let wire = Wire::connect(&server.url()).await;
         Self { wire, server, folder }
