@@ -267,6 +267,6 @@ mod tests {
         let addresses = serving(line).unwrap();
         assert_eq!((addresses.grpc.port(), addresses.http.port()), (4, 5));
         assert_eq!(serving("not JSON"), None);
-        assert_eq!(serving(&line.replace("serving", "ports taken")), None);
+        assert_eq!(serving(&line.replace("serving", "listening, and recovering first")), None);
     }
 }

@@ -332,7 +332,7 @@ async fn a_damaged_folder_can_be_waited_with_so_that_nobody_starts_it_for_ever()
         "when-damaged=wait: serving nothing until stopped, so that nobody starts this again";
     assert!(server.wait_for(waiting).await.is_some());
     // Probes can tell it from a broker that is gone: alive, and not to be sent anything.
-    let ports = server.wait_for("ports taken").await.unwrap();
+    let ports = server.wait_for("listening, and recovering first").await.unwrap();
     let health = program::run(&["health", "--http", ports["http"].as_str().unwrap()]);
     assert_eq!(health.code, 1, "{}", health.err);
     assert!(health.err.contains("the data is damaged"), "{}", health.err);

@@ -43,7 +43,7 @@ impl Front {
             http_addr = Some(bound);
             tokio::spawn(web.clone().serve(listener, closing.clone().cancelled_owned()));
         }
-        info!(grpc = %grpc_addr, http = http_addr.map(|address| address.to_string()), "ports taken");
+        info!(grpc = %grpc_addr, http = http_addr.map(|address| address.to_string()), "listening, and recovering first");
         Ok(Self { grpc, grpc_addr, http_addr, tls, web, closing: closing.drop_guard() })
     }
 }
