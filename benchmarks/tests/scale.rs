@@ -172,7 +172,8 @@ fn jobs_are_measured_beside_the_bare_client() {
     assert_eq!(messages(&report, "consume + ack"), [3_000]);
     assert_eq!(messages(&report, "empty jobs"), [3_000]);
     assert!(0.0 < number(&figure(&report, "empty jobs, to the bare")["value"]));
-    assert!(0.0 < number(&figure(&report, "memory of 500 jobs")["value"]));
+    // Of memory that was there already, that may be none.
+    assert!(0.0 <= number(&figure(&report, "memory of 500 jobs")["value"]));
     assert!(0.0 < number(&figure(&report, "stop with 100 jobs")["value"]));
     assert!(number(&figure(&report, "jobs lost or repeated")["value"]).abs() < 0.5);
 }

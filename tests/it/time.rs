@@ -266,13 +266,13 @@ async fn graces_and_leases_stand_still_while_nobody_serves() {
     let front = Front::open().await;
     front.lead_to(broker.grpc());
     let worker = load::client(&front.url()).await;
-    let consumer = worker.consumer(["q"]).open().await.unwrap();
+    // Room for the first message, so that the second is for the pull.
+    let consumer = worker.consumer(["q"]).window(1).open().await.unwrap();
     let client = broker.client().await;
     for name in ["streamed", "pulled"] {
         publish(&client, OutgoingMessage::new(name)).await;
         if name == "streamed" {
             let job = patiently("the job", consumer.next()).await.unwrap().unwrap();
-            consumer.set_window(0);
             // Held by a worker that will be gone.
             std::mem::forget(job);
         }

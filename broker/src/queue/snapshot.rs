@@ -40,6 +40,10 @@ pub enum SnapshotError {
     Malformed(#[from] prost::DecodeError),
     #[error("the checkpoint's state holds an item of an unknown kind; a newer version wrote it")]
     UnknownItem,
+    #[error(
+        "the checkpoint's state says that the next record is the 0th; there is none before the 1st"
+    )]
+    NoRecord,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -121,6 +125,7 @@ impl<I: Index> Core<I> {
         keep: &mut impl FnMut(Lsn),
     ) -> Result<(), SnapshotError> {
         match item {
+            Item::Header(HeaderItem { next: 0, .. }) => return Err(SnapshotError::NoRecord),
             Item::Header(header) => {
                 self.epoch = header.epoch;
                 self.boot_id = header.boot_id;
@@ -265,5 +270,24 @@ fn restore_outcome(stored: BatchStored) -> BatchOutcome {
         first: Lsn(stored.first),
         duplicates: stored.duplicates,
         refused: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pieces::Pieces;
+    use super::*;
+    use crate::queue::index::memory::MemoryIndex;
+
+    #[test]
+    fn a_state_before_the_first_record_is_refused() {
+        let restore = |next| {
+            let mut pieces = Pieces::default();
+            pieces.add(Item::Header(HeaderItem { next, ..HeaderItem::default() }));
+            let state = pieces.finish().concat();
+            Core::restore(MemoryIndex::default(), Limits::default(), &state[..], |_| {})
+        };
+        assert_eq!(restore(1).unwrap().last_lsn(), Lsn(0));
+        assert!(matches!(restore(0), Err(SnapshotError::NoRecord)));
     }
 }

@@ -76,7 +76,7 @@ async fn a_job_is_done_once_at_whichever_byte_the_connection_is_cut() {
         cut += u32::from(!stage.front.is_to_strike());
     }
     eprintln!("network consume: {bytes:?} bytes, cut {cut} times");
-    assert!(40 < cut, "{cut}");
+    assert!(10 < cut, "{cut}");
 }
 
 /// Nobody held what was delivered together with the lost answer: it is kept for the grace, and
