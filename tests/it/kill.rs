@@ -10,11 +10,12 @@ use qbroker_tests::folder::Folder;
 use qbroker_tests::front::Front;
 use qbroker_tests::ledger::{End, Ledger, Totals, Verdict};
 use qbroker_tests::load::{self, DEAD, Load, QUEUE};
+use qbroker_tests::patiently;
 use qbroker_tests::seed::{self, Rng};
 use qbroker_tests::server::Server;
 
 /// Mostly acks; some of everything else.
-fn judge(mut rng: Rng) -> impl FnMut() -> Option<Verdict> {
+pub(crate) fn judge(mut rng: Rng) -> impl FnMut() -> Option<Verdict> {
     move || match rng.below(20) {
         0 | 1 => Some(Verdict::Nack),
         2 => Some(Verdict::Release),
@@ -56,9 +57,8 @@ const FLAGS: [&str; 2] = ["--shutdown-grace", "0s"];
 async fn nothing_confirmed_is_lost_and_no_ack_comes_undone_by_sigkill_under_load() {
     let mut rng = seed::rng("kill");
     let folder = Folder::new();
-    let front = Front::open().await;
     let mut server = Server::start(&folder, &FLAGS).await;
-    front.lead_to(server.grpc());
+    let front = Front::before(server.grpc()).await;
     let client = load::client(&front.url()).await;
     load::create_queue(&client).await;
 
@@ -88,10 +88,16 @@ async fn nothing_confirmed_is_lost_and_no_ack_comes_undone_by_sigkill_under_load
     let server = Server::start(&folder, &FLAGS).await;
     front.lead_to(server.grpc());
     check_figures(&client, &totals).await;
-    let again = client.pull([QUEUE], 1_000, Duration::ZERO, None).await.unwrap();
-    assert!(again.is_empty(), "came again after everything was settled: {again:?}");
+    check_empty(&client).await;
     let stopped = server.stop().await;
     assert_eq!(stopped.errors(), "");
+}
+
+/// Nothing is delivered any more.
+pub(crate) async fn check_empty(client: &Client) {
+    let pull = client.pull([QUEUE], 1_000, Duration::ZERO, None);
+    let again = patiently("an answer", pull).await.expect("the broker answers");
+    assert!(again.is_empty(), "came again after everything was settled: {again:?}");
 }
 
 /// The broker's own figures are those of its clients, to the message.

@@ -48,9 +48,8 @@ async fn a_restart_under_load_repeats_no_running_job_and_counts_no_attempt() {
     const FLAGS: [&str; 2] = ["--shutdown-grace", "100ms"];
     let mut rng = seed::rng("stop");
     let folder = Folder::new();
-    let front = Front::open().await;
     let mut server = Server::start(&folder, &FLAGS).await;
-    front.lead_to(server.grpc());
+    let front = Front::before(server.grpc()).await;
     let client = load::client(&front.url()).await;
     load::create_queue(&client).await;
 

@@ -4,18 +4,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use qbroker_client::Client;
 use qbroker_tests::changes::Changes;
 use qbroker_tests::folder::Folder;
 use qbroker_tests::front::Front;
 use qbroker_tests::ledger::{End, Ledger, Verdict};
-use qbroker_tests::load::{self, Load, QUEUE};
+use qbroker_tests::load::{self, Load};
 use qbroker_tests::patiently;
 use qbroker_tests::seed::{self, Rng};
 use qbroker_tests::server::Server;
 use rustix::process::Signal;
 
-use crate::kill::check_figures;
+use crate::kill::{check_empty, check_figures};
 
 const FLAGS: [&str; 2] = ["--shutdown-grace", "0s"];
 /// Large enough that a segment is full after some 1,200 messages.
@@ -151,29 +150,17 @@ fn judge(mut rng: Rng) -> impl FnMut() -> Option<Verdict> {
     }
 }
 
-async fn load(url: &str, ledger: &Arc<Ledger>, rng: &mut Rng) -> Load {
-    let mut load = Load::new(url, ledger.clone()).with_payloads(PAYLOAD_BYTES);
-    let mut chance = || Rng::new(rng.next_u64());
-    load.add_stream_publisher("s", chance()).await;
-    load.add_stream_publisher("t", chance()).await;
-    load.add_unary_publisher("u", chance()).await;
-    load.add_consumer(judge(chance())).await;
-    load.add_consumer(judge(chance())).await;
-    load.add_puller(judge(chance())).await;
-    load
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_moment_it_is_killed_in_nothing_confirmed_is_lost_and_nothing_comes_twice() {
     let mut rng = seed::rng("torture");
     let folder = Folder::new();
-    let front = Front::open().await;
     let mut server = Server::start(&folder, &FLAGS).await;
-    front.lead_to(server.grpc());
+    let front = Front::before(server.grpc()).await;
     let client = load::client(&front.url()).await;
     load::create_queue(&client).await;
     let ledger = Arc::new(Ledger::default());
-    let load = load(&front.url(), &ledger, &mut rng).await;
+    let mut load = Load::new(&front.url(), ledger.clone()).with_payloads(PAYLOAD_BYTES);
+    load.add_everybody(&mut rng, judge).await;
     let mut torture = Torture { folder, front, ledger, rng, done: BTreeMap::new() };
 
     for round in 0..seed::rounds(10, 300) {
@@ -197,10 +184,4 @@ async fn whatever_moment_it_is_killed_in_nothing_confirmed_is_lost_and_nothing_c
     check_figures(&client, &totals).await;
     check_empty(&client).await;
     assert_eq!(server.stop().await.errors(), "");
-}
-
-async fn check_empty(client: &Client) {
-    let pull = client.pull([QUEUE], 1_000, std::time::Duration::ZERO, None);
-    let again = patiently("an answer", pull).await.expect("the broker answers");
-    assert!(again.is_empty(), "came again after everything was settled: {again:?}");
 }

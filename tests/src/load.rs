@@ -132,6 +132,23 @@ impl Load {
         self.consumers.spawn(puller.work(judge, self.phase.subscribe()));
     }
 
+    /// Adds everybody who can be at work: three publishers, two consumers and a puller.
+    ///
+    /// # Panics
+    /// When the broker refuses one.
+    pub async fn add_everybody<J>(&mut self, rng: &mut Rng, judge: impl Fn(Rng) -> J)
+    where
+        J: FnMut() -> Option<Verdict> + Send + 'static,
+    {
+        let mut chance = || Rng::new(rng.next_u64());
+        self.add_stream_publisher("s", chance()).await;
+        self.add_stream_publisher("t", chance()).await;
+        self.add_unary_publisher("u", chance()).await;
+        self.add_consumer(judge(chance())).await;
+        self.add_consumer(judge(chance())).await;
+        self.add_puller(judge(chance())).await;
+    }
+
     /// Waits until at least so many long jobs are running.
     pub async fn wait_for_long_jobs(&self, count: u64) {
         let mut running = self.long_jobs.running.subscribe();

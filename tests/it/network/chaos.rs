@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use qbroker_tests::folder::Folder;
 use qbroker_tests::front::Front;
-use qbroker_tests::ledger::{End, Ledger, Verdict};
+use qbroker_tests::ledger::Ledger;
 use qbroker_tests::load::{self, Load};
 use qbroker_tests::network::{Pace, Strike, Toward, Trouble, Way};
 use qbroker_tests::seed::{self, Rng};
 use qbroker_tests::server::Server;
 
-use crate::kill::check_figures;
+use crate::kill::{check_figures, judge};
 
 const FLAGS: [&str; 2] = ["--shutdown-grace", "100ms"];
 
@@ -32,15 +32,6 @@ fn way(rng: &mut Rng) -> Way {
     let pause = Duration::from_micros(rng.below(2_000) as u64);
     let pace = (rng.below(3) == 0).then_some(Pace { bytes: 100 + rng.below(3_000), pause });
     Way { strike, pace }
-}
-
-fn judge(mut rng: Rng) -> impl FnMut() -> Option<Verdict> {
-    move || match rng.below(20) {
-        0 | 1 => Some(Verdict::Nack),
-        2 => Some(Verdict::Release),
-        3 => Some(Verdict::End(End::DeadLettered)),
-        _ => Some(Verdict::End(End::Acked)),
-    }
 }
 
 /// What happens to the broker after a while, or to the network alone.
@@ -72,15 +63,9 @@ async fn no_network_and_no_restart_loses_doubles_or_hangs_anything() {
     drop(client);
     let ledger = Arc::new(Ledger::default());
     let mut load = Load::new(&front.url(), ledger.clone());
-    let mut chance = || Rng::new(rng.next_u64());
-    load.add_stream_publisher("s", chance()).await;
-    load.add_stream_publisher("t", chance()).await;
-    load.add_unary_publisher("u", chance()).await;
-    load.add_consumer(judge(chance())).await;
-    load.add_consumer(judge(chance())).await;
-    load.add_puller(judge(chance())).await;
+    load.add_everybody(&mut rng, judge).await;
     // From here on: everybody is connected, and knows how to come back.
-    let mut ways = chance();
+    let mut ways = Rng::new(rng.next_u64());
     front.choose_ways(move || way(&mut ways));
     front.cut();
     for _ in 0..seed::rounds(20, 400) {
