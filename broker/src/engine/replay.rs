@@ -55,11 +55,12 @@ pub fn recover(
 /// The core as the checkpoint says.
 fn restore(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartError> {
     let index = PagedIndex::new(limits.messages_in_memory);
-    let Some(state) = recovery.take_state() else { return Ok(Core::new(index, limits)) };
-    let lsn = recovery.checkpoint();
+    let Some((lsn, state)) = recovery.take_checkpoint() else {
+        return Ok(Core::new(index, limits));
+    };
     let liveness = recovery.liveness();
     let (mut kept, mut records) = (Vec::with_capacity(KEPT_AT_ONCE), 0);
-    let core = Core::restore(index, limits, Pieces::from(state), |lsn| {
+    let core = Core::restore(index, limits, Chain::from(state), |lsn| {
         kept.push(lsn);
         records += 1;
         if kept.len() == KEPT_AT_ONCE {
@@ -68,18 +69,18 @@ fn restore(recovery: &mut Recovery, limits: Limits) -> Result<Core, StartError> 
         }
     })?;
     liveness.keep(&kept);
-    info!(lsn = lsn.map(|lsn| lsn.0), records, "checkpoint read");
+    info!(%lsn, records, "checkpoint read");
     Ok(core)
 }
 
 /// The pieces of a state one behind the other. What is read of them is copied, so that no name and no
 /// page keeps all of it in memory.
-struct Pieces {
+struct Chain {
     rest: VecDeque<Bytes>,
     remaining: usize,
 }
 
-impl From<Vec<Bytes>> for Pieces {
+impl From<Vec<Bytes>> for Chain {
     fn from(pieces: Vec<Bytes>) -> Self {
         let remaining = pieces.iter().map(Bytes::len).sum();
         let rest = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
@@ -87,7 +88,7 @@ impl From<Vec<Bytes>> for Pieces {
     }
 }
 
-impl Buf for Pieces {
+impl Buf for Chain {
     fn remaining(&self) -> usize {
         self.remaining
     }

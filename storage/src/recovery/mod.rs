@@ -145,10 +145,11 @@ impl Recovery {
         self.checkpoint.as_ref().map(|loaded| loaded.meta.lsn)
     }
 
-    /// The owner's state in the newest usable checkpoint, in pieces. Given once, so that it takes no
-    /// memory any more when it has been read.
-    pub fn take_state(&mut self) -> Option<Vec<Bytes>> {
-        self.checkpoint.as_mut().map(|loaded| std::mem::take(&mut loaded.state))
+    /// The newest usable checkpoint: its LSN and the owner's state, in pieces. The state is given once,
+    /// so that it takes no memory any more when it has been read.
+    pub fn take_checkpoint(&mut self) -> Option<(Lsn, Vec<Bytes>)> {
+        let loaded = self.checkpoint.as_mut()?;
+        Some((loaded.meta.lsn, std::mem::take(&mut loaded.state)))
     }
 
     /// Which kept records are still needed: the owner says so for what its checkpoint holds,

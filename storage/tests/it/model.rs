@@ -90,7 +90,7 @@ pub(crate) fn recover_repaired(disk: &SimDisk, options: &Options) -> Recovered {
 fn recover_where(disk: &SimDisk, options: &Options, dense: impl Fn(Lsn, Lsn) -> bool) -> Recovered {
     let mut recovery = Log::recover(disk.shared(), options.clone())?;
     let mut live = BTreeMap::new();
-    if let Some(state) = recovery.take_state() {
+    if let Some((_, state)) = recovery.take_checkpoint() {
         for entry in state.concat().chunks_exact(24) {
             let lsn = Lsn(number(&entry[..8]));
             let length = usize::try_from(number(&entry[16..])).unwrap();
