@@ -99,18 +99,19 @@ impl JobBarrier {
         if collects {
             barrier = barrier.collect_values();
         }
-        for pipeline in on_complete {
+        let message = |pipeline: Pipeline, gathers| {
             let mut job = pipeline.into_first()?;
             broker.prepare(&mut job);
-            if collects {
+            if gathers {
                 gather(&mut job)?;
             }
-            barrier = barrier.on_complete(job.take_draft()?.into_message());
+            Ok::<_, SendError>(job.take_draft()?.into_message())
+        };
+        for pipeline in on_complete {
+            barrier = barrier.on_complete(message(pipeline, collects)?);
         }
         for pipeline in on_expire {
-            let mut job = pipeline.into_first()?;
-            broker.prepare(&mut job);
-            barrier = barrier.on_expire(job.take_draft()?.into_message());
+            barrier = barrier.on_expire(message(pipeline, false)?);
         }
         Ok(barrier)
     }
