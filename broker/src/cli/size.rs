@@ -2,20 +2,12 @@
 
 use qbroker::config::parse_bytes;
 
-/// Reads a number of bytes.
-///
-/// # Errors
-/// Where it is none.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
-    parse_bytes(text)
-}
-
 /// Reads a number of bytes that is not 0.
 ///
 /// # Errors
 /// Where it is none.
 pub(super) fn parse_some(text: &str) -> Result<u64, String> {
-    match parse(text)? {
+    match parse_bytes(text)? {
         0 => Err("must be at least 1 byte".to_owned()),
         bytes => Ok(bytes),
     }
@@ -26,7 +18,8 @@ pub(super) fn parse_some(text: &str) -> Result<u64, String> {
 /// # Errors
 /// Where it is none, or larger than any payload.
 pub(super) fn parse_payload(text: &str) -> Result<u32, String> {
-    u32::try_from(parse(text)?).map_err(|_| "larger than any payload; at most 4GiB".to_owned())
+    u32::try_from(parse_bytes(text)?)
+        .map_err(|_| "larger than any payload; at most 4GiB".to_owned())
 }
 
 #[cfg(test)]
@@ -35,9 +28,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_units_of_both_kinds() {
-        assert_eq!(parse("4096"), Ok(4_096));
-        assert_eq!((parse("10MB"), parse("10MiB")), (Ok(10_000_000), Ok(10 << 20)));
-        assert_eq!((parse("0"), parse_payload("1KiB")), (Ok(0), Ok(1_024)));
+        assert_eq!(parse_bytes("4096"), Ok(4_096));
+        assert_eq!((parse_bytes("10MB"), parse_bytes("10MiB")), (Ok(10_000_000), Ok(10 << 20)));
+        assert_eq!((parse_bytes("0"), parse_payload("1KiB")), (Ok(0), Ok(1_024)));
         for bad in ["", "ten", "-1", "1.5MB", "0"] {
             assert!(parse_some(bad).is_err(), "{bad}");
         }
