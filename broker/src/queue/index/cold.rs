@@ -42,8 +42,9 @@ pub(super) struct Cold {
 
 impl Cold {
     pub(super) fn add(&mut self, page: Page, retention_ms: Option<u64>) {
-        let number = self.add_without_keys(page, retention_ms);
+        let number = self.add_to_orders(page, retention_ms);
         let page = page_of(&self.pages, number);
+        self.homes.insert(page.births(), number);
         for (role, hash) in page.roles() {
             self.held.insert(page.queue(), role, hash, number);
         }
@@ -53,9 +54,11 @@ impl Cold {
     pub(super) fn fill(&mut self, pages: Vec<Page>, retention_ms: impl Fn(QueueId) -> Option<u64>) {
         let add = |page: Page| {
             let retention_ms = retention_ms(page.queue());
-            self.add_without_keys(page, retention_ms)
+            self.add_to_orders(page, retention_ms)
         };
         let numbers: Vec<Number> = pages.into_iter().map(add).collect();
+        let births = |number: &Number| (*number, page_of(&self.pages, *number).births());
+        self.homes.fill(numbers.iter().map(births));
         let mut lists = BTreeMap::<(QueueId, Role), Vec<(Number, &[Hash])>>::new();
         for number in numbers {
             let page = page_of(&self.pages, number);
@@ -68,13 +71,13 @@ impl Cold {
         }
     }
 
-    fn add_without_keys(&mut self, page: Page, retention_ms: Option<u64>) -> Number {
+    /// Adds a page, but not where its messages are and what keys they have.
+    fn add_to_orders(&mut self, page: Page, retention_ms: Option<u64>) -> Number {
         let number = self.unused.pop().unwrap_or_else(|| {
             self.pages.push(None);
             Number::try_from(self.pages.len() - 1).expect("memory for fewer pages")
         });
         self.by_lsn.insert(Lsn(page.lsn), number);
-        self.homes.insert(page.births(), number);
         let (order, birth) = page.first();
         let orders = self.orders.entry(order_of(&page)).or_default();
         self.in_lanes += usize::from(page.lane() != Lane::default());

@@ -1,5 +1,9 @@
 //! In which page a message is: a few bytes for each.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
@@ -7,6 +11,8 @@ use qbroker_storage::Lsn;
 
 /// Births in a block.
 const BLOCK: usize = 64;
+/// Births whose blocks are made at a time when there are many.
+const PART: usize = 64 * BLOCK;
 /// Bytes of a change of page. A block that changes so often that this takes more names every birth's
 /// page instead.
 const CHANGE_BYTES: usize = size_of::<(u8, u32)>();
@@ -129,6 +135,39 @@ impl Homes {
         self.set(births, page);
     }
 
+    /// As so many [`Self::insert`]s, at a fraction of their cost where pages lie between one another: every
+    /// block is made once. Of no birth a page was known.
+    pub(super) fn fill<B: Iterator<Item = Lsn>>(&mut self, pages: impl Iterator<Item = (u32, B)>) {
+        let mut rests: Vec<_> = pages.map(|(page, births)| (page, births.peekable())).collect();
+        let firsts = rests.iter_mut().enumerate();
+        let firsts = firsts.filter_map(|(at, (_, births))| Some(Reverse((*births.peek()?, at))));
+        let mut nexts: BinaryHeap<_> = firsts.collect();
+        let part_of = |birth: Lsn| birth.0 / PART as u64;
+        let mut slots = [NONE; PART];
+        while let Some(&Reverse((first, _))) = nexts.peek() {
+            let part = part_of(first);
+            while let Some(mut next) = nexts.peek_mut()
+                && part_of(next.0.0) == part
+            {
+                let (page, births) = &mut rests[next.0.1];
+                while let Some(birth) = births.next_if(|birth| part_of(*birth) == part) {
+                    let at = usize::try_from(birth.0 % PART as u64);
+                    slots[at.expect("below the size of a part")] = *page;
+                }
+                match births.peek() {
+                    Some(birth) => next.0.0 = *birth,
+                    None => drop(PeekMut::pop(next)),
+                }
+            }
+            let first_block = part * (PART / BLOCK) as u64;
+            for (number, pages) in (first_block..).zip(slots.as_chunks_mut::<BLOCK>().0) {
+                if let Some(block) = Block::new(std::mem::replace(pages, [NONE; BLOCK])) {
+                    self.blocks.insert(number, block);
+                }
+            }
+        }
+    }
+
     /// These births, ascending, are in no page any more.
     pub(super) fn remove(&mut self, births: impl Iterator<Item = Lsn>) {
         self.set(births, NONE);
@@ -138,12 +177,13 @@ impl Homes {
         let mut births = births.map(split).peekable();
         while let Some((number, at)) = births.next() {
             let is_alone = births.peek().is_none_or(|(other, _)| *other != number);
-            let before = self.blocks.get_mut(&number);
-            if is_alone && before.is_some_and(|block| block.set_one(at, page)) {
-                continue;
+            let mut pages = [NONE; BLOCK];
+            if let Some(block) = self.blocks.get_mut(&number) {
+                if is_alone && block.set_one(at, page) {
+                    continue;
+                }
+                pages = block.pages();
             }
-            let before = self.blocks.get(&number);
-            let mut pages = before.map_or([NONE; BLOCK], Block::pages);
             pages[at] = page;
             while let Some((_, at)) = births.next_if(|(other, _)| *other == number) {
                 pages[at] = page;
@@ -158,7 +198,34 @@ impl Homes {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Near one another, far apart, and at the end of all numbers.
+        #[test]
+        fn filled_is_as_inserted(
+            births in prop::collection::btree_map(0..40_000_u64, 0..40_u32, 0..2_000),
+            step in prop_oneof![Just(1_u64), Just(700), Just(u64::MAX / 40_000)],
+        ) {
+            let mut pages = BTreeMap::<u32, Vec<Lsn>>::new();
+            for (birth, page) in births {
+                pages.entry(page).or_default().push(Lsn(birth * step));
+            }
+            let (mut filled, mut inserted) = (Homes::default(), Homes::default());
+            filled.fill(pages.iter().map(|(page, births)| (*page, births.iter().copied())));
+            for (page, births) in &pages {
+                inserted.insert(births.iter().copied(), *page);
+            }
+            prop_assert_eq!(filled.blocks.len(), inserted.blocks.len());
+            for (number, block) in &inserted.blocks {
+                prop_assert_eq!(filled.blocks[number].pages(), block.pages());
+            }
+        }
+    }
 
     #[test]
     fn every_birth_finds_its_page_whatever_the_neighbours_do() {
