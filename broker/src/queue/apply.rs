@@ -3,6 +3,7 @@
 use qbroker_storage::Lsn;
 
 use super::Core;
+use super::dedup::Seen;
 use super::ids::{QueueId, SessionId};
 use super::index::{Index, Message, State};
 use super::record::{Nacked, Parked, Published, QueueDefinition, Record, Started, StoredDue};
@@ -110,8 +111,9 @@ impl<I: Index> Core<I> {
         if let Some(hash) = published.id_hash() {
             let window_ms = of.definition.policy.dedup_ms();
             self.dedup.prune(published.wall_ms);
-            let expire_ms = published.wall_ms.saturating_add(window_ms);
-            self.dedup.remember(queue, hash, lsn, expire_ms, self.limits.message_ids_max);
+            let end_ms = published.wall_ms.saturating_add(window_ms);
+            let seen = Seen { hash, birth: lsn, end_ms };
+            self.dedup.remember(queue, seen, self.limits.message_ids_max);
         }
         if due.is_none() {
             self.consumers.touch(queue);

@@ -16,10 +16,11 @@ use qbroker_storage::Lsn;
 pub use frozen::Snapshot;
 
 use items::{
-    HeaderItem, KeptItem, LeaderlessItem, LeaseItem, MessageIdItem, PageBackItem, ProducerItem,
-    PulledItem, QueueItem, SessionItem, SettledItem,
+    HeaderItem, KeptItem, LeaderlessItem, LeaseItem, MessageIdItem, MessageIdsItem, PageBackItem,
+    ProducerItem, PulledItem, QueueItem, SessionItem, SettledItem,
 };
 
+use super::dedup::Seen;
 use super::ids::{ConsumerId, QueueId, SessionId};
 use super::index::{Index, Page};
 use super::lease::Lease;
@@ -50,7 +51,7 @@ pub enum SnapshotError {
 struct Envelope {
     #[prost(
         oneof = "Item",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 32, 34, 38, 40, 41, 42, 61"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 32, 34, 38, 40, 41, 42, 61"
     )]
     item: Option<Item>,
 }
@@ -80,6 +81,8 @@ enum Item {
     PageBack(PageBackItem),
     #[prost(message, tag = "11")]
     Kept(KeptItem),
+    #[prost(message, tag = "12")]
+    MessageIds(MessageIdsItem),
     #[prost(message, tag = "32")]
     Operation(Box<OperationItem>),
     #[prost(message, tag = "34")]
@@ -194,14 +197,14 @@ impl<I: Index> Core<I> {
             }
             Item::MessageId(item) => {
                 let hash = u128::from(item.hash_high) << 64 | u128::from(item.hash_low);
-                let (queue, birth) = (QueueId(item.queue), Lsn(item.birth));
-                self.dedup.remember(
-                    queue,
-                    hash,
-                    birth,
-                    item.expire_ms,
-                    self.limits.message_ids_max,
-                );
+                let seen = Seen { hash, birth: Lsn(item.birth), end_ms: item.expire_ms };
+                self.dedup.remember(QueueId(item.queue), seen, self.limits.message_ids_max);
+            }
+            Item::MessageIds(item) => {
+                let all = Seen::read(&item.entries).ok_or(SnapshotError::UnknownItem)?;
+                for seen in all {
+                    self.dedup.remember(QueueId(item.queue), seen, self.limits.message_ids_max);
+                }
             }
         }
         Ok(())

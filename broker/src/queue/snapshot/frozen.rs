@@ -8,12 +8,12 @@ use qbroker_storage::Lsn;
 
 use super::Item;
 use super::items::{
-    HeaderItem, LeaderlessItem, LeaseItem, MessageIdItem, PageBackItem, ProducerItem, PulledItem,
-    QueueItem, SessionItem, SettledItem,
+    HeaderItem, LeaderlessItem, LeaseItem, PageBackItem, ProducerItem, PulledItem, QueueItem,
+    SessionItem, SettledItem,
 };
 use super::pieces::{KEPT_WORDS, Pieces};
 use crate::queue::dedup;
-use crate::queue::ids::SessionId;
+use crate::queue::ids::{QueueId, SessionId};
 use crate::queue::index::{Frozen, Index, Pages};
 use crate::queue::lease::Lease;
 use crate::queue::operation::OperationItem;
@@ -44,7 +44,7 @@ pub struct Snapshot {
     pulled: Pulls,
     producers: producer::ByEpoch,
     state: FrozenState,
-    message_ids: dedup::ByTime,
+    message_ids: Vec<(QueueId, dedup::Frozen)>,
     unwritten: VecDeque<Finished>,
     trail: Steps,
     outcomes: FrozenOutcomes,
@@ -143,17 +143,10 @@ impl Snapshot {
         for item in self.state.items() {
             pieces.add(Item::State(Box::new(item)));
         }
-        for (&(expire_ms, (queue, hash)), birth) in self.message_ids.iter() {
-            #[expect(clippy::cast_possible_truncation, reason = "halves of a hash")]
-            let (hash_high, hash_low) = ((hash >> 64) as u64, hash as u64);
-            let (queue, birth) = (queue.0, birth.0);
-            pieces.add(Item::MessageId(MessageIdItem {
-                queue,
-                hash_high,
-                hash_low,
-                birth,
-                expire_ms,
-            }));
+        for (queue, ids) in &self.message_ids {
+            for group in ids.groups() {
+                pieces.add_message_ids(*queue, group);
+            }
         }
     }
 }

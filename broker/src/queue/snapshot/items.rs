@@ -1,5 +1,7 @@
 //! What the items of a snapshot hold, but for messages, pages, operations, outcomes and state.
 
+use bytes::Bytes;
+
 use crate::queue::record::{BatchRefused, BatchStored, Call, QueueDefinition, SessionOpened};
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -129,6 +131,7 @@ pub(super) struct ProducerItem {
     pub(super) refused_outcomes: Vec<BatchRefused>,
 }
 
+/// One id, as the first checkpoints have them.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct MessageIdItem {
     #[prost(uint32, tag = "1")]
@@ -141,6 +144,16 @@ pub(super) struct MessageIdItem {
     pub(super) birth: u64,
     #[prost(uint64, tag = "5")]
     pub(super) expire_ms: u64,
+}
+
+/// Ids that a queue remembers, in their order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct MessageIdsItem {
+    #[prost(uint32, tag = "1")]
+    pub(super) queue: u32,
+    /// As [`Seen::read`](crate::queue::dedup::Seen::read) takes them.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(super) entries: Bytes,
 }
 
 /// A page that is in memory again, and may be needed by the checkpoint before.
