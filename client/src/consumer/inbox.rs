@@ -286,6 +286,8 @@ impl Inbox {
             } else {
                 self.leases.lose_all(v1::LeaseLostReason::Unspecified);
             }
+        } else if let Some(flow) = self.open.flow.filter(|_| !self.is_draining()) {
+            self.controls.push_front(request(Kind::Flow(flow)));
         }
         self.consumer_id = opened.consumer_id;
         self.stream = Stream::Open;

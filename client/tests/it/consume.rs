@@ -137,6 +137,7 @@ async fn what_is_begun_is_reported_and_again_after_a_break() {
     let mut talk = broker.consume_talk().await;
     assert!(talk.hear_open().await.reports_started);
     talk.say_opened("c1", false, &[]);
+    hear_window(&mut talk).await;
     let consumer = soon(opening).await.unwrap().unwrap();
     talk.deliver(&["a", "b", "c"]);
     let batch = take(&consumer, 3).await;
@@ -313,6 +314,7 @@ async fn leaving_a_broker_that_is_gone_does_not_wait_for_another_one() {
         let opening = client.consumer(["work"]).open();
         let (consumer, mut talk) = tokio::join!(opening, next_talk(&mut broker));
         let consumer = consumer.unwrap();
+        hear_window(&mut talk).await;
         talk.deliver(&["a"]);
         let ack = take(&consumer, 1).await.pop().unwrap().ack();
         talk.hear_settle().await;
@@ -460,8 +462,7 @@ async fn a_lease_is_extended_or_it_says_that_it_is_lost() {
 async fn the_window_follows_over_a_reconnect() {
     let (mut broker, consumer, mut talk) = open().await;
     consumer.set_window(3);
-    let consume_request::Kind::Flow(flow) = talk.hear_kind().await else { panic!() };
-    assert_eq!(flow.max_outstanding_messages, 3);
+    assert_eq!(hear_window(&mut talk).await, 3);
     talk.say_kind(consume_response::Kind::GoingAway(GoingAway::default()));
     talk.fail(refusal(Code::Unavailable, "SHUTTING_DOWN"));
     let mut talk = broker.consume_talk().await;
@@ -514,8 +515,17 @@ pub(crate) async fn open() -> (Broker, Consumer, ConsumeTalk) {
     assert_eq!(open.queues[0].queue, "mails");
     assert_eq!(open.session_id, session);
     assert_eq!((open.previous_consumer_id.as_str(), open.held_lease_tokens.len()), ("", 0));
+    assert_eq!(open.flow.unwrap().max_outstanding_messages, 0);
     talk.say_opened("c1", false, &[]);
+    assert_eq!(hear_window(&mut talk).await, 16);
     (broker, soon(opening).await.unwrap().unwrap(), talk)
+}
+
+async fn hear_window(talk: &mut ConsumeTalk) -> i32 {
+    match talk.hear_kind().await {
+        consume_request::Kind::Flow(flow) => flow.max_outstanding_messages,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The next stream that is opened, taken.

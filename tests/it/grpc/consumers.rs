@@ -5,6 +5,7 @@ use consume_response::Kind as Consumed;
 use qbroker_client::Client;
 use qbroker_proto::v1::*;
 use qbroker_tests::folder::Folder;
+use qbroker_tests::patiently;
 use qbroker_tests::program;
 use qbroker_tests::server::Server;
 use qbroker_tests::wire::Refusal;
@@ -169,7 +170,17 @@ async fn a_consumer_is_listed_with_the_name_of_its_token() {
     let server = Server::start(&folder, &["--auth-tokens", path]).await;
     let client = Client::builder(server.url()).token(token.trim()).connect().await.unwrap();
     let consumer = client.consumer(["q"]).client_id("mailer").open().await.unwrap();
-    let listed = client.list_consumers(qbroker_client::ConsumerQuery::default()).await.unwrap();
+    // A window follows its stream's opening.
+    let listed = patiently("its window", async {
+        loop {
+            let query = qbroker_client::ConsumerQuery::default();
+            let listed = client.list_consumers(query).await.unwrap();
+            if listed.items[0].window != 0 {
+                return listed;
+            }
+        }
+    });
+    let listed = listed.await;
     let it = &listed.items[0];
     assert_eq!((it.principal.as_str(), it.client_id.as_str()), ("ci", "mailer"));
     assert_eq!((it.session_id.as_str(), it.window), (client.session_id(), 256));

@@ -16,7 +16,9 @@ const STARTED_MAX: usize = 10_000;
 impl Inbox {
     fn open_request(&self) -> Arc<Request> {
         let mut open = self.open.clone();
-        if self.is_draining() {
+        // Before it knows its name, nothing may come: were the answer lost, it could not say what it does
+        // not have.
+        if self.is_draining() || self.consumer_id.is_empty() {
             open.flow = Some(v1::FlowUpdate::default());
         }
         if !self.consumer_id.is_empty() {
