@@ -4,5 +4,6 @@
 mod killed;
 mod clocks;
 mod guides;
+mod idle;
 mod lost;
 mod restarts;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use qbroker_client::{DeadLetterReason, Limit, MessageState, OutgoingMessage};
 use qbroker_worker::{
-    BoxError, Broker, Context, Encoding, QueueShare, SendError, Worker, WorkerError, actor,
+    Actor, ActorOptions, BoxError, Broker, Context, Encoding, Json, OutgoingJob, QueueShare,
+    SendError, Work, Worker, WorkerError, actor,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -79,6 +80,41 @@ async fn what_nobody_can_do_is_dead_lettered_with_the_reason() {
     assert_eq!(told[1], "Undecodable: welcome reads application/json, not application/cbor");
     assert_eq!(told[2], "UnknownActor: no actor \"sing\" is registered with this worker");
     assert_eq!(told[3], "UnknownActor: the message names no actor in its message_type");
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
+
+/// By hand, with state of its own.
+struct Resize {
+    pixels_max: u32,
+}
+
+impl Actor for Resize {
+    const NAME: &'static str = "resize";
+    type Args = (String, u32);
+    type Encoding = Json;
+
+    fn options(&self) -> ActorOptions {
+        let mut options = ActorOptions::default();
+        options.queue = "images".into();
+        options
+    }
+
+    fn work(&self, context: Context, (path, pixels): Self::Args) -> Work {
+        let pixels = pixels.min(self.pixels_max);
+        Work::blocking(move || write(&context, format!("{path} to {pixels}")))
+    }
+}
+
+#[tokio::test]
+async fn an_actor_can_be_written_by_hand() {
+    let mut bench = Bench::start().await;
+    let resize = Resize { pixels_max: 800 };
+    let job = OutgoingJob::new(&resize, &("a.png".to_owned(), 4_000));
+    job.send(&bench.broker).await.unwrap();
+    let worker = run(bench.worker().register(resize));
+    assert_eq!(bench.line().await, "a.png to 800");
+    bench.empty("images").await;
     worker.stop().await.unwrap();
     bench.stop().await;
 }
