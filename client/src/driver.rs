@@ -28,6 +28,11 @@ pub(crate) trait Machine: fmt::Debug + Send + 'static {
     fn begin_stream(&mut self);
     /// What the present stream should send.
     fn next(&mut self) -> Next<Self::Request>;
+    /// The stream asks for more, so HTTP/2 has taken what it was given before it last had to wait. Whether
+    /// somebody waits to hear of that.
+    fn handed_on(&mut self) -> bool {
+        false
+    }
     /// Whether [`Machine::next`] would be anything but [`Next::Wait`].
     fn is_ready(&self) -> bool;
     /// The first response came.
@@ -75,6 +80,7 @@ pub(crate) struct Shared<M> {
     state: Mutex<State<M>>,
     arrivals: Notify,
     news: Notify,
+    sent_on: Notify,
 }
 
 #[derive(Debug)]
@@ -93,7 +99,8 @@ struct State<M> {
 impl<M: Machine> Shared<M> {
     fn new(machine: M) -> Arc<Self> {
         let state = State { machine, generation: 0, sender: None, last_error: None, failure: None };
-        Arc::new(Self { state: Mutex::new(state), arrivals: Notify::new(), news: Notify::new() })
+        let (arrivals, news, sent_on) = (Notify::new(), Notify::new(), Notify::new());
+        Arc::new(Self { state: Mutex::new(state), arrivals, news, sent_on })
     }
 
     /// Looks at the machine, or takes from it what needs no sending.
@@ -124,6 +131,11 @@ impl<M: Machine> Shared<M> {
         self.news.notified()
     }
 
+    /// To be created before looking how far requests are, and awaited until HTTP/2 has taken more.
+    pub(crate) fn next_sent_on(&self) -> Notified<'_> {
+        self.sent_on.notified()
+    }
+
     pub(crate) fn tell(&self, news: News) {
         match news {
             News::Answers => {}
@@ -131,6 +143,7 @@ impl<M: Machine> Shared<M> {
             News::State => {
                 self.arrivals.notify_waiters();
                 self.news.notify_waiters();
+                self.sent_on.notify_waiters();
             }
         }
     }
@@ -154,6 +167,9 @@ impl<M: Machine> Outbound for Shared<M> {
         let mut state = self.state.lock();
         if state.generation != generation {
             return Poll::Ready(None);
+        }
+        if state.machine.handed_on() {
+            self.sent_on.notify_waiters();
         }
         match state.machine.next() {
             Next::Send(request) => Poll::Ready(Some(request)),
@@ -273,7 +289,7 @@ async fn run_stream<M: Machine>(
         Ok(())
     }
     .await;
-    shared.change(|machine| {
+    let ended = shared.change(|machine| {
         machine.end_stream();
         match ended {
             Ok(()) | Err(Error::Disconnected(_) | Error::TimedOut(_)) if machine.is_done() => {
@@ -282,7 +298,10 @@ async fn run_stream<M: Machine>(
             Ok(()) => Err(Error::Disconnected("the broker ended the stream".to_owned())),
             Err(error) => Err(error),
         }
-    })
+    });
+    // Who waits for what this stream would have sent waits in vain.
+    shared.tell(News::State);
+    ended
 }
 
 /// Opens a stream and waits for its first response.

@@ -52,12 +52,10 @@ async fn begin(shared: &Shared, delivery: &Delivery) {
     if shared.settings.prefetch == 0 {
         return;
     }
-    delivery.started();
-    // So that it is on its way when the job kills the process at once: its crash is to be counted. The
-    // stream, the connection and the socket have a turn each.
-    for _ in 0..3 {
-        tokio::task::yield_now().await;
-    }
+    // So that it is on its way when the job kills the process at once: its crash is to be counted.
+    delivery.begin().await;
+    // The connection writes it to the socket in a turn of its own.
+    tokio::task::yield_now().await;
 }
 
 fn span(context: &Context, parent: Option<TraceContext>) -> Span {

@@ -170,8 +170,8 @@ impl Worker {
 
     /// How many more messages wait in this process for a slot. Default: 0, so that nothing waits here
     /// that could run elsewhere; jobs of less than a few milliseconds gain by as many as there are
-    /// slots. The broker is then told when each job begins: what only waited in a worker that was killed
-    /// has not crashed.
+    /// slots. The broker is then told of each job before it begins: what only waited in a worker that was
+    /// killed has not crashed. Where a report is lost with its process, the job's crash does not count.
     pub fn prefetch(mut self, messages: u32) -> Self {
         self.settings.prefetch = messages;
         self

@@ -78,6 +78,21 @@ impl Delivery {
         self.shared.change(|inbox| inbox.start(key));
     }
 
+    /// As [`Delivery::started`], and waits until HTTP/2 has taken the report: for work that may end the
+    /// process at once, whose crash is to be counted. While the stream is down there is no wait; the next
+    /// one begins with the report.
+    pub async fn begin(&self) {
+        let key = self.key.expect("a delivery in hand is not settled");
+        let Some(report) = self.shared.change(|inbox| inbox.start(key)) else { return };
+        loop {
+            let sent_on = self.shared.next_sent_on();
+            if self.shared.look(|inbox| inbox.has_left(report)) {
+                return;
+            }
+            sent_on.await;
+        }
+    }
+
     /// Settles the message with what is done together with it, and keeps the delivery where the broker
     /// refuses that: nothing was done then, and it can be settled again, also otherwise.
     ///

@@ -2,6 +2,7 @@
 //!
 //! Knows no connection: requests are taken from it, responses are put into it.
 
+mod reports;
 mod stream;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,6 +14,7 @@ use qbroker_proto::raw::{self, consume_request::Kind};
 use qbroker_proto::v1;
 use tokio::sync::oneshot;
 
+use self::reports::Reports;
 use super::leases::{Buffered, Leases};
 use super::settlements::Settlements;
 use super::trial::{Trial, Trials, keeps_lease};
@@ -36,6 +38,7 @@ pub(super) struct Inbox {
     settlements: Settlements,
     /// Of leases whose work has begun and that the broker was not told of.
     started: Vec<Bytes>,
+    reports: Reports,
     /// To go out before settlements.
     controls: VecDeque<Arc<Request>>,
     /// Extensions without an answer.
@@ -108,6 +111,7 @@ impl Inbox {
             leases: Leases::default(),
             settlements: Settlements::new(),
             started: Vec::new(),
+            reports: Reports::default(),
             controls: VecDeque::new(),
             extensions: BTreeMap::new(),
             next_extension_id: 1,
@@ -180,11 +184,18 @@ impl Inbox {
         self.leases.lost(key).or_else(gone)
     }
 
-    /// The application begins to work on a lease.
-    pub(super) fn start(&mut self, key: usize) {
-        if self.open.reports_started && self.failed.is_none() {
-            self.started.extend(self.leases.start(key));
+    /// The application begins to work on a lease; the number of the report, where there is one.
+    pub(super) fn start(&mut self, key: usize) -> Option<u64> {
+        if !self.open.reports_started || self.failed.is_some() {
+            return None;
         }
+        self.started.push(self.leases.start(key)?);
+        Some(self.reports.ask())
+    }
+
+    /// Whether HTTP/2 has taken the report of this number, or there is no stream that could.
+    pub(super) fn has_left(&self, report: u64) -> bool {
+        self.stream != Stream::Open || self.reports.have_left(report)
     }
 
     /// Makes a lease last for `duration` from now, or for as long as it was granted for.

@@ -159,6 +159,30 @@ async fn what_is_begun_is_reported_and_again_after_a_break() {
     assert_eq!(hear_started(&mut talk).await, tokens(&["c"]));
 }
 
+#[tokio::test]
+async fn who_waits_for_the_report_of_a_beginning_waits_for_no_stream_that_is_down() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let opening = tokio::spawn(client.consumer(["mails"]).report_started().open());
+    let mut talk = broker.consume_talk().await;
+    talk.hear_open().await;
+    talk.say_opened("c1", false, &[]);
+    hear_window(&mut talk).await;
+    let consumer = soon(opening).await.unwrap().unwrap();
+    talk.deliver(&["a", "b"]);
+    let batch = take(&consumer, 2).await;
+    soon(batch[0].begin()).await;
+    assert_eq!(hear_started(&mut talk).await, tokens(&["a"]));
+    soon(batch[0].begin()).await;
+    broker.crash();
+    soon(batch[1].begin()).await;
+    broker.restart();
+    let mut talk = broker.consume_talk().await;
+    talk.hear_open().await;
+    talk.say_opened("c2", true, &[]);
+    assert_eq!(hear_started(&mut talk).await, tokens(&["a", "b"]));
+}
+
 async fn hear_started(talk: &mut ConsumeTalk) -> Vec<Bytes> {
     match talk.hear_kind().await {
         consume_request::Kind::Started(started) => started.lease_tokens,

@@ -40,7 +40,10 @@ impl Inbox {
         match self.settlements.next() {
             Some(request) => Next::Send(request),
             None if self.is_done() => Next::End,
-            None => Next::Wait,
+            None => {
+                self.reports.line_up();
+                Next::Wait
+            }
         }
     }
 }
@@ -73,6 +76,10 @@ impl Machine for Inbox {
             Stream::AwaitingOpened => Next::Wait,
             Stream::Open => self.next_of_open(),
         }
+    }
+
+    fn handed_on(&mut self) -> bool {
+        self.reports.asked_again()
     }
 
     fn is_ready(&self) -> bool {
