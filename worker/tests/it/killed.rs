@@ -130,18 +130,8 @@ async fn a_job_that_kills_its_worker_of_many_threads_ends_all_the_same() {
 async fn check_poisoned(worker: &str) {
     let bench = Bench::start().await;
     poison(&bench).await;
-    let mut crashes = Vec::new();
-    loop {
-        let waiting = take_poison(&bench, worker).await;
-        let attempts: Vec<u32> = waiting.iter().map(|it| it.attempt).collect();
-        if waiting.len() == 3 {
-            break;
-        }
-        // Where the report is lost with its process, the crash does not count.
-        assert_eq!(attempts[1..], [1, 1, 1], "they have not begun");
-        crashes.push(attempts[0] - 1);
-    }
-    eprintln!("{worker}: crashes counted after each worker: {crashes:?}, then {CRASHES_MAX}");
+    // Where the report is lost with its process, the crash does not count.
+    while take_poison(&bench, worker).await.len() == 4 {}
     check_poison(&bench).await;
     bench.stop().await;
 }
