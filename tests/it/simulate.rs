@@ -1,12 +1,12 @@
-//! Whole histories from seeds: the known ones, and fresh ones for as long as a run may take.
-
-use std::time::{Duration, Instant};
+//! Whole histories from seeds: the known ones, and fresh ones.
 
 use qbroker_tests::seed;
 use qbroker_tests::simulate::{Injected, Nature, play_on, play_twice};
 
 /// Seeds that are always played.
 const KNOWN: std::ops::Range<u64> = 0..14;
+/// How many fresh ones a run plays, and a thorough one: as many as take a minute or so, and hours.
+const FRESH: (u64, u64) = (60, 20_000);
 
 fn hold(seed: u64) -> Injected {
     let played = play_twice(seed);
@@ -32,20 +32,17 @@ fn the_known_histories_keep_every_promise_and_are_the_same_each_time() {
     assert!(6 < injected.full_disks && 100 < injected.flipped_bits, "{injected:?}");
 }
 
-/// An hour of them under `QBROKER_SLOW=1`, or so many as `QBROKER_SEEDS` says.
+/// [`FRESH`], or so many as `QBROKER_SEEDS` says.
 #[test]
 fn fresh_histories_keep_every_promise() {
     let mut rng = seed::rng("simulate");
-    let seeds: Option<u64> = std::env::var("QBROKER_SEEDS")
-        .ok()
-        .map(|seeds| seeds.parse().expect("QBROKER_SEEDS is a number"));
-    let (began, time) = (Instant::now(), Duration::from_secs(seed::rounds(0, 3_600)));
-    let mut played = 0;
-    while seeds.map_or_else(|| began.elapsed() < time, |seeds| played < seeds) {
-        hold(rng.next_u64() >> 16);
-        played += 1;
-    }
-    eprintln!("simulate: {played} fresh histories");
+    let seeds = match std::env::var("QBROKER_SEEDS") {
+        Ok(seeds) => seeds.parse().expect("QBROKER_SEEDS is a number"),
+        Err(_) => seed::rounds(FRESH.0, FRESH.1),
+    };
+    let mut injected = Injected::default();
+    (0..seeds).for_each(|_| injected.add(&hold(rng.next_u64() >> 16)));
+    eprintln!("simulate: {seeds} fresh histories, {injected:?}");
 }
 
 /// The list of bugs that prove what the tests see, `tests/mutations/list`, keeps up with the source.

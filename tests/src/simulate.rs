@@ -1,21 +1,24 @@
 //! Whole histories of a broker from one number: random clients and operators, faults of every kind,
 //! and a model that judges every answer.
 //!
-//! The parts stand in the order in which a history meets them: `plan` chooses its steps, `world`
-//! is the machine and `found` what its disk holds; `clients`, `producers`, `streams`, `works`,
-//! `keeping` and `operators` use the broker; `model` says what must be answered, `timeline` where a
-//! crash may lead back to, `audit` compares everything with that, `rot` flips bits; `run` puts it
-//! together, and `search` looks for histories that break a promise.
+//! The parts stand in the order in which a history meets them: `plan` names its steps, `choice` chooses
+//! them, `world` is the machine and `found` what its disk holds; `clients`, `pulls`, `producers`,
+//! `streams`, `works`, `keeping`, `holding` and `operators` use the broker; `model` says what must be
+//! answered, `timeline` where a crash may lead back to, `audit` compares everything with that, `rot`
+//! flips bits; `run` puts it together, and `search` looks for histories that break a promise.
 
 pub mod plan;
+mod choice;
 mod world;
 mod digest;
 mod found;
 mod clients;
+mod pulls;
 mod producers;
 mod streams;
 mod works;
 mod keeping;
+mod holding;
 mod operators;
 mod model;
 mod timeline;
@@ -52,7 +55,7 @@ pub fn play_on(
     only: Option<&[usize]>,
     verbose: bool,
 ) -> Result<(Outcome, Injected), Violation> {
-    let all = plan::steps(seed).into_iter().enumerate();
+    let all = choice::steps(seed).into_iter().enumerate();
     let steps: Vec<_> = all.filter(|(at, _)| only.is_none_or(|only| only.contains(at))).collect();
     let violation = |what, lines: &[String]| Violation { seed, what, lines: lines.to_vec() };
     let mut run = run::Run::new(seed, verbose, nature).map_err(|what| violation(what, &[]))?;

@@ -24,6 +24,10 @@ struct Args {
     /// Plays these steps of it alone, as in `0-4,17`.
     #[arg(long, requires = "seed")]
     steps: Option<String>,
+    /// Plays each of them once: more of them in the same time, and nobody looks whether the same seed
+    /// gives the same bytes.
+    #[arg(long)]
+    once: bool,
     /// Does not look for the few steps that break the promise.
     #[arg(long)]
     no_shrink: bool,
@@ -36,7 +40,7 @@ fn main() {
     let args = Args::parse();
     match args.seed {
         Some(seed) => one(seed, args.steps.as_deref()),
-        None => many(args.from, args.seeds, !args.no_shrink),
+        None => many(&args),
     }
 }
 
@@ -52,7 +56,8 @@ fn one(seed: u64, steps: Option<&str>) {
     }
 }
 
-fn many(from: u64, seeds: u64, shrinks: bool) {
+fn many(args: &Args) {
+    let (from, seeds, shrinks) = (args.from, args.seeds, !args.no_shrink);
     let said = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         said(panic);
@@ -62,7 +67,8 @@ fn many(from: u64, seeds: u64, shrinks: bool) {
     let mut injected = Injected::default();
     for seed in from..from.saturating_add(seeds) {
         SEED.store(seed, Relaxed);
-        match play_twice(seed) {
+        let played = if args.once { play(seed, None, false) } else { play_twice(seed) };
+        match played {
             Ok((_, more)) => injected.add(&more),
             Err(Violation { seed, what, lines }) => report((seed, shrinks), &what, &lines),
         }

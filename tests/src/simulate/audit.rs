@@ -1,22 +1,23 @@
 //! Everything that a broker can be asked about its queues, compared with what the model says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf as _, Bytes};
 use qbroker::engine::{Core, Engine};
 use qbroker::queue::body::{StoredDeadLetter, StoredFailure, StoredMessage};
 use qbroker::queue::filter::failure_of;
-use qbroker::queue::ids::SessionId;
-use qbroker::queue::index::{self, Counts, Index as _, Lane, StateSet};
+use qbroker::queue::ids::{QueueId, SessionId};
+use qbroker::queue::index::{self, Counts, Index as _, StateSet};
 use qbroker::queue::record::{DeadLetterReason, Record};
 use qbroker::queue::time::Now;
 use qbroker_storage::{Lsn, StoredRecord};
 
+use super::holding;
 use super::keeping;
 use super::model::{
     Due, Lease, Letter, Message, Model, SeenState, Sequence, State, Time, Why, Wrong,
 };
-use super::plan::{KEYS, QUEUES, WORKERS};
+use super::plan::{BARRIERS, KEYS, QUEUES, WORKERS};
 
 /// What there is.
 #[derive(Debug)]
@@ -24,11 +25,18 @@ pub(super) struct Seen {
     /// Paused, and for publishes too.
     queues: BTreeMap<&'static str, (bool, bool)>,
     messages: BTreeMap<Sequence, Message>,
-    ready: BTreeMap<&'static str, Vec<Sequence>>,
+    /// Of each queue, those that wait for each other alone.
+    ready: BTreeMap<&'static str, Vec<Vec<Sequence>>>,
     kept: SeenState,
     /// Operations, with what they have done and whether they go on.
     works: BTreeMap<u64, (u64, bool)>,
     at: Time,
+}
+
+impl Seen {
+    pub(super) fn has(&self, sequence: Sequence) -> bool {
+        self.messages.contains_key(&sequence)
+    }
 }
 
 /// The payload of the message of this number.
@@ -84,11 +92,7 @@ pub(super) fn observe(engine: &Engine) -> Result<Seen, Wrong> {
     for definition in definitions {
         let (id, name) = (definition.queue_id(), known(&definition.name)?);
         seen.queues.insert(name, (definition.paused, definition.publishing_paused));
-        let ready = look(engine, |core| {
-            let mut births = Vec::new();
-            core.index().ready(id, Lane::default(), usize::MAX, &mut births).map(|()| births)
-        })?;
-        seen.ready.insert(name, ready.into_iter().map(|birth| birth.0).collect());
+        seen.ready.insert(name, look(engine, |core| lines(core, id))?);
         let listed = look(engine, |core| {
             let mut listed = Vec::new();
             core.index().list(id, StateSet::ALL, None, usize::MAX, &mut listed).map(|()| listed)
@@ -111,7 +115,20 @@ pub(super) fn observe(engine: &Engine) -> Result<Seen, Wrong> {
     Ok(seen)
 }
 
-/// Values and counters.
+/// The ready messages of a queue, lane by lane.
+fn lines(core: &Core, queue: QueueId) -> index::Lookup<Vec<Vec<Sequence>>> {
+    let mut lanes = Vec::new();
+    core.index().fronts(queue, &mut |lane, _| lanes.push(lane));
+    let mut lines = Vec::new();
+    for lane in lanes {
+        let mut births = Vec::new();
+        core.index().ready(queue, lane, usize::MAX, &mut births)?;
+        lines.push(births.into_iter().map(|birth| birth.0).collect());
+    }
+    Ok(lines)
+}
+
+/// What is there beside the messages.
 fn kept(engine: &Engine, now: Now) -> Result<SeenState, Wrong> {
     let mut kept = SeenState::default();
     for key in 0..KEYS {
@@ -125,7 +142,23 @@ fn kept(engine: &Engine, now: Now) -> Result<SeenState, Wrong> {
         let number = number.ok_or_else(|| format!("{name} has another value"))?;
         kept.values.insert(key, number);
     }
+    for key in 0..BARRIERS {
+        let view = engine.look(|core| core.barrier(&holding::barrier(key), now)).1;
+        kept.barriers.extend(view.map(|view| (key, holding::gathered(view))));
+    }
+    kept.permits = engine.look(|core| core.state_figures().permits).1;
     Ok(kept)
+}
+
+/// The messages of a queue, where there is one.
+pub(super) fn births(engine: &Engine, queue: &str) -> Result<BTreeSet<Sequence>, Wrong> {
+    let id = engine.look(|core| core.queue(queue).ok().map(|it| it.definition.queue_id())).1;
+    let Some(id) = id else { return Ok(BTreeSet::new()) };
+    let listed = look(engine, |core| {
+        let mut listed = Vec::new();
+        core.index().list(id, StateSet::ALL, None, usize::MAX, &mut listed).map(|()| listed)
+    })?;
+    Ok(listed.into_iter().map(|cursor| cursor.birth.0).collect())
 }
 
 fn look<T>(engine: &Engine, question: impl FnMut(&Core) -> index::Lookup<T>) -> Result<T, Wrong> {
@@ -151,7 +184,7 @@ fn read(
     birth: Lsn,
     message: &index::Message,
 ) -> Result<Message, Wrong> {
-    let stored: StoredMessage = body(&record(engine, birth)?)?;
+    let stored: StoredMessage = body(&record(engine, message.content(birth))?)?;
     let number = number(&stored.payload).ok_or_else(|| format!("{birth} has another payload"))?;
     let (letter, last) = match message.dead_letter {
         Lsn(0) => (None, None),
@@ -179,6 +212,8 @@ fn read(
         letter,
         unique: None,
         ordering: None,
+        fairness: None,
+        bytes: message.size.into(),
         leads: false,
         since_ms: 0,
     })
@@ -269,7 +304,7 @@ pub(super) fn compare(seen: &Seen, model: &Model) -> Result<(), Wrong> {
     {
         return Err(format!("{sequence} is there, and should not be: {message:?}"));
     }
-    let kept = model.kept.seen(seen.at);
+    let kept = model.seen_state(seen.at);
     if seen.kept != kept {
         return Err(format!("state {:?}, expected {kept:?}", seen.kept));
     }
@@ -279,7 +314,7 @@ pub(super) fn compare(seen: &Seen, model: &Model) -> Result<(), Wrong> {
         return Err(format!("operations {:?}, expected {works:?}", seen.works));
     }
     for (queue, ready) in &seen.ready {
-        model.check_order(queue, usize::MAX, ready)?;
+        model.check_ready(queue, ready)?;
     }
     Ok(())
 }

@@ -1,17 +1,17 @@
 //! Clients of the simulated broker: they call, learn the answers once these may be told, and hold
 //! what they were given. What each call does is done in the model as well, with the broker's answer.
 
-use qbroker::engine::PullAnswer;
 use qbroker::queue::ids::{ConsumerId, LeaseToken};
 use qbroker::queue::refused::Refused;
+use qbroker::queue::state::PermitId;
 use qbroker::queue::{
-    self, Delivery, Extend, MessageName, NamedBy, NewDue, NewMessage, Publish, Pull, Selector,
-    Settle, Settlement, UpdateMessages,
+    self, Delivery, Extend, MessageName, NamedBy, NewDue, NewMessage, Publish, Settle, Settlement,
+    UpdateMessages,
 };
 use qbroker_storage::Lsn;
 
 use super::audit;
-use super::model::{Delivered, Due, Model, New, Outcome, Refusal, Sequence, Token};
+use super::model::{Due, Model, New, Outcome, Refusal, Sequence, Token};
 use super::plan::{Delay, Offer, QUEUES, Verdict};
 use super::producers::ToldProducer;
 use super::run::{Run, Stopped};
@@ -31,6 +31,7 @@ pub(super) enum Told {
     Settled(Vec<LeaseToken>),
     Connected(usize, ConsumerId, Vec<LeaseToken>),
     Producer(usize, ToldProducer),
+    Permit(Option<PermitId>),
 }
 
 /// A call of settlements, as it was sent.
@@ -70,6 +71,7 @@ impl Run {
     /// A message as it is published now, for the broker and for the model.
     pub(super) fn message(&self, offer: &Offer, number: u64) -> (NewMessage, New) {
         let (due, expected_due) = due_of(offer.delay, self);
+        let message = message(offer, number, due);
         let new = New {
             number,
             queue: QUEUES[offer.queue],
@@ -79,8 +81,10 @@ impl Run {
             id: (0 < offer.id).then_some(offer.id),
             unique: (0 < offer.unique).then_some(offer.unique),
             ordering: (0 < offer.ordering).then_some(offer.ordering),
+            fairness: (0 < offer.fairness).then_some(offer.fairness),
+            bytes: message.body.len() as u64,
         };
-        (message(offer, number, due), new)
+        (message, new)
     }
 
     pub(super) fn publish(&mut self, offers: &[Offer]) -> Result<(), Stopped> {
@@ -106,46 +110,6 @@ impl Run {
         let now = self.world.time();
         self.done(|model| model.publish(&news, answer.as_deref().map_err(|reason| *reason), now))?;
         self.later(lsn, Told::Stored { last })
-    }
-
-    pub(super) fn pull(&mut self, queue: usize, max: u32, lease_ms: u64) -> Result<(), Stopped> {
-        let queue = match QUEUES.get(queue) {
-            Some(queue) => *queue,
-            None => super::model::dead_letter_queue(QUEUES[queue - QUEUES.len()])
-                .expect("each of them has one"),
-        };
-        let pull = Pull {
-            queues: vec![Selector::plain(queue)],
-            messages_max: max,
-            lease_duration_ms: Some(lease_ms),
-            session: String::new(),
-            request_id: String::new(),
-        };
-        let (lsn, answer) = self.world.engine.pull(&pull)?;
-        let deliveries = match answer {
-            Ok(PullAnswer::Now(deliveries)) => deliveries,
-            Ok(PullAnswer::Waiting(id, answer)) => {
-                self.world.engine.cancel_pull(id, answer);
-                Vec::new()
-            }
-            Err(refused) => return Err(self.wrong(format!("pull of {queue}: {refused}"))),
-        };
-        let got: Vec<_> = deliveries
-            .iter()
-            .map(|it| Delivered {
-                sequence: it.token.birth.0,
-                token: it.token.to_bytes(),
-                failures: it.failures,
-                crashes: it.crashes,
-            })
-            .collect();
-        let sequences: Vec<_> = got.iter().map(|it| it.sequence).collect();
-        self.note(format!("pull {max} of {queue} for {lease_ms} ms: {sequences:?}"));
-        let max = usize::try_from(max).expect("small");
-        self.done(|model| model.pull(queue, max, lease_ms, &got))?;
-        let messages = &self.timeline.now().messages;
-        let numbers: Vec<_> = got.iter().map(|it| messages[&it.sequence].number).collect();
-        self.later(lsn, Told::Delivered(deliveries.into_iter().zip(numbers).collect()))
     }
 
     /// A lease that a client was given: mostly one that it has not settled.
@@ -196,6 +160,15 @@ impl Run {
 
     pub(super) fn repeat(&mut self) -> Result<(), Stopped> {
         self.last_call.clone().map_or(Ok(()), |call| self.send(call))
+    }
+
+    /// Returns leases at once.
+    pub(super) fn release(&mut self, tokens: &[LeaseToken]) -> Result<(), Stopped> {
+        let release =
+            |token: &LeaseToken| Settlement::plain(*token, queue::Outcome::Release { delay_ms: 0 });
+        let settlements = tokens.iter().map(release).collect();
+        let settle = Settle { consumer: ConsumerId::NONE, settlements, ..Settle::default() };
+        self.send(Call { settle, outcomes: vec![Outcome::Release(0); tokens.len()] })
     }
 
     fn send(&mut self, call: Call) -> Result<(), Stopped> {
@@ -289,7 +262,7 @@ impl Run {
         let (mut model, timeline) = (self.timeline.now().clone(), &mut self.timeline);
         model.end_waits(self.world.time(), |model| timeline.push(model.clone()));
         self.note_grants()?;
-        self.mark();
+        self.mark_at(lsn);
         Ok(())
     }
 
@@ -324,6 +297,7 @@ impl Run {
             Told::Answer => {}
             Told::Connected(worker, stream, lost) => self.hear_connected(worker, stream, &lost),
             Told::Producer(producer, told) => return self.producer_hears(producer, told),
+            Told::Permit(permit) => self.hear_permit(permit),
             Told::Stored { last } => self.last_told = self.last_told.max(last),
             Told::Settled(tokens) => {
                 self.held.retain(|token| !tokens.contains(token));
@@ -361,7 +335,7 @@ impl Run {
                 // It was deleted meanwhile, and its record may be gone.
                 continue;
             }
-            let stored = audit::record(&self.world.engine, birth)
+            let stored = audit::record(&self.world.engine, delivery.content)
                 .and_then(|record| audit::body::<queue::body::StoredMessage>(&record));
             match stored {
                 Ok(stored) if audit::number(&stored.payload) == Some(*number) => {}
@@ -387,6 +361,7 @@ fn message(offer: &Offer, number: u64, due: Option<NewDue>) -> NewMessage {
         ttl_ms: (0 < offer.ttl_ms).then_some(offer.ttl_ms),
         unique_hash: (0 < offer.unique).then_some(offer.unique),
         ordering_hash: (0 < offer.ordering).then_some(offer.ordering),
+        fairness_hash: (0 < offer.fairness).then_some(offer.fairness),
         body: stored.into_body(&mut bytes::BytesMut::new()),
         ..NewMessage::default()
     }

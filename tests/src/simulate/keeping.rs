@@ -1,11 +1,13 @@
 //! Values and counters, and settlements that change them together with everything else.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use qbroker::engine::Core;
+use qbroker::queue::body::StoredMessage;
 use qbroker::queue::ids::ConsumerId;
 use qbroker::queue::index::Index as _;
+use qbroker::queue::record::{Published, Record};
 use qbroker::queue::state::{AddToCounter, ChangeCounter, Key, StateChange, StoreValue};
-use qbroker::queue::{Effects, Outcome, Settle, Settlement};
+use qbroker::queue::{Effects, Outcome, Patch, Settle, Settlement};
 use qbroker_storage::{Body, Lsn};
 
 use super::audit;
@@ -120,8 +122,61 @@ impl Run {
         Ok(())
     }
 
+    /// Fails, and what comes next of the message has another payload.
+    pub(super) fn patch(&mut self, pick: u64, bytes: usize) -> Result<(), Stopped> {
+        let Some(token) = self.pick(pick) else { return Ok(()) };
+        let Some(published) = self.facts_of(token.birth)? else { return Ok(()) };
+        let (number, failure) = (self.last_number + 1, self.last_number + 2);
+        self.last_number = failure;
+        let payload = audit::payload(number, bytes);
+        let payload_bytes = payload.len() as u64;
+        let stored = StoredMessage { payload, ..StoredMessage::default() };
+        let body = stored.into_body(&mut BytesMut::new());
+        let size = body.len() as u64;
+        let patch = Patch { published, priority: None, payload_bytes, body };
+        let effects = Effects { patch: Some(patch), ..Effects::default() };
+        let told = audit::failure(failure);
+        let outcome = Outcome::Nack { delay_ms: None, failure: told, chance: 0.0 };
+        let settlement = Settlement { token, outcome, effects: Some(Box::new(effects)) };
+        let settle = Settle {
+            consumer: ConsumerId::NONE,
+            settlements: vec![settlement],
+            ..Settle::default()
+        };
+        let turn = self.world.engine.turn(|core, now, out| core.settle(&settle, now, out));
+        let (lsn, answer) = turn?;
+        let failures = answer.map_err(|refused| self.wrong(format!("settle: {refused}")))?;
+        let refused = refusal(&failures, token);
+        self.note(format!("patch {} with {number} of {size} bytes: {refused:?}", token.birth));
+        let now = self.world.time();
+        let patch = (number, size, failure);
+        self.done(|model| model.patch(&token.to_bytes(), patch, refused, now))?;
+        let settled = if refused.is_none() { vec![token] } else { Vec::new() };
+        self.later(lsn, Told::Settled(settled))
+    }
+
+    /// What the record that has a message's content says of it; `None` where there is no message.
+    fn facts_of(&self, birth: Lsn) -> Result<Option<Published>, Stopped> {
+        let look = |core: &Core| core.index().message(birth);
+        let Some(message) = self.world.engine.look_up(look)?.1 else { return Ok(None) };
+        let stored = match audit::record(&self.world.engine, message.content(birth)) {
+            Ok(stored) => stored,
+            Err(_) if !self.world.is_powered() => return Err(Stopped::Log),
+            Err(wrong) => return Err(self.wrong(wrong)),
+        };
+        match Record::decode_head(&stored.head) {
+            Ok(Record::Published(published)) => Ok(Some(published)),
+            Ok(Record::Patched(patched)) => Ok(Some(patched.published)),
+            other => Err(self.wrong(format!("the content of {birth} is {other:?}"))),
+        }
+    }
+
     /// The first message that was born after this record, and not after that one.
-    fn born_between(&self, after: Lsn, through: Lsn) -> Result<Option<Sequence>, Stopped> {
+    pub(super) fn born_between(
+        &self,
+        after: Lsn,
+        through: Lsn,
+    ) -> Result<Option<Sequence>, Stopped> {
         for birth in after.0 + 1..=through.0 {
             let look = |core: &Core| core.index().message(Lsn(birth));
             if self.world.engine.look_up(look)?.1.is_some() {

@@ -3,20 +3,28 @@
 //! It knows no log and no broker. Each call is given with the answer that the broker had for it, and
 //! says what is wrong with that answer; then it is done here too.
 
+mod barriers;
 mod bounds;
 mod calls;
 mod keys;
 mod life;
+mod order;
+mod permits;
 mod producers;
+mod pulls;
 mod sessions;
 mod settle;
 mod state;
+mod turns;
 mod works;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) use calls::{Delivered, New, Refusal};
+pub(crate) use barriers::{Arrival, Gathered, Gathering};
+pub(crate) use calls::{New, Refusal};
+pub(crate) use permits::{Holder, PermitName};
 pub(crate) use producers::{Fate, Opened as OpenedProducer, Opening};
+pub(crate) use pulls::{Delivered, Pull};
 pub(crate) use sessions::{Connect, Grant};
 pub(crate) use settle::Outcome;
 pub(crate) use state::{Finish, Seen as SeenState};
@@ -134,6 +142,9 @@ pub(crate) struct Message {
     pub(crate) letter: Option<Letter>,
     pub(crate) unique: Option<u64>,
     pub(crate) ordering: Option<u64>,
+    pub(crate) fairness: Option<u64>,
+    /// What it takes of its queue's room.
+    pub(crate) bytes: u64,
     /// It is the first of its ordering key.
     pub(crate) leads: bool,
     /// When it came into its queue, by the wall clock.
@@ -143,8 +154,9 @@ pub(crate) struct Message {
 impl Message {
     /// What can be seen of it.
     pub(crate) fn seen(&self) -> Self {
-        let (place, unique, ordering, leads, since_ms) = (0, None, None, false, 0);
-        Self { place, unique, ordering, leads, since_ms, ..self.clone() }
+        let (place, leads, since_ms) = (0, false, 0);
+        let (unique, ordering, fairness) = (None, None, None);
+        Self { place, unique, ordering, fairness, leads, since_ms, ..self.clone() }
     }
 }
 
@@ -160,6 +172,11 @@ pub(crate) struct Policy {
     pub(crate) overflow: Overflow,
     pub(crate) retention_ms: Option<u64>,
     pub(crate) max_leased: Option<usize>,
+    /// Of one fairness key.
+    pub(crate) max_leased_of_key: Option<usize>,
+    /// Between two deliveries.
+    pub(crate) interval_ms: Option<u64>,
+    pub(crate) retention_bytes: Option<u64>,
 }
 
 /// What becomes of a publish that finds its queue full.
@@ -182,6 +199,9 @@ impl Policy {
         overflow: Overflow::Reject,
         retention_ms: None,
         max_leased: None,
+        max_leased_of_key: None,
+        interval_ms: None,
+        retention_bytes: None,
     };
 }
 
@@ -207,16 +227,26 @@ pub(crate) struct Model {
     consumers: BTreeMap<sessions::Stream, sessions::Consumer>,
     pub(crate) works: BTreeMap<u64, works::Work>,
     pub(crate) kept: state::Kept,
+    permits: BTreeMap<PermitName, permits::Permit>,
+    barriers: BTreeMap<u64, barriers::Barrier>,
+    /// Pulls that wait, by our names for them.
+    waits: BTreeMap<u64, Pull>,
+    /// When a queue that may not deliver as it likes did so last.
+    delivered: BTreeMap<&'static str, u64>,
+    turns: turns::Turns,
     pub(crate) producers: BTreeMap<&'static str, producers::Producer>,
     /// How leases were settled, and when.
     settled: BTreeMap<Token, (&'static str, u64)>,
     /// Tokens of which that may have been taken back.
     doubted: BTreeSet<Token>,
     last_place: u64,
+    /// The place of what is given up while time is looked at.
+    ticking: Option<u64>,
     /// The disk is not at its reserve.
     pub(crate) has_room: bool,
     /// The latest that the wall clock ever showed.
     latest_ms: u64,
+    now: Time,
 }
 
 /// How long a settlement is remembered for certain, and a message id.
@@ -230,43 +260,13 @@ pub(crate) fn dead_letter_queue(queue: &str) -> Option<&'static str> {
         "brief" => Some("brief.dead"),
         "few" => Some("few.dead"),
         "narrow" => Some("narrow.dead"),
+        "shared" => Some("shared.dead"),
+        "slow" => Some("slow.dead"),
         _ => None,
     }
 }
 
 impl Model {
-    /// Checks that these are the ready messages of a queue, or the first `max` of them, in an order in
-    /// which they may be delivered: the more urgent ones first, then by place. Those that became ready
-    /// in one moment stand by their sequence; what was given up in one moment, in any order.
-    pub(crate) fn check_order(
-        &self,
-        queue: &str,
-        max: usize,
-        got: &[Sequence],
-    ) -> Result<(), Wrong> {
-        let ready = self.messages.iter();
-        let ready = ready.filter(|(_, it)| it.queue == queue && it.state == State::Ready);
-        let mut expected: Vec<_> = ready.map(|(&sequence, _)| self.order(sequence)).collect();
-        expected.sort_unstable();
-        expected.truncate(max);
-        let is_ready = |sequence: &Sequence| {
-            let message = self.messages.get(sequence);
-            message.is_some_and(|it| it.queue == queue && it.state == State::Ready)
-        };
-        let orders = got.iter().filter(|it| is_ready(it)).map(|it| self.order(*it));
-        let once: BTreeSet<_> = got.iter().filter(|it| is_ready(it)).collect();
-        if once.len() == got.len() && orders.eq(expected.iter().copied()) {
-            return Ok(());
-        }
-        Err(format!("{queue} delivers {got:?}, expected an order like {expected:?}"))
-    }
-
-    fn order(&self, sequence: Sequence) -> (u8, u64, Sequence) {
-        let message = &self.messages[&sequence];
-        let of_equals = if message.letter.is_some() { 0 } else { sequence };
-        (u8::MAX - message.priority, message.place, of_equals)
-    }
-
     fn next_place(&mut self) -> u64 {
         self.last_place += 1;
         self.last_place
@@ -295,12 +295,19 @@ impl Model {
         self.queues.entry(name).or_insert_with(|| Queue::new(number, policy))
     }
 
-    /// How many messages of a queue may be leased.
+    /// How many messages of a queue may be delivered now.
     fn quota(&self, queue: &str) -> usize {
+        let policy = self.policy(queue);
         let leased = self.messages.values();
         let leased = leased.filter(|it| it.queue == queue && matches!(it.state, State::Leased(_)));
-        let max = self.policy(queue).max_leased;
-        max.map_or(usize::MAX, |max| max.saturating_sub(leased.count()))
+        let most = policy.max_leased;
+        let most = most.map_or(usize::MAX, |most| most.saturating_sub(leased.count()));
+        let last = self.delivered.get(queue);
+        match policy.interval_ms {
+            None => most,
+            Some(ms) if last.is_some_and(|last| self.now.boot_ms < last + ms) => 0,
+            Some(_) => most.min(1),
+        }
     }
 
     /// One step: a dead letter, parked where it is one already, or gone where its queue discards.

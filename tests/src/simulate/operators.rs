@@ -7,7 +7,7 @@ use qbroker::queue::{CreateQueue, DeleteQueue, Lost, PauseQueue, PurgeStep};
 
 use super::clients::Told;
 use super::model::{Overflow, Policy};
-use super::plan::QUEUES;
+use super::plan::{LETTERS, QUEUES};
 use super::run::{Run, Stopped};
 
 /// What the model is told of each queue's policy.
@@ -27,6 +27,9 @@ fn expected(queue: usize) -> Policy {
             ..Policy::DEFAULT
         },
         4 => Policy { max_messages: Some(8), retention_ms: Some(60_000), ..Policy::DEFAULT },
+        5 => Policy { max_leased_of_key: Some(2), ..Policy::DEFAULT },
+        6 => Policy { interval_ms: Some(500), ..Policy::DEFAULT },
+        7 => Policy { retention_bytes: Some(3_000), ..Policy::DEFAULT },
         _ => Policy {
             max_attempts: 2,
             max_crashes: 3,
@@ -42,6 +45,7 @@ fn expected(queue: usize) -> Policy {
 /// The same for the broker.
 fn policy(queue: usize) -> policy::Policy {
     let limit = |max: u32| Some(i32::try_from(max).expect("small"));
+    let leases = |max: usize| u32::try_from(max).expect("small");
     let it = expected(queue);
     let overflow = match it.overflow {
         Overflow::Reject => policy::Overflow::RejectPublish,
@@ -57,14 +61,17 @@ fn policy(queue: usize) -> policy::Policy {
         max_messages: it.max_messages.map(|max| max as u64),
         overflow: Some(overflow.into()),
         retention_ms: it.retention_ms,
-        max_leased: it.max_leased.map(|max| u32::try_from(max).expect("small")),
+        max_leased: it.max_leased.map(leases),
+        max_leased_per_fairness_key: it.max_leased_of_key.map(leases),
+        max_delivery_rate: it.interval_ms.map(|ms| 1_000.0 / ms as f64),
+        retention_bytes: it.retention_bytes,
         ..policy::Policy::default()
     }
 }
 
 impl Run {
     pub(super) fn create(&mut self, queue: usize) -> Result<(), Stopped> {
-        let name = QUEUES[queue];
+        let name = QUEUES.get(queue).copied().unwrap_or(LETTERS);
         let create =
             CreateQueue { name: name.to_owned(), policy: policy(queue), ..CreateQueue::default() };
         let (lsn, answer) =

@@ -1,13 +1,11 @@
-//! What a simulated history does, chosen from its seed before it begins.
+//! What a simulated history may do.
 //!
 //! A step says nothing about what will be there when its turn comes: what it needs of that it takes
 //! by a number, from whatever there is. So any steps can be left out and the others still mean
 //! something, which is what shrinking a failing history needs.
 
-use qbroker_storage::disk::sim::Rng;
-
 /// Queues that clients use; each has another policy.
-pub const QUEUES: [&str; 5] = ["plain", "strict", "brief", "few", "narrow"];
+pub const QUEUES: [&str; 7] = ["plain", "strict", "brief", "few", "narrow", "shared", "slow"];
 
 /// Clients that number their batches.
 pub const PRODUCERS: [&str; 2] = ["p-0", "p-1"];
@@ -16,14 +14,23 @@ pub const PRODUCERS: [&str; 2] = ["p-0", "p-1"];
 /// leases.
 pub const WORKERS: [&str; 3] = ["w-0", "w-1", "w-2"];
 
-/// Keys of values and counters.
+/// A dead-letter queue that is made with a policy of its own, as one more than [`QUEUES`].
+pub const LETTERS: &str = "few.dead";
+
+/// Keys of values, counters and permits.
 pub const KEYS: u64 = 5;
+
+/// Keys of barriers, and those who may arrive at one.
+pub const BARRIERS: u64 = 3;
+pub const MEMBERS: u64 = 4;
 
 /// How a worker opens a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Attach {
     /// A bit for each queue.
     pub queues: usize,
+    /// A bit for each queue that is of a worse rank; none: they share alike.
+    pub worse: usize,
     pub window: u32,
     pub grace_ms: u64,
     /// Its process was started anew.
@@ -77,6 +84,8 @@ pub struct Offer {
     pub unique: u64,
     /// 0: none.
     pub ordering: u64,
+    /// 0: none.
+    pub fairness: u64,
 }
 
 /// How the machine goes down.
@@ -109,6 +118,14 @@ pub enum Step {
         max: u32,
         lease_ms: u64,
     },
+    /// A pull that waits, where there is nothing yet.
+    Wait {
+        queue: usize,
+        max: u32,
+        lease_ms: u64,
+    },
+    /// Somebody who waits goes.
+    GiveUp(u64),
     /// Settles leases that a client was given, those that have ended included.
     Settle(Vec<(u64, Verdict)>),
     /// Acks, and with it publishes, stores under a key and counts there.
@@ -118,6 +135,24 @@ pub enum Step {
         key: u64,
     },
     RepeatFinish,
+    /// Fails, and gives the message another payload of so many bytes.
+    Patch(u64, usize),
+    /// Takes one of a key's permits: for a time, and with whom the number says.
+    Acquire {
+        key: u64,
+        ttl_ms: u64,
+        holder: u64,
+    },
+    /// Gives a permit back.
+    GiveBack(u64),
+    /// Makes a barrier.
+    Gather {
+        key: u64,
+        ttl_ms: u64,
+        offer: Offer,
+    },
+    /// Arrives at a barrier.
+    Arrive(u64, u64),
     /// Stores a value, for so long or, 0, until it is deleted.
     Store(u64, u64),
     Add(u64, i64),
@@ -155,6 +190,8 @@ pub enum Step {
     Audit,
     /// Others take the disk but for so many bytes, or give it back.
     Fill(Option<u64>),
+    /// While the disk is full, a client takes messages and returns them, so many times.
+    Drain(u64),
     /// The power goes when the disk has done so many further operations.
     PowerFails(u64),
     /// That write, counted from here, fails.
@@ -164,212 +201,4 @@ pub enum Step {
     /// The machine goes down and comes up again; in each of the starts before the last one the power
     /// goes after so many operations.
     Down(End, Vec<u64>),
-}
-
-/// The steps of a seed's history.
-pub fn steps(seed: u64) -> Vec<Step> {
-    let mut rng = Rng::new(seed);
-    let count = 100 + rng.below(300);
-    let mut steps: Vec<_> = (0..QUEUES.len()).map(Step::Create).collect();
-    // Every history has its own temper: some publish much, some crash at every turn.
-    let temper = Temper {
-        crashes: rng.below(6),
-        faults: rng.below(6),
-        writes: 4 + rng.below(30),
-        full: rng.below(4).saturating_sub(2),
-        streams: 4 * rng.below(3),
-    };
-    steps.extend((0..count).map(|_| step(&mut rng, &temper)));
-    steps
-}
-
-struct Temper {
-    crashes: usize,
-    faults: usize,
-    writes: usize,
-    full: usize,
-    streams: usize,
-}
-
-fn step(rng: &mut Rng, temper: &Temper) -> Step {
-    let weights = [
-        (22, publish as fn(&mut Rng) -> Step),
-        (8, |rng| Step::PublishNumbered(producer(rng), offers(rng))),
-        (2, |rng| Step::Open(producer(rng))),
-        (temper.streams, connect),
-        (temper.streams / 3, |rng| Step::Disconnect(rng.below(WORKERS.len()))),
-        (temper.streams / 4, |rng| Step::Close(rng.below(WORKERS.len()))),
-        (temper.streams / 3, |_| Step::Begin(1)),
-        (1, |rng| Step::RepeatBatch(producer(rng))),
-        (18, pull),
-        (20, settle),
-        (temper.writes, |_| Step::Write),
-        (9, pass),
-        (3, |rng| Step::Extend(rng.next_u64(), 1_000 + below(rng, 20_000))),
-        (3, |_| Step::Repeat),
-        (5, finish),
-        (1, |_| Step::RepeatFinish),
-        (2, |rng| Step::Store(below(rng, KEYS), below(rng, 2) * below(rng, 60_000))),
-        (2, |rng| Step::Add(below(rng, KEYS), 1)),
-        (1, |rng| Step::Forget(below(rng, KEYS))),
-        (2, |rng| Step::Delete(rng.next_u64())),
-        (3, update),
-        (1, |rng| Step::Purge(queue(rng))),
-        (2, operate),
-        (6, |_| Step::Work),
-        (1, |rng| Step::Pause(queue(rng), rng.below(2) == 0)),
-        (2, |rng| Step::Resume(queue(rng))),
-        (1, |rng| Step::Create(queue(rng))),
-        (1, drop_queue),
-        (1, jump),
-        (3, |_| Step::Idle),
-        (3, |_| Step::Checkpoint),
-        (2, |_| Step::Compact),
-        (3, |_| Step::Audit),
-        (4 * temper.full, fill),
-        (temper.crashes, |rng| Step::PowerFails(below(rng, 40))),
-        (temper.crashes, down),
-        (temper.faults.saturating_sub(2), |rng| Step::WriteFails(below(rng, 10))),
-        (temper.faults.saturating_sub(2), |rng| Step::SyncFails(below(rng, 10))),
-    ];
-    let sum = weights.iter().map(|(weight, _)| weight).sum();
-    let mut at = rng.below(sum);
-    for (weight, make) in weights {
-        match at.checked_sub(weight) {
-            Some(rest) => at = rest,
-            None => return make(rng),
-        }
-    }
-    unreachable!("the sum of the weights is above every number below it")
-}
-
-fn below(rng: &mut Rng, bound: u64) -> u64 {
-    rng.next_u64() % bound
-}
-
-fn queue(rng: &mut Rng) -> usize {
-    rng.below(QUEUES.len())
-}
-
-/// A queue is dropped now and then only: it takes much with it.
-fn drop_queue(rng: &mut Rng) -> Step {
-    if rng.below(4) == 0 { Step::Drop(queue(rng)) } else { Step::Audit }
-}
-
-fn delay(rng: &mut Rng) -> Delay {
-    match rng.below(8) {
-        0 => Delay::For(1 + below(rng, 20_000)),
-        1 => Delay::Until(below(rng, 20_000)),
-        _ => Delay::None,
-    }
-}
-
-fn connect(rng: &mut Rng) -> Step {
-    let attach = Attach {
-        queues: 1 + rng.below((1 << QUEUES.len()) - 1),
-        window: 1 + u32::try_from(rng.below(5)).expect("small"),
-        grace_ms: 1_000 + below(rng, 20_000),
-        reset: rng.below(10) == 0,
-        forgets: rng.below(6) == 0,
-    };
-    Step::Connect(rng.below(WORKERS.len()), attach)
-}
-
-fn producer(rng: &mut Rng) -> usize {
-    rng.below(PRODUCERS.len())
-}
-
-fn publish(rng: &mut Rng) -> Step {
-    Step::Publish(offers(rng))
-}
-
-fn offers(rng: &mut Rng) -> Vec<Offer> {
-    let count = 1 + rng.below(4);
-    let first = queue(rng);
-    let offer = |rng: &mut Rng| Offer {
-        // Most batches go to one queue.
-        queue: if rng.below(4) == 0 { queue(rng) } else { first },
-        bytes: rng.below(1_000),
-        delay: delay(rng),
-        priority: if rng.below(3) == 0 { u8::try_from(rng.below(10)).expect("small") } else { 0 },
-        ttl_ms: if rng.below(8) == 0 { 1 + below(rng, 30_000) } else { 0 },
-        id: if rng.below(6) == 0 { 1 + below(rng, 12) } else { 0 },
-        unique: if rng.below(10) == 0 { 1 + below(rng, 6) } else { 0 },
-        ordering: if rng.below(4) == 0 { 1 + below(rng, 4) } else { 0 },
-    };
-    let mut offers: Vec<_> = (0..count).map(|_| offer(rng)).collect();
-    for offer in &mut offers {
-        // Of many that are given up for their age at once, none is said to go first.
-        let ages = 0 < offer.ttl_ms || QUEUES[offer.queue] == "brief";
-        offer.ordering = if ages { 0 } else { offer.ordering };
-    }
-    offers
-}
-
-fn pull(rng: &mut Rng) -> Step {
-    let max = 1 + u32::try_from(rng.below(5)).expect("small");
-    Step::Pull { queue: rng.below(2 * QUEUES.len()), max, lease_ms: 1_000 + below(rng, 15_000) }
-}
-
-fn settle(rng: &mut Rng) -> Step {
-    let verdict = |rng: &mut Rng| match rng.below(10) {
-        0..5 => Verdict::Ack,
-        5 => Verdict::Nack(None),
-        6 => Verdict::Nack(Some(below(rng, 3) * below(rng, 4_000))),
-        7 | 8 => Verdict::Release(below(rng, 2) * below(rng, 4_000)),
-        _ => Verdict::DeadLetter,
-    };
-    let count = 1 + rng.below(4);
-    Step::Settle((0..count).map(|_| (rng.next_u64(), verdict(rng))).collect())
-}
-
-fn update(rng: &mut Rng) -> Step {
-    let priority = (rng.below(2) == 0).then(|| u8::try_from(rng.below(10)).expect("small"));
-    let delay = match rng.below(3) {
-        0 => Delay::None,
-        1 => Delay::For(below(rng, 5_000)),
-        _ => Delay::Until(below(rng, 5_000)),
-    };
-    Step::Update { pick: rng.next_u64(), priority, delay }
-}
-
-fn pass(rng: &mut Rng) -> Step {
-    let longest = [10, 1_000, 5_000, 30_000, 400_000][rng.below(5)];
-    Step::Pass(1 + below(rng, longest))
-}
-
-fn jump(rng: &mut Rng) -> Step {
-    let by = i64::try_from(below(rng, 600_000)).expect("small");
-    Step::Jump(if rng.below(2) == 0 { by } else { -by })
-}
-
-fn finish(rng: &mut Rng) -> Step {
-    let mut offer = offers(rng)[0];
-    // What an effect stores is not told, so it is no duplicate.
-    (offer.id, offer.unique) = (0, 0);
-    Step::Finish { pick: rng.next_u64(), offer, key: below(rng, KEYS) }
-}
-
-fn operate(rng: &mut Rng) -> Step {
-    let job = match rng.below(5) {
-        0 => Job::Delete,
-        1 | 2 => Job::Move(queue(rng)),
-        _ => Job::Redrive,
-    };
-    Step::Operate(queue(rng), job)
-}
-
-fn fill(rng: &mut Rng) -> Step {
-    Step::Fill((0 < rng.below(3)).then(|| below(rng, 2) * below(rng, 400_000)))
-}
-
-fn down(rng: &mut Rng) -> Step {
-    let end = match rng.below(6) {
-        0 => Step::Down(End::Stop, Vec::new()),
-        1 => Step::Down(End::Kill, Vec::new()),
-        _ => Step::Down(End::Power(rng.next_u64()), Vec::new()),
-    };
-    let Step::Down(end, _) = end else { return end };
-    let again = rng.below(4);
-    Step::Down(end, (1..again).map(|_| below(rng, 40)).collect())
 }

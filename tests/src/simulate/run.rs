@@ -1,9 +1,10 @@
 //! One history: its steps, one after the other, and what came of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use qbroker::engine;
 use qbroker::queue::ids::LeaseToken;
+use qbroker::queue::state::PermitId;
 use qbroker_storage::{Lsn, WriteError};
 
 use super::audit;
@@ -12,8 +13,9 @@ use super::digest::Digest;
 use super::found::Found;
 use super::keeping::Finishing;
 use super::model::{Model, Sequence, Token};
-use super::plan::{End, PRODUCERS, Step, WORKERS};
+use super::plan::{End, LETTERS, PRODUCERS, Step, WORKERS};
 use super::producers::Producer;
+use super::pulls::Waiting;
 use super::streams::Worker;
 use super::timeline::Timeline;
 use super::world::{Injected, Nature, World};
@@ -57,6 +59,10 @@ pub(super) struct Run {
     pub(super) last_call: Option<Call>,
     pub(super) last_finish: Option<Finishing>,
     pub(super) workers: [Worker; WORKERS.len()],
+    /// Pulls that wait.
+    pub(super) waiting: Vec<Waiting>,
+    /// Permits that clients were told of, lately.
+    pub(super) permits: Vec<PermitId>,
     /// What streams were given and not told, with failures and crashes.
     pub(super) granted: BTreeMap<Token, (u32, u32)>,
     pub(super) producers: [Producer; PRODUCERS.len()],
@@ -86,6 +92,8 @@ impl Run {
             last_call: None,
             last_finish: None,
             workers: Default::default(),
+            waiting: Vec::new(),
+            permits: Vec::new(),
             granted: BTreeMap::new(),
             producers: Default::default(),
             last_number: 0,
@@ -138,6 +146,9 @@ impl Run {
         self.recovered(at, |run| run.step(&Step::Fill(None)))?;
         self.recovered(at, |run| run.step(&Step::Down(End::Power(7), Vec::new())))?;
         self.recovered(at, |run| run.step(&Step::Checkpoint))?;
+        // The start is a record, so the next checkpoint is another one.
+        self.recovered(at, |run| run.step(&Step::Down(End::Kill, Vec::new())))?;
+        self.recovered(at, |run| run.step(&Step::Checkpoint))?;
         self.recovered(at, |run| run.step(&Step::Idle))?;
         self.recovered(at, |run| run.step(&Step::Audit))?;
         self.digest_disk();
@@ -161,7 +172,7 @@ impl Run {
         match stopped {
             Stopped::Wrong(what) => Err(what),
             Stopped::Log => {
-                if !self.world.is_faulty() {
+                if !self.world.is_faulty() && !self.world.may_stop() {
                     return Err("the log has stopped, and nothing was wrong".to_owned());
                 }
                 if self.world.is_powered() && self.world.writer.step().is_ok() {
@@ -190,6 +201,11 @@ impl Run {
             Step::Work => self.work(),
             Step::Finish { pick, offer, key } => self.finish(*pick, offer, *key),
             Step::RepeatFinish => self.repeat_finish(),
+            Step::Patch(pick, bytes) => self.patch(*pick, *bytes),
+            Step::Acquire { key, ttl_ms, holder } => self.acquire(*key, *ttl_ms, *holder),
+            Step::GiveBack(pick) => self.give_back(*pick),
+            Step::Gather { key, ttl_ms, offer } => self.gather(*key, *ttl_ms, offer),
+            Step::Arrive(key, member) => self.arrive(*key, *member),
             Step::Store(key, ttl_ms) => self.store(*key, *ttl_ms),
             Step::Add(key, amount) => self.add(*key, *amount),
             Step::Forget(key) => self.forget(*key),
@@ -197,6 +213,8 @@ impl Run {
             Step::PublishNumbered(producer, offers) => self.publish_numbered(*producer, offers),
             Step::RepeatBatch(producer) => self.repeat_batch(*producer),
             Step::Pull { queue, max, lease_ms } => self.pull(*queue, *max, *lease_ms),
+            Step::Wait { queue, max, lease_ms } => self.wait(*queue, *max, *lease_ms),
+            Step::GiveUp(pick) => self.give_up(*pick),
             Step::Settle(picks) => self.settle(picks),
             Step::Repeat => self.repeat(),
             Step::Extend(pick, duration_ms) => self.extend(*pick, *duration_ms),
@@ -233,6 +251,7 @@ impl Run {
                 self.world.fill(*spare);
                 self.check_room()
             }
+            Step::Drain(rounds) => self.drain(*rounds),
             Step::Audit => self.audit(),
             Step::PowerFails(operations) => {
                 self.world.inject(|faults| faults.power_off_after = Some(*operations));
@@ -261,6 +280,16 @@ impl Run {
         }
     }
 
+    /// Notes that the log need not be longer than this for this moment. What else there is says where
+    /// messages are, and changes nothing.
+    pub(super) fn mark_at(&mut self, lsn: Lsn) {
+        let last = self.world.engine.look(|_| ()).0;
+        if lsn < last && !self.timeline.mark_again(lsn) {
+            self.timeline.mark(Found { last: lsn, state: None });
+        }
+        self.mark();
+    }
+
     /// Notes how long the log is at this moment.
     pub(super) fn mark(&mut self) {
         let last = self.world.engine.look(|_| ()).0;
@@ -272,27 +301,36 @@ impl Run {
     fn tick(&mut self) -> Result<(), Stopped> {
         let now = self.world.time();
         loop {
-            let ticked = self.world.engine.turn(|core, now, out| core.tick(now, out))?.1;
+            let (lsn, ticked) = self.world.engine.turn(|core, now, out| core.tick(now, out))?;
             ticked.map_err(|refused| self.wrong(format!("time is refused: {refused}")))?;
             let is_over = !self.world.is_anything_due();
             let mut model = self.timeline.now().clone();
+            model.begin_ticks();
             model.notice(now);
+            model.has_room = !self.world.is_low();
             // A step that meets a page which is not in memory begins anew, and may do more than one.
-            while model.tick_once(now, |model| self.timeline.push(model.clone()))
-                && (is_over || !self.holds_all(&model))
+            let there = self.letters()?;
+            let is_there = |sequence| there.contains(&sequence);
+            let (world, timeline) = (&self.world, &mut self.timeline);
+            let asked = (is_there, |model: &Model| world.holds_all(model));
+            while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
+                && (is_over || !world.holds_all(&model))
             {}
             self.note_grants()?;
-            self.mark();
+            self.mark_at(lsn);
             if is_over {
+                self.timeline.now_mut().end_ticks();
                 return Ok(());
             }
         }
     }
 
-    /// Whether the broker knows all leases of the model.
-    fn holds_all(&self, model: &Model) -> bool {
-        let tokens: Vec<_> = model.tokens().filter_map(|it| LeaseToken::from_bytes(&it)).collect();
-        self.world.engine.look(|core| tokens.iter().all(|token| core.is_held(*token))).1
+    /// The dead letters of which only so many bytes are kept.
+    fn letters(&self) -> Result<BTreeSet<Sequence>, Stopped> {
+        audit::births(&self.world.engine, LETTERS).map_err(|wrong| match self.world.is_powered() {
+            true => Stopped::Wrong(wrong),
+            false => Stopped::Log,
+        })
     }
 
     /// What there is now is exactly what the model says.
@@ -326,7 +364,9 @@ impl Run {
         self.world.engine.tick()?;
         let seen = audit::observe(&self.world.engine).map_err(Stopped::Wrong)?;
         let now = self.world.time();
-        let lost = self.timeline.crashed(log, &seen, now, rebooted).map_err(Stopped::Wrong)?;
+        let has_room = !self.world.is_low();
+        let crashed = self.timeline.crashed(log, &seen, (now, rebooted), has_room);
+        let lost = crashed.map_err(Stopped::Wrong)?;
         self.note(format!("up again; {lost} moments that nobody was told of are lost"));
         Ok(())
     }

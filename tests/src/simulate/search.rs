@@ -5,7 +5,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::plan;
+use super::choice;
 
 /// Exit code of a history that broke a promise; a panic has another one that is not zero.
 pub const BROKEN: i32 = 1;
@@ -47,7 +47,7 @@ fn is_broken(seed: u64, steps: &[usize]) -> bool {
 
 /// Leaves out whatever is not needed to break the promise: halves first, single steps last.
 pub fn shrink(seed: u64) -> Vec<usize> {
-    let mut steps: Vec<usize> = (0..plan::steps(seed).len()).collect();
+    let mut steps: Vec<usize> = (0..choice::steps(seed).len()).collect();
     let mut size = steps.len().div_ceil(2);
     while 0 < size {
         let mut from = 0;

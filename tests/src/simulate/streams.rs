@@ -1,6 +1,6 @@
 //! Workers: they consume by streams, and come back for what they hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -14,6 +14,7 @@ use super::audit;
 use super::clients::{Pending, Told};
 use super::model::{Connect, Grant, Sequence, State, Token};
 use super::plan::{Attach, QUEUES, WORKERS};
+use super::pulls::Answered;
 use super::run::{Run, Stopped};
 
 /// What a worker knows.
@@ -36,6 +37,12 @@ fn reports_started(worker: usize) -> bool {
 
 const LEASE_MS: u64 = 8_000;
 
+/// What somebody was given.
+enum Given {
+    ToPull(Answered),
+    ToStream(Grant),
+}
+
 impl Run {
     /// A worker opens a stream, in the place of the one before where it knows of one.
     pub(super) fn connect(&mut self, worker: usize, attach: &Attach) -> Result<(), Stopped> {
@@ -53,12 +60,20 @@ impl Run {
         }
         let previous = it.known.filter(|_| !attach.reset);
         let (held, session) = (it.held.clone(), WORKERS[worker]);
-        let queues: BTreeSet<&'static str> = (0..QUEUES.len())
-            .filter(|at| attach.queues >> at & 1 == 1)
-            .map(|at| QUEUES[at])
+        let bit = |bits: usize, at: usize| bits >> at & 1 == 1;
+        let queues: BTreeMap<&'static str, i32> = (0..QUEUES.len())
+            .filter(|at| bit(attach.queues, *at))
+            .map(|at| (QUEUES[at], i32::from(bit(attach.worse, at))))
             .collect();
+        // Who has queues of several ranks parts its room by weights, too.
+        let weight = |rank: i32| if attach.worse == 0 { 1 } else { 3 - rank.unsigned_abs() };
+        let selector = |(queue, rank): (&&'static str, &i32)| Selector {
+            rank: *rank,
+            weight: weight(*rank),
+            ..Selector::plain(*queue)
+        };
         let open = OpenConsumer {
-            queues: queues.iter().map(|queue| Selector::plain(*queue)).collect(),
+            queues: queues.iter().map(selector).collect(),
             window: Window { messages: attach.window, bytes: 1 << 30 },
             lease_duration_ms: Some(LEASE_MS),
             session: session.to_owned(),
@@ -147,20 +162,38 @@ impl Run {
         self.later(lsn, Told::Answer)
     }
 
-    /// Notes what streams were given in the turn that is just over.
+    /// Notes what streams and waiting pulls were given in the turn that is just over, in its order.
     pub(super) fn note_grants(&mut self) -> Result<(), Stopped> {
+        let lsn = self.world.engine.look(|_| ()).0;
+        let answers = self.take_answers().into_iter();
+        let mut given: BTreeMap<Lsn, Given> =
+            answers.map(|(grant, answered)| (grant, Given::ToPull(answered))).collect();
+        let grants = self.grants()?.into_iter();
+        given.extend(grants.map(|(lsn, grant)| (lsn, Given::ToStream(grant))));
+        for given in given.into_values() {
+            match given {
+                Given::ToPull(answered) => self.note_answer(lsn, answered)?,
+                Given::ToStream(grant) => self.note_grant(lsn, &grant)?,
+            }
+        }
+        self.check_nobody_waits()
+    }
+
+    /// What streams were given, by the records that say so.
+    fn grants(&self) -> Result<BTreeMap<Lsn, Grant>, Stopped> {
         let model = self.timeline.now();
         let waits = model.messages.iter().filter(|(_, it)| !matches!(it.state, State::Leased(_)));
         let waits = waits.filter(|(_, it)| model.is_consumed(it.queue));
         let births: Vec<Sequence> = waits.map(|(sequence, _)| *sequence).collect();
-        let mut grants = BTreeMap::<Lsn, Grant>::new();
         let of = |core: &qbroker::engine::Core| {
             let leased = births.iter().filter_map(|it| Some((*it, *core.lease(Lsn(*it))?)));
+            let leased = leased.filter(|(_, lease)| lease.consumer != ConsumerId::NONE);
             leased
                 .map(|(it, lease)| (it, lease, core.session_name(lease.session).to_owned()))
                 .collect()
         };
         let leased: Vec<_> = self.world.engine.look(of).1;
+        let mut grants = BTreeMap::<Lsn, Grant>::new();
         for (sequence, lease, session) in leased {
             let grant = grants.entry(lease.grant).or_insert(Grant {
                 stream: lease.consumer.0,
@@ -172,17 +205,22 @@ impl Run {
             });
             grant.messages.push((sequence, lease.token(Lsn(sequence)).to_bytes()));
         }
-        let lsn = self.world.engine.look(|_| ()).0;
-        for grant in grants.into_values() {
-            self.note(format!("grant {grant:?}"));
-            for (sequence, token) in &grant.messages {
-                let message = &self.timeline.now().messages[sequence];
-                self.granted.insert(*token, (message.failures, message.crashes));
-            }
-            self.done(|model| model.grant(&grant))?;
-            let moment = self.timeline.moment();
-            self.pending.push_back(Pending { lsn, moment, what: Told::Answer });
+        Ok(grants)
+    }
+
+    fn note_grant(&mut self, lsn: Lsn, grant: &Grant) -> Result<(), Stopped> {
+        self.note(format!("grant {grant:?}"));
+        for (sequence, token) in &grant.messages {
+            let message = &self.timeline.now().messages[sequence];
+            self.granted.insert(*token, (message.failures, message.crashes));
         }
+        self.done(|model| model.grant(grant))?;
+        let moment = self.timeline.moment();
+        self.pending.push_back(Pending { lsn, moment, what: Told::Answer });
+        Ok(())
+    }
+
+    fn check_nobody_waits(&self) -> Result<(), Stopped> {
         let Err((sequence, wrong)) = self.timeline.now().check_nobody_waits() else {
             return Ok(());
         };
@@ -260,5 +298,6 @@ impl Run {
         for worker in &mut self.workers {
             worker.stream = None;
         }
+        self.waiting.clear();
     }
 }

@@ -102,8 +102,8 @@ impl Timeline {
         &mut self,
         log: Found,
         seen: &Seen,
-        now: Time,
-        rebooted: bool,
+        (now, rebooted): (Time, bool),
+        has_room: bool,
     ) -> Result<usize, Wrong> {
         let (first, last, state) = self.moments_at(log.last)?;
         if let (Some(was), Some(is)) = (state, log.state)
@@ -119,8 +119,9 @@ impl Timeline {
             let started = (*moment, model.clone());
             let mut then = Vec::new();
             model.notice(now);
+            model.has_room = has_room;
             model.end_waits(now, |model| then.push(model.clone()));
-            model.tick(now, |model| then.push(model.clone()));
+            model.tick(now, |it| seen.has(it), |model| then.push(model.clone()));
             match audit::compare(seen, &model) {
                 Ok(()) => {
                     found.push_back(started);
@@ -149,6 +150,7 @@ impl Timeline {
         self.moments = found;
         self.marks = BTreeMap::from([(log.last, mark)]);
         ticks.into_iter().for_each(|model| self.push(model));
+        self.now_mut().end_ticks();
         Ok(lost)
     }
 }

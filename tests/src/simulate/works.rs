@@ -104,7 +104,10 @@ impl Run {
             let record = record.map_err(|why| self.wrong(format!("record {lsn}: {why}")))?;
             Ok(Some((record, stored)))
         };
-        let (message, letter) = (read(candidate.birth)?, read(candidate.message.dead_letter)?);
+        let (message, letter) = (
+            read(candidate.message.content(candidate.birth))?,
+            read(candidate.message.dead_letter)?,
+        );
         let message = message.as_ref().map(|(record, stored)| (record, &stored.body));
         let letter = letter.as_ref().map(|(record, stored)| (record, &stored.body));
         Ok(Records::read(message, None, letter))

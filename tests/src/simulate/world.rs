@@ -7,13 +7,14 @@ use futures_util::FutureExt as _;
 use qbroker::clock::{Clock, ManualClock};
 use qbroker::engine::{self, Engine};
 use qbroker::queue::Limits;
+use qbroker::queue::ids::LeaseToken;
 use qbroker::queue::time::Now;
 use qbroker_storage::disk::Disk as _;
 use qbroker_storage::disk::sim::{Faults, Rng, SimDisk};
 use qbroker_storage::{Lsn, OpenError, Space, WriteError, Writer};
 
 use super::found::Found;
-use super::model::Time;
+use super::model::{Model, Time};
 use super::plan::End;
 
 /// What was made to go wrong.
@@ -28,6 +29,8 @@ pub struct Injected {
     pub full_disks: u64,
     /// Starts that a full disk refused.
     pub full_starts: u64,
+    /// Logs that stopped since starts on a full disk had used up the room that is kept.
+    pub full_stops: u64,
     pub clock_jumps: u64,
     pub flipped_bits: u64,
     pub refused_starts: u64,
@@ -43,6 +46,7 @@ impl Injected {
         self.sync_errors += other.sync_errors;
         self.full_disks += other.full_disks;
         self.full_starts += other.full_starts;
+        self.full_stops += other.full_stops;
         self.clock_jumps += other.clock_jumps;
         self.flipped_bits += other.flipped_bits;
         self.refused_starts += other.refused_starts;
@@ -69,6 +73,8 @@ pub(super) struct World {
     pub(super) limits: Limits,
     faults: Faults,
     nature: Nature,
+    /// No start has used any of the room that is kept for a full disk.
+    is_room_kept: bool,
     /// The disk as it was before the last commit, where it lies.
     before: Option<SimDisk>,
 }
@@ -115,7 +121,7 @@ impl World {
             ..Faults::default()
         };
         disk.set_faults(faults.clone());
-        let (boots, before) = (0, None);
+        let (boots, is_room_kept, before) = (0, true, None);
         Ok(Self {
             disk,
             engine,
@@ -127,6 +133,7 @@ impl World {
             limits,
             faults,
             nature,
+            is_room_kept,
             before,
         })
     }
@@ -152,6 +159,12 @@ impl World {
         self.engine.look(|core| core.deadlines().is_over(self.now)).1
     }
 
+    /// Whether the broker knows all leases of the model.
+    pub(super) fn holds_all(&self, model: &Model) -> bool {
+        let tokens: Vec<_> = model.tokens().filter_map(|it| LeaseToken::from_bytes(&it)).collect();
+        self.engine.look(|core| tokens.iter().all(|token| core.is_held(*token))).1
+    }
+
     /// Whether anybody may be told of what was decided up to there; an error where nobody will be.
     pub(super) fn is_durable(&self, lsn: Lsn) -> Option<bool> {
         self.engine.durable(lsn).now_or_never().map(|told| told.is_ok())
@@ -170,6 +183,7 @@ impl World {
     /// Others take all of the disk but for so many bytes, or give it back.
     pub(super) fn fill(&mut self, spare: Option<u64>) {
         self.injected.full_disks += u64::from(spare.is_some());
+        self.is_room_kept |= !self.is_full();
         let used = self.disk.used_bytes();
         self.inject(|faults| faults.capacity = spare.map(|spare| used + spare));
         self.writer.prepare();
@@ -178,6 +192,17 @@ impl World {
     /// Whether others have taken the disk.
     pub(super) fn is_full(&self) -> bool {
         self.faults.capacity.is_some()
+    }
+
+    /// The log found no room for what drains it, and may: starts on the full disk have used up what is
+    /// kept for that. Somebody frees some space.
+    pub(super) fn may_stop(&mut self) -> bool {
+        let may = self.is_full() && !self.is_room_kept;
+        if may {
+            self.injected.full_stops += 1;
+            self.inject(|faults| faults.capacity = None);
+        }
+        may
     }
 
     /// Whether the broker knows that there is little room.
@@ -235,6 +260,7 @@ impl World {
                 self.disk.killed()
             }
         };
+        self.is_room_kept &= !self.is_full();
         let log = self.found_on(&disk)?;
         let capacity = self.faults.capacity.map(|capacity| capacity.max(disk.used_bytes()));
         let (power_off_after, fail_write, fail_sync) = (None, None, None);

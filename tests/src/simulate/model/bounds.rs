@@ -112,8 +112,11 @@ impl Model {
     }
 
     /// One queue that holds too much lets go of it; whether there was one.
-    pub(super) fn trim_one(&mut self) -> bool {
+    pub(super) fn trim_one(&mut self, is_there: impl Fn(Sequence) -> bool) -> bool {
         let surplus = |name: &&'static str| {
+            if let Some(going) = self.beyond_retention(name, &is_there) {
+                return Some((self.queues[name].number, going));
+            }
             let policy = self.policy(name);
             let goes = policy.overflow != Overflow::Reject;
             let most = policy.max_messages.filter(|_| goes)?;
@@ -126,6 +129,32 @@ impl Model {
         let is_any = first.is_some();
         self.evict(&first.map(|(_, ready)| ready).unwrap_or_default());
         is_any
+    }
+
+    /// What goes of a queue that keeps more bytes than it should: what came first, unless it is held or
+    /// waits for its time. Of what came in one moment, what is not there any more.
+    fn beyond_retention(
+        &self,
+        queue: &str,
+        is_there: impl Fn(Sequence) -> bool,
+    ) -> Option<Vec<Sequence>> {
+        let of_queue = self.messages.iter().filter(|(_, it)| it.queue == queue);
+        let held: u64 = of_queue.clone().map(|(_, it)| it.bytes).sum();
+        let mut excess = held.saturating_sub(self.policy(queue).retention_bytes?);
+        let goes = of_queue.filter(|(_, it)| matches!(it.state, State::Ready | State::Parked));
+        let mut oldest: Vec<_> =
+            goes.map(|(it, of)| (of.place, is_there(*it), *it, of.bytes)).collect();
+        oldest.sort_unstable();
+        let (mut going, mut last) = (Vec::new(), None);
+        for (place, is_there, sequence, bytes) in oldest {
+            let went_before = last.replace(place) == Some(place) && !is_there;
+            if excess == 0 && !went_before {
+                break;
+            }
+            excess = excess.saturating_sub(bytes);
+            going.push(sequence);
+        }
+        (!going.is_empty()).then_some(going)
     }
 
     /// What is in a queue for longer than its retention is gone, unless somebody holds it.

@@ -18,15 +18,9 @@ pub(crate) struct New {
     pub(crate) id: Option<u64>,
     pub(crate) unique: Option<u64>,
     pub(crate) ordering: Option<u64>,
-}
-
-/// A message as it is delivered.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Delivered {
-    pub(crate) sequence: Sequence,
-    pub(crate) token: Token,
-    pub(crate) failures: u32,
-    pub(crate) crashes: u32,
+    pub(crate) fairness: Option<u64>,
+    /// What it takes of its queue's room.
+    pub(crate) bytes: u64,
 }
 
 /// What goes of a queue for a batch: the oldest, and the numbers of the batch's own.
@@ -39,6 +33,7 @@ impl Model {
     /// Time is told with every call.
     pub(crate) fn notice(&mut self, now: Time) {
         self.latest_ms = self.latest_ms.max(now.wall_ms);
+        self.now = now;
     }
 
     /// A batch, and the sequence of each of its messages with whether it is a duplicate.
@@ -207,6 +202,8 @@ impl Model {
             letter: None,
             unique: new.unique,
             ordering: new.ordering,
+            fairness: new.fairness,
+            bytes: new.bytes,
             leads: false,
             since_ms: now.wall_ms,
         };
@@ -218,36 +215,6 @@ impl Model {
             queue.doubted.remove(&id);
             queue.ids.insert(id, (sequence, now.wall_ms + REMEMBERED_MS));
         }
-    }
-
-    /// A pull that does not wait, and what it got.
-    pub(crate) fn pull(
-        &mut self,
-        queue: &'static str,
-        max: usize,
-        duration_ms: u64,
-        got: &[Delivered],
-    ) -> Result<(), Wrong> {
-        let paused = self.queue_or_new(queue, Policy::DEFAULT).paused;
-        let max = max.min(self.quota(queue));
-        let delivered: Vec<Sequence> = got.iter().map(|it| it.sequence).collect();
-        self.check_order(queue, if paused { 0 } else { max }, &delivered)?;
-        for it in got {
-            let message = self.message(it.sequence);
-            if (it.failures, it.crashes) != (message.failures, message.crashes) {
-                return Err(format!("{it:?} is told of {message:?}"));
-            }
-            message.state = State::Leased(Lease {
-                token: it.token,
-                duration_ms,
-                deadline: None,
-                stream: 0,
-                session: None,
-                timed: true,
-                unstarted: false,
-            });
-        }
-        Ok(())
     }
 
     /// Deliveries were told: their leases run.
@@ -402,6 +369,8 @@ impl Model {
         }
         self.messages.retain(|_, message| message.queue != queue);
         self.queues.remove(queue);
+        self.delivered.remove(queue);
+        self.turns.forget(queue);
         Ok(())
     }
 }

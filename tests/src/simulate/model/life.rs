@@ -5,19 +5,55 @@ use std::collections::BTreeSet;
 use super::{Message, Model, Sequence, State, Time, Token, Why};
 
 impl Model {
-    /// Everything that is due by now; `each` is told after each part that a crash may leave alone.
-    pub(crate) fn tick(&mut self, now: Time, mut each: impl FnMut(&Self)) {
-        while self.tick_once(now, &mut each) {}
+    /// Everything that is due by now; `each` is told after each part that a crash may leave alone. What
+    /// `is_there` afterwards is asked where that is not said.
+    pub(crate) fn tick(
+        &mut self,
+        now: Time,
+        is_there: impl Fn(Sequence) -> bool,
+        mut each: impl FnMut(&Self),
+    ) {
+        self.begin_ticks();
+        let asked = (is_there, |_: &Self| true);
+        while self.tick_once(now, &asked, &mut each) {}
+        self.end_ticks();
     }
 
-    /// A step of [`Self::tick`]: of sessions and streams that are over, one. Whether there may be more.
-    pub(crate) fn tick_once(&mut self, now: Time, mut each: impl FnMut(&Self)) -> bool {
+    /// What is given up from here on is given up in one moment: a step that meets a page which is not in
+    /// memory begins anew, so in which order is not said.
+    pub(crate) fn begin_ticks(&mut self) {
         let place = self.next_place();
+        self.ticking.get_or_insert(place);
+    }
+
+    pub(crate) fn end_ticks(&mut self) {
+        self.ticking = None;
+    }
+
+    /// The place of what is given up now.
+    pub(super) fn place_of_letters(&mut self) -> u64 {
+        let place = self.next_place();
+        self.ticking.unwrap_or(place)
+    }
+
+    /// A step of [`Self::tick`]: of sessions and streams that are over, one, or so many that the broker
+    /// `has_all` leases that are left. Whether there may be more.
+    pub(crate) fn tick_once(
+        &mut self,
+        now: Time,
+        (is_there, has_all): &(impl Fn(Sequence) -> bool, impl Fn(&Self) -> bool),
+        mut each: impl FnMut(&Self),
+    ) -> bool {
+        let place = self.place_of_letters();
         for sequence in self.leases_over(now) {
             self.crash(sequence, place);
             each(self);
         }
-        let lost = self.lose_one(now);
+        let mut lost = self.lose_one(now);
+        while lost && !has_all(self) {
+            each(self);
+            lost = self.lose_one(now);
+        }
         each(self);
         self.end_ttls(now, &mut each);
         for moment in self.due(now) {
@@ -28,8 +64,10 @@ impl Model {
             each(self);
         }
         self.end_retentions(now);
-        let trimmed = self.trim_one();
+        let trimmed = self.trim_one(is_there);
         self.kept.end(now);
+        self.end_permits(now);
+        self.end_barriers(now);
         self.end_waits(now, &mut each);
         lost || trimmed
     }
@@ -44,7 +82,7 @@ impl Model {
 
     /// What waits and whose time to live is over is given up.
     fn end_ttls(&mut self, now: Time, mut each: impl FnMut(&Self)) {
-        let place = self.next_place();
+        let place = self.place_of_letters();
         for sequence in self.ttls_over(now) {
             self.give_up(sequence, Why::Expired, place);
             each(self);
@@ -128,9 +166,16 @@ impl Model {
     /// believed.
     pub(crate) fn start(&mut self, now: Time, rebooted: bool) {
         self.forget_refusals();
+        self.end_ticks();
         if rebooted {
             self.kept.forget_boot_clock();
+            self.reboot_permits();
+            self.reboot_barriers();
         }
+        // Of one start alone.
+        self.waits.clear();
+        self.delivered.clear();
+        self.turns.clear();
         self.lose_streams(now);
         self.advance();
         for message in self.messages.values_mut() {

@@ -1,6 +1,6 @@
 //! Sessions and their streams: who takes messages, and whose leases end with whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Lease, Model, Policy, Sequence, State, Time, Token, Wrong};
 
@@ -34,7 +34,8 @@ impl Session {
 #[derive(Clone, Debug)]
 pub(crate) struct Consumer {
     session: &'static str,
-    queues: BTreeSet<&'static str>,
+    /// With their ranks.
+    queues: BTreeMap<&'static str, i32>,
     window: usize,
 }
 
@@ -43,7 +44,8 @@ pub(crate) struct Consumer {
 pub(crate) struct Connect {
     pub(crate) session: &'static str,
     pub(crate) grace_ms: u64,
-    pub(crate) queues: BTreeSet<&'static str>,
+    /// With their ranks: the smaller one first.
+    pub(crate) queues: BTreeMap<&'static str, i32>,
     pub(crate) window: usize,
     pub(crate) reports_started: bool,
     /// What the session held is lost.
@@ -76,7 +78,7 @@ impl Model {
         if connect.reset && self.sessions.contains_key(name) {
             self.lose_session(name);
         }
-        for queue in &connect.queues {
+        for queue in connect.queues.keys() {
             self.queue_or_new(queue, Policy::DEFAULT);
         }
         let known = self.sessions.contains_key(name);
@@ -193,29 +195,33 @@ impl Model {
         let consumer = self.consumers.get(&grant.stream).cloned();
         let consumer = consumer.ok_or_else(|| format!("{grant:?} to nobody"))?;
         let queue = self.messages[&grant.messages[0].0].queue;
-        let may = consumer.session == grant.session
-            && consumer.queues.contains(queue)
-            && !self.queues[queue].paused;
+        let rank = consumer.queues.get(queue);
+        let may = consumer.session == grant.session && !self.queues[queue].paused;
         let count = grant.messages.len();
         let outstanding = self.outstanding(grant.stream) + count;
-        if !may || consumer.window < outstanding || self.quota(queue) < count {
+        let (Some(rank), true) = (rank, may) else {
+            return Err(format!("{grant:?} of {queue} to {consumer:?}"));
+        };
+        if consumer.window < outstanding || self.quota(queue) < count {
             return Err(format!("{grant:?} of {queue} to {consumer:?} with {outstanding}"));
+        }
+        let mut better = consumer.queues.iter().filter(|(_, of)| *of < rank);
+        if let Some(better) = better.find_map(|(queue, _)| self.first_waiting(queue)) {
+            return Err(format!("{grant:?} of {queue} to {consumer:?}, and {better} is ready"));
         }
         let mut sequences: Vec<_> = grant.messages.iter().map(|(it, _)| *it).collect();
         sequences.sort_by_key(|sequence| self.order(*sequence));
-        self.check_order(queue, sequences.len(), &sequences)?;
-        for &(sequence, token) in &grant.messages {
-            self.message(sequence).state = State::Leased(Lease {
-                token,
-                duration_ms: grant.duration_ms,
-                deadline: None,
-                stream: grant.stream,
-                session: Some(grant.session),
-                timed: grant.timed,
-                unstarted: grant.unstarted,
-            });
-        }
-        Ok(())
+        self.check_next(queue, &sequences)?;
+        let lease = Lease {
+            token: [0; 20],
+            duration_ms: grant.duration_ms,
+            deadline: None,
+            stream: grant.stream,
+            session: Some(grant.session),
+            timed: grant.timed,
+            unstarted: grant.unstarted,
+        };
+        self.lease_out(queue, &grant.messages, lease)
     }
 
     /// Who has room waits only while there is nothing that it may have.
@@ -224,27 +230,22 @@ impl Model {
             if consumer.window <= self.outstanding(*stream) {
                 continue;
             }
-            let goes = |queue: &&&str| !self.is_paused(queue) && 0 < self.quota(queue);
-            for queue in consumer.queues.iter().filter(goes) {
-                let is_ready = |(_, it): &(&Sequence, &super::Message)| {
-                    it.queue == *queue && it.state == State::Ready
-                };
-                if let Some((sequence, _)) = self.messages.iter().find(is_ready) {
-                    let wrong = format!("{sequence} is ready, and stream {stream} has room");
-                    return Err((*sequence, wrong));
-                }
+            if let Some(sequence) = consumer.queues.keys().find_map(|it| self.first_waiting(it)) {
+                let wrong = format!("{sequence} is ready, and stream {stream} has room");
+                return Err((sequence, wrong));
             }
         }
-        Ok(())
+        self.check_no_pull_waits()
     }
 
-    fn is_paused(&self, queue: &str) -> bool {
-        self.queues.get(queue).is_some_and(|queue| queue.paused)
+    pub(super) fn session_number(&self, name: &str) -> Option<u64> {
+        self.sessions.get(name).map(|session| session.number)
     }
 
-    /// Whether any stream consumes from a queue.
+    /// Whether anybody takes messages from a queue as they come.
     pub(crate) fn is_consumed(&self, queue: &str) -> bool {
-        self.consumers.values().any(|consumer| consumer.queues.contains(queue))
+        let consumes = |it: &Consumer| it.queues.contains_key(queue);
+        self.is_pulled(queue) || self.consumers.values().any(consumes)
     }
 
     /// A session or a stream whose grace is over loses its leases: one of them; whether there was one.
@@ -279,7 +280,7 @@ impl Model {
     fn crash_all(&mut self, which: impl Fn(&Lease) -> bool) {
         let lost: Vec<_> =
             self.leased().filter(|(_, lease)| which(lease)).map(|(it, _)| it).collect();
-        let place = self.next_place();
+        let place = self.place_of_letters();
         lost.into_iter().for_each(|sequence| self.crash(sequence, place));
     }
 

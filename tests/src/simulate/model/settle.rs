@@ -56,6 +56,26 @@ impl Model {
         Err(format!("{outcome:?} of an ended lease: {refused:?}, expected {expected:?}"))
     }
 
+    /// A failure with which the message gets another content, by number and size.
+    pub(crate) fn patch(
+        &mut self,
+        token: &Token,
+        (number, bytes, failure): (u64, u64, u64),
+        refused: Option<Refusal>,
+        now: Time,
+    ) -> Result<(), Wrong> {
+        if let Some((sequence, _)) = self.lease(token) {
+            match (self.has_room, refused) {
+                (true, None) => {}
+                (false, Some("DISK_FULL")) => return Ok(()),
+                _ => return Err(format!("{sequence} is held, and its patch: {refused:?}")),
+            }
+            let message = self.message(sequence);
+            (message.number, message.bytes) = (number, bytes);
+        }
+        self.settle(token, Outcome::Nack(None, failure), refused, now)
+    }
+
     fn done(&mut self, sequence: Sequence, outcome: Outcome, now: Time) {
         let place = self.next_place();
         match outcome {

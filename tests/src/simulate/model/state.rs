@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::barriers::Gathered;
 use super::calls::{New, Refusal};
 use super::{Due, Model, Outcome, Sequence, Time, Token, Wrong};
 
@@ -17,6 +18,8 @@ pub(crate) struct Kept {
 pub(crate) struct Seen {
     pub(crate) values: BTreeMap<u64, u64>,
     pub(crate) counters: BTreeMap<u64, i64>,
+    pub(crate) barriers: BTreeMap<u64, Gathered>,
+    pub(crate) permits: usize,
 }
 
 /// What is done together with an ack.
@@ -43,12 +46,13 @@ impl Kept {
         value
     }
 
-    pub(crate) fn seen(&self, now: Time) -> Seen {
+    fn seen(&self, now: Time) -> Seen {
         let values = self.values.iter();
         let values = values.filter_map(|(key, it)| Some((*key, lives(Some(it), now)?)));
         let counters = self.counters.iter();
         let counters = counters.filter_map(|(key, it)| Some((*key, lives(Some(it), now)?)));
-        Seen { values: values.collect(), counters: counters.collect() }
+        let (values, counters) = (values.collect(), counters.collect());
+        Seen { values, counters, ..Seen::default() }
     }
 
     /// What is over is gone.
@@ -66,6 +70,11 @@ impl Kept {
 }
 
 impl Model {
+    pub(crate) fn seen_state(&self, now: Time) -> Seen {
+        let barriers = self.gathered(now).collect();
+        Seen { barriers, permits: self.permits_taken().count(), ..self.kept.seen(now) }
+    }
+
     /// A value is stored, for a time or until it is deleted; whether that was refused.
     pub(crate) fn store(
         &mut self,
@@ -129,15 +138,19 @@ impl Model {
                 Some(it) => Err(format!("{it} is published by an ack of an ended lease")),
             };
         }
-        let expected = self.refusal(&[finish.publish], now);
+        // What leaves its queue makes room for what is published with it.
+        let mut done = self.clone();
+        done.settle(token, Outcome::Ack, None, now)?;
+        let expected = done.refusal(&[finish.publish], now);
         let receipt = match (refused, published) {
             (None, Some(published)) if expected.is_none() => [(published, false)],
             (Some(refused), None) if Some(refused) == expected => return Ok(()),
             other => return Err(format!("{finish:?}: {other:?}, expected {expected:?}")),
         };
-        self.publish(&[finish.publish], Ok(&receipt), now)?;
-        self.kept.store(finish.key, finish.value, None);
-        self.kept.add(finish.key, 1, now);
-        self.settle(token, Outcome::Ack, None, now)
+        done.publish(&[finish.publish], Ok(&receipt), now)?;
+        done.kept.store(finish.key, finish.value, None);
+        done.kept.add(finish.key, 1, now);
+        *self = done;
+        Ok(())
     }
 }
