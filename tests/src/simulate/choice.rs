@@ -7,10 +7,18 @@ use super::plan::{
     WORKERS,
 };
 
+/// One history of so many is long. The others are the same but for their length: a short one costs a
+/// quarter, so that many more tempers and beginnings are seen in the same time, and a long one comes to
+/// what takes long to get to.
+const LONG_ONE_OF: usize = 8;
+
 /// The steps of a seed's history.
 pub(super) fn steps(seed: u64) -> Vec<Step> {
     let mut rng = Rng::new(seed);
-    let count = 100 + rng.below(300);
+    let count = match rng.below(LONG_ONE_OF) {
+        0 => 100 + rng.below(300),
+        _ => 20 + rng.below(80),
+    };
     let mut steps: Vec<_> = (0..=QUEUES.len()).map(Step::Create).collect();
     // Every history has its own temper: some publish much, some crash at every turn.
     let temper = Temper {
