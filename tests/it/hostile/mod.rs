@@ -1,6 +1,8 @@
 //! Clients that mean harm, or have lost their minds: nobody else notices, and what they cost is
 //! bounded.
 
+mod connections;
+mod frames;
 mod paused;
 mod reader;
 
