@@ -1,5 +1,7 @@
 //! Any program as a worker: what it gets, and what its end says.
 
+use qbroker_tests::front::Front;
+use qbroker_tests::shell::Shell;
 use serde_json::{Value, json};
 
 use super::{Gate, Stage, each};
@@ -170,4 +172,28 @@ async fn what_a_command_writes_is_published_with_the_ack_or_neither_is_done() {
     assert!(refused.err.contains("0 done, 1 failed"), "{}", refused.err);
     assert_eq!(stage.held("next").await[0], 1);
     assert_eq!(stage.held("first").await.iter().sum::<u64>(), 2);
+}
+
+/// Once it said "1 done": the ack was refused, and the message was somebody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_ack_was_refused_has_lost_its_message_and_done_nothing() {
+    let stage = Stage::new().await;
+    let mut gate = Gate::new(&stage);
+    let front = Front::before(stage.server.grpc()).await;
+    stage.publish("work", &["job"]).await;
+    let id = format!("q.{}", stage.peek("work").await[0]["sequence"]);
+    let job = format!("echo begun; {}; echo ended", gate.wait());
+    let consume = ["message", "consume", "work", "--count", "1", "--exec", &job];
+    let mut consumer = Shell::at(&front.url()).start(&consume);
+    assert_eq!(consumer.line().await.unwrap(), "begun");
+    // Nobody can tell it that its message is gone.
+    front.lead_nowhere();
+    front.cut();
+    stage.shell.out(&["message", "delete", &id]).await;
+    gate.let_through(1);
+    assert_eq!(consumer.line().await.unwrap(), "ended");
+    front.lead_to(stage.server.grpc());
+    let ended = consumer.end().await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(ended.err.contains("0 done, 0 failed, 0 released, 1 lost"), "{}", ended.err);
 }

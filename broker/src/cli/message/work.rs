@@ -43,13 +43,23 @@ pub(super) struct Worker {
     tasks: JoinSet<Ended>,
 }
 
-/// What became of the messages.
+/// What became of the messages, as far as the broker has answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     done: u64,
     failed: u64,
     released: u64,
     lost: u64,
+}
+
+impl Tally {
+    fn count(&mut self, fate: Fate) {
+        *match fate {
+            Fate::Done => &mut self.done,
+            Fate::Failed => &mut self.failed,
+            Fate::Released => &mut self.released,
+        } += 1;
+    }
 }
 
 impl fmt::Display for Tally {
@@ -59,12 +69,20 @@ impl fmt::Display for Tally {
     }
 }
 
+/// What a settlement says of its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Done,
+    Failed,
+    Released,
+}
+
 /// A task that came to its end.
 enum Ended {
     /// A command, with its message, and what became of it.
     Worked(Box<Delivery>, io::Result<Verdict>),
-    /// A settlement, and whether the broker has taken it.
-    Settled(Result<(), Error>),
+    /// A settlement, what it says of its message, and whether the broker has taken it.
+    Settled(Fate, Result<(), Error>),
 }
 
 impl Worker {
@@ -169,23 +187,27 @@ impl Worker {
             Ended::Worked(delivery, verdict) => {
                 self.running -= 1;
                 self.narrow(consumer);
-                let settling = self.settle(*delivery, verdict)?;
-                self.tasks.spawn(async { Ended::Settled(settling.await) });
+                let (fate, settling) = self.settle(*delivery, verdict)?;
+                self.tasks.spawn(async move { Ended::Settled(fate, settling.await) });
                 Ok(())
             }
-            Ended::Settled(Ok(())) => Ok(()),
-            Ended::Settled(Err(Error::LeaseLost(reason))) => {
+            Ended::Settled(fate, Ok(())) => {
+                self.tally.count(fate);
+                Ok(())
+            }
+            Ended::Settled(_, Err(Error::LeaseLost(reason))) => {
                 // Its outcome does not count: somebody else has the message, or will.
                 warn!(reason, "a message was lost before it was settled");
+                self.tally.lost += 1;
                 Ok(())
             }
-            Ended::Settled(Err(error @ Error::Refused(_))) if self.then.is_some() => {
+            Ended::Settled(_, Err(error @ Error::Refused(_))) if self.then.is_some() => {
                 // Nothing was published, and the message comes again.
                 warn!(%error, "what a command wrote was not taken: its message was nacked");
-                (self.tally.done, self.tally.failed) = (self.tally.done - 1, self.tally.failed + 1);
+                self.tally.count(Fate::Failed);
                 Ok(())
             }
-            Ended::Settled(Err(error)) => Err(error.into()),
+            Ended::Settled(_, Err(error)) => Err(error.into()),
         }
     }
 
@@ -198,36 +220,28 @@ impl Worker {
         }
     }
 
+    /// Tells the broker; the tally has it once that is known to have taken it.
     fn settle(
-        &mut self,
+        &self,
         delivery: Delivery,
         verdict: io::Result<Verdict>,
-    ) -> Result<Settling, Failure> {
-        if delivery.is_lost() {
-            self.tally.lost += 1;
-            return Ok(delivery.release());
-        }
+    ) -> Result<(Fate, Settling), Failure> {
         Ok(match verdict {
             Ok(Verdict::Done(output)) => {
-                self.tally.done += 1;
-                match &self.then {
+                let settling = match &self.then {
                     None => delivery.ack(),
                     Some(queue) => {
                         let message = OutgoingMessage::new(output).queue(queue);
                         delivery.settle(Settlement::ack().publish(message))
                     }
-                }
+                };
+                (Fate::Done, settling)
             }
             Ok(Verdict::Failed { kind, message, details }) => {
-                self.tally.failed += 1;
-                delivery.nack(Why::new(kind, message).details(details))
+                (Fate::Failed, delivery.nack(Why::new(kind, message).details(details)))
             }
-            Ok(Verdict::Stopped) => {
-                self.tally.released += 1;
-                delivery.release()
-            }
+            Ok(Verdict::Stopped) => (Fate::Released, delivery.release()),
             Err(error) => {
-                self.tally.released += 1;
                 drop(delivery.release());
                 let message = format!("cannot run the command: {error}");
                 return Err(Failure::new(Exit::Unavailable, message));
