@@ -93,3 +93,20 @@ async fn peeking_shows_and_changes_nothing() {
     assert!(table.lines().nth(1).unwrap().ends_with("first payload"), "{table}");
     assert_eq!(table.lines().count(), 4);
 }
+
+/// As with `| head`: a pipe that nobody reads any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_read_of_a_pull_goes_back_uncounted_and_no_word_is_said() {
+    let stage = Stage::new().await;
+    for output in [&[][..], &["-o", "json"], &["-o", "table"]] {
+        let pull = [&["message", "pull", "work", "--wait", "1m"][..], output].concat();
+        let mut waiting = stage.shell.start(&pull);
+        waiting.close_stdout();
+        stage.publish("work", &["job"]).await;
+        let ended = waiting.end().await;
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{output:?}");
+        assert_eq!(stage.held("work").await, [1, 0, 0], "{output:?}");
+        let left = json_lines(&stage.shell.out(&["message", "pull", "work"]).await);
+        assert_eq!(left[0]["attempt"], json!(1), "{output:?}");
+    }
+}
