@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use qbroker_client::{Failure, Leased, LostReason, Message};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::broker::Broker;
 use crate::follow_up::WhenDone;
@@ -25,14 +25,21 @@ pub struct Context(Arc<Inner>);
 
 struct Inner {
     actor: &'static str,
-    leased: Leased,
+    leased: Arc<Leased>,
     /// None in a test that has none.
     broker: Option<Broker>,
     states: Arc<States>,
     trace: TraceContext,
     deadline: OnceLock<Instant>,
     when_done: Mutex<WhenDone>,
-    canceled: watch::Sender<Option<CancelReason>>,
+    canceled: Canceled,
+}
+
+/// Whether a job should stop, and those who wait to hear of it.
+#[derive(Debug, Default)]
+struct Canceled {
+    reason: OnceLock<CancelReason>,
+    told: Notify,
 }
 
 /// Why a job should stop.
@@ -50,12 +57,12 @@ pub enum CancelReason {
 impl Context {
     pub(crate) fn new(
         actor: &'static str,
-        leased: Leased,
+        leased: Arc<Leased>,
         broker: Option<Broker>,
         states: Arc<States>,
         trace: TraceContext,
     ) -> Self {
-        let canceled = watch::Sender::new(None);
+        let canceled = Canceled::default();
         let (deadline, when_done) = (OnceLock::new(), Mutex::default());
         Self(Arc::new(Inner {
             actor,
@@ -189,7 +196,7 @@ impl Context {
     /// Why the job should stop, if it should. For loops of blocking jobs.
     #[must_use]
     pub fn cancel_reason(&self) -> Option<CancelReason> {
-        *self.0.canceled.borrow()
+        self.0.canceled.reason.get().copied()
     }
 
     /// Whether the job should stop.
@@ -216,9 +223,13 @@ impl Context {
     /// }
     /// ```
     pub async fn canceled(&self) -> CancelReason {
-        let mut canceled = self.0.canceled.subscribe();
-        let reason = canceled.wait_for(Option::is_some).await;
-        reason.ok().and_then(|reason| *reason).expect("the sender is in this context")
+        loop {
+            let told = self.0.canceled.told.notified();
+            if let Some(reason) = self.cancel_reason() {
+                return reason;
+            }
+            told.await;
+        }
     }
 
     /// Waits for a future in a blocking job: to send more jobs, say.
@@ -236,11 +247,9 @@ impl Context {
 
     /// The first reason stays.
     pub(crate) fn cancel(&self, reason: CancelReason) {
-        self.0.canceled.send_if_modified(|canceled| {
-            let first = canceled.is_none();
-            canceled.get_or_insert(reason);
-            first
-        });
+        if self.0.canceled.reason.set(reason).is_ok() {
+            self.0.canceled.told.notify_waiters();
+        }
     }
 
     pub(crate) fn set_deadline(&self, deadline: Instant) {

@@ -85,7 +85,8 @@ impl DetachedContext {
     #[must_use]
     pub fn build(self) -> Context {
         let Self { leased, broker, states, canceled } = self;
-        let context = Context::new("", leased, broker, Arc::new(states), TraceContext::root());
+        let context =
+            Context::new("", Arc::new(leased), broker, Arc::new(states), TraceContext::root());
         if let Some(reason) = canceled {
             context.cancel(reason);
         }

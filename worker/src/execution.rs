@@ -39,6 +39,12 @@ impl Execution<'_> {
         }
         let work = self.actor.start(context.clone(), context.message())?;
         let mut running = spawn(work, context.clone(), self.span.clone());
+        // Most jobs have ended once their own task has had its turn: nothing is made ready to interrupt
+        // those.
+        tokio::task::yield_now().await;
+        if running.is_finished() {
+            return ended(running.await, None);
+        }
         let reason = tokio::select! {
             joined = &mut running => return ended(joined, None),
             reason = self.interrupted(context, deadline) => reason,

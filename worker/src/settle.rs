@@ -91,8 +91,13 @@ mod tests {
     fn settled(error: JobError, change: impl FnOnce(&mut Leased)) -> Settlement {
         let mut leased = Leased::default();
         change(&mut leased);
-        let context =
-            Context::new("a", leased, None, Arc::new(States::default()), TraceContext::root());
+        let context = Context::new(
+            "a",
+            leased.into(),
+            None,
+            Arc::new(States::default()),
+            TraceContext::root(),
+        );
         let options = ActorOptions { max_retries: Some(2), ..ActorOptions::default() };
         decide(&Err(error), &context, &options, 0.0)
     }

@@ -37,10 +37,12 @@ impl Slots {
         Self { free: Arc::new(Semaphore::new(count)), stuck: Arc::default(), stuck_max }
     }
 
-    /// Waits for a free slot.
-    pub(crate) async fn take(&self) -> Slot {
-        let slot = Arc::clone(&self.free).acquire_owned().await;
-        Arc::new(slot.expect("the slots are never closed"))
+    /// Waits for a free slot, and takes those with it that are free as well, at most `max`.
+    pub(crate) async fn take(&self, max: usize) -> Vec<Slot> {
+        let first = Arc::clone(&self.free).acquire_owned().await;
+        let first = first.expect("the slots are never closed");
+        let more = std::iter::from_fn(|| Arc::clone(&self.free).try_acquire_owned().ok());
+        std::iter::once(first).chain(more).take(max).map(Arc::new).collect()
     }
 
     /// Leaves its slot to a job that was told to stop, did not, and counts as failed. Nothing can end

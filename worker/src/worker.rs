@@ -105,6 +105,9 @@ pub enum WorkerError {
     Signals(#[source] std::io::Error),
 }
 
+/// Jobs that are begun together, at most: those before them have had their turn by then.
+const BATCH_MAX: usize = 64;
+
 /// A worker that ends because of jobs that do not stop leaves with this code, EX_TEMPFAIL: its
 /// supervisor is to start it again.
 const EXIT_STUCK: i32 = 75;
@@ -335,13 +338,16 @@ impl Worker {
 async fn take(shared: &Arc<Shared>, jobs: &TaskTracker) -> Result<(), WorkerError> {
     loop {
         tokio::select! {
-            next = next(shared) => match next? {
-                (slot, Some(delivery)) => {
+            next = next(shared) => {
+                let (slots, deliveries) = next?;
+                // Only draining ends deliveries, and that is not begun here.
+                if deliveries.is_empty() {
+                    return Ok(());
+                }
+                for (slot, delivery) in slots.into_iter().zip(deliveries) {
                     jobs.spawn(jobs::run(Arc::clone(shared), delivery, slot));
                 }
-                // Only draining ends deliveries, and that is not begun here.
-                (_, None) => return Ok(()),
-            },
+            }
             () = shared.slots.stuck_changed() => shared.follow_stuck(),
             () = shared.slots.stuck_too_long() => {
                 return Err(WorkerError::Stuck { jobs: shared.slots.stuck_jobs() });
@@ -350,10 +356,11 @@ async fn take(shared: &Arc<Shared>, jobs: &TaskTracker) -> Result<(), WorkerErro
     }
 }
 
-/// A slot, and a message for it. Canceling it loses neither.
-async fn next(shared: &Shared) -> Result<(Slot, Option<Delivery>), WorkerError> {
-    let slot = shared.slots.take().await;
-    Ok((slot, shared.consumer.next().await?))
+/// Slots that are free, and messages for them, of which there may be fewer. Canceling it loses neither.
+async fn next(shared: &Shared) -> Result<(Vec<Slot>, Vec<Delivery>), WorkerError> {
+    let slots = shared.slots.take(BATCH_MAX).await;
+    let deliveries = shared.consumer.next_batch(slots.len()).await?;
+    Ok((slots, deliveries))
 }
 
 /// Takes no more, lets jobs finish, ends the others, and hands back what is not done.

@@ -32,7 +32,7 @@ pub struct Delivery {
     shared: Arc<Shared<Inbox>>,
     /// Its place among the leases; `None` once it is settled.
     key: Option<usize>,
-    leased: Box<Leased>,
+    leased: Arc<Leased>,
 }
 
 impl Delivery {
@@ -91,6 +91,12 @@ impl Delivery {
             }
             sent_on.await;
         }
+    }
+
+    /// The message and what is known of it, to be kept beyond its settlement without a copy.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Leased> {
+        Arc::clone(&self.leased)
     }
 
     /// Settles the message with what is done together with it, and keeps the delivery where the broker

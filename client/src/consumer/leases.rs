@@ -1,6 +1,7 @@
 //! The leases that a consumer has: waiting to be handed out, in hand, or being settled.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::{DecodeError, Message as _};
@@ -38,7 +39,7 @@ enum LeaseState {
 pub(super) struct Buffered {
     pub(super) key: usize,
     /// Large, and passed on several times.
-    pub(super) leased: Box<Leased>,
+    pub(super) leased: Arc<Leased>,
 }
 
 impl Leases {
@@ -57,8 +58,8 @@ impl Leases {
         sent: Option<Sent>,
     ) -> Result<(), DecodeError> {
         for delivery in deliveries {
-            let mut leased = Box::new(Leased::from(v1::Delivery::decode(delivery)?));
-            leased.sent = sent;
+            let leased = Leased::from(v1::Delivery::decode(delivery)?);
+            let leased = Arc::new(Leased { sent, ..leased });
             let token = leased.lease_token.clone();
             let key = self.leases.insert(Lease { token, state: LeaseState::Held, started: false });
             self.buffered.push_back(Buffered { key, leased });
