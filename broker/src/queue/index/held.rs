@@ -64,7 +64,7 @@ impl Held {
             for (&(page, _), rest) in lists.iter().zip(&mut rests) {
                 let here = rest.partition_point(|hash| u64::from(u32::from_le_bytes(*hash)) < end);
                 let (taken, later) = rest.split_at(here);
-                entries.extend(taken.iter().map(|hash| (u32::from_le_bytes(*hash), page)));
+                entries.extend(taken.iter().map(|hash| pack((u32::from_le_bytes(*hash), page))));
                 *rest = later;
             }
             entries.sort_unstable();
@@ -74,12 +74,13 @@ impl Held {
     }
 
     /// Entries in order, behind all that there are of this queue and role.
-    fn add_leaves(&mut self, queue: QueueId, role: Role, mut entries: &[(u32, Number)]) {
-        while let Some(&(first, _)) = entries.first() {
-            let (last, _) = entries[LEAF_FILLED.min(entries.len()) - 1];
-            let end = entries.partition_point(|&(hash, _)| hash <= last);
+    fn add_leaves(&mut self, queue: QueueId, role: Role, mut entries: &[u64]) {
+        while let Some(&first) = entries.first() {
+            let (last, _) = unpack(entries[LEAF_FILLED.min(entries.len()) - 1]);
+            let end = entries.partition_point(|entry| unpack(*entry).0 <= last);
             let (leaf, rest) = entries.split_at(end);
-            self.leaves.insert((queue, role, first), leaf.to_vec());
+            let leaf = leaf.iter().copied().map(unpack).collect();
+            self.leaves.insert((queue, role, unpack(first).0), leaf);
             entries = rest;
         }
     }
@@ -124,6 +125,16 @@ impl Held {
         leaf.shrink_to_fit();
         self.leaves.insert((queue, role, begin), rest);
     }
+}
+
+/// An entry as a number, of the same order: numbers are sorted faster than pairs.
+fn pack((hash, page): (u32, Number)) -> u64 {
+    u64::from(hash) << 32 | u64::from(page)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "halves")]
+fn unpack(entry: u64) -> (u32, Number) {
+    ((entry >> 32) as u32, entry as u32)
 }
 
 #[cfg(test)]
