@@ -117,8 +117,8 @@ pub(super) struct Producer {
     pub(super) last_ms: u64,
     /// Last batch that was stored.
     pub(super) stored: u64,
-    /// Outcomes that the client may not have seen.
-    pub(super) outcomes: BTreeMap<u64, BatchOutcome>,
+    /// Outcomes that the client may not have seen, by batch.
+    pub(super) outcomes: VecDeque<BatchOutcome>,
     /// Last batch that has an outcome. Of this start: a crash may take the refused ones back.
     through: u64,
     /// Batches refused since the last stored one. Of this start.
@@ -152,10 +152,10 @@ impl Producers {
             duplicates: stored.duplicates.clone(),
             refused: None,
         };
-        producer.outcomes.insert(stored.batch, outcome);
+        producer.add_outcome(outcome);
         producer.forget_through(stored.confirmed_through);
         while outcomes_max < producer.outcomes.len() {
-            producer.outcomes.pop_first();
+            producer.outcomes.pop_front();
         }
         if let Some(before_ms) = idle_ms {
             self.by_idle.remove(&(before_ms, epoch));
@@ -175,7 +175,7 @@ impl Producers {
 
     pub(super) fn refused(&mut self, refused: &BatchRefused) {
         if let Some(producer) = self.known(refused.producer) {
-            producer.outcomes.insert(refused.batch, BatchOutcome::refused(refused.clone()));
+            producer.add_outcome(BatchOutcome::refused(refused.clone()));
         }
     }
 
@@ -289,31 +289,43 @@ impl Producers {
         let producer = self.known(epoch).expect("it was opened just now");
         producer.stored = stored;
         producer.through = stored;
-        producer.outcomes = outcomes.into_iter().map(|outcome| (outcome.batch, outcome)).collect();
+        outcomes.into_iter().for_each(|outcome| producer.add_outcome(outcome));
     }
 }
 
 impl Producer {
+    fn place(&self, batch: u64) -> Result<usize, usize> {
+        self.outcomes.binary_search_by_key(&batch, |outcome| outcome.batch)
+    }
+
+    fn add_outcome(&mut self, outcome: BatchOutcome) {
+        match self.place(outcome.batch) {
+            Ok(at) => self.outcomes[at] = outcome,
+            Err(at) => self.outcomes.insert(at, outcome),
+        }
+    }
+
     fn outcome(&self, batch: u64) -> Option<BatchOutcome> {
         let refused = || {
             let refused = self.refused.iter().find(|refused| refused.batch == batch)?;
             Some(BatchOutcome::refused(refused.clone()))
         };
-        self.outcomes.get(&batch).cloned().or_else(refused)
+        self.place(batch).ok().map(|at| self.outcomes[at].clone()).or_else(refused)
     }
 
     /// Outcomes of the batches after this one, ascending.
     fn outcomes_after(&self, batch: u64) -> Vec<BatchOutcome> {
         let after = batch.saturating_add(1);
-        let stored = self.outcomes.range(after..).map(|(_, outcome)| outcome.clone());
+        let at = self.place(after).unwrap_or_else(|at| at);
+        let stored = self.outcomes.range(at..).cloned();
         // Refused since the last stored one: they come after it.
         let refused = self.refused.iter().filter(|refused| after <= refused.batch);
         stored.chain(refused.cloned().map(BatchOutcome::refused)).collect()
     }
 
     fn forget_through(&mut self, batch: u64) {
-        while self.outcomes.first_key_value().is_some_and(|(&first, _)| first <= batch) {
-            self.outcomes.pop_first();
+        while self.outcomes.front().is_some_and(|first| first.batch <= batch) {
+            self.outcomes.pop_front();
         }
     }
 }

@@ -189,6 +189,8 @@ impl<I: Index> Core<I> {
         let queues = self.draft_queues(draft, messages, now)?;
         let (mut seen, mut needs) = (Seen::default(), Needs::default());
         let mut receipts = Vec::with_capacity(messages.len());
+        // And one that tells of the batch.
+        draft.records.reserve_exact(messages.len() + 1);
         for (index, (message, queue)) in messages.iter().zip(queues).enumerate() {
             let policy = self.catalog.get(queue).map(|queue| &queue.definition.policy);
             let receipt = self

@@ -216,7 +216,7 @@ fn pulled_item(pulled: &Pulled) -> PulledItem {
 }
 
 fn producer_item(epoch: u64, producer: &Producer) -> ProducerItem {
-    let outcomes = || producer.outcomes.values();
+    let outcomes = || producer.outcomes.iter();
     ProducerItem {
         epoch,
         name: producer.name.clone(),
