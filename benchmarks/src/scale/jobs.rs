@@ -31,6 +31,9 @@ pub(crate) struct JobsArgs {
     /// How often each is measured
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
+    /// Of the messages in flight, those that wait in the worker; the others are at work
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..4_000))]
+    prefetch: u32,
     /// Jobs that are at work at once, for the memory they take
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     at_once: u32,
@@ -185,8 +188,8 @@ impl JobsArgs {
         let worker =
             Worker::new(Broker::new(client.clone())).register(empty).state(Arc::clone(&tally));
         let open = stage.begin("empty jobs", Some(self.jobs)).await?;
-        let half = in_flight() / 2;
-        let running = run(worker.concurrency(half).prefetch(half));
+        let at_work = in_flight() - self.prefetch;
+        let running = run(worker.concurrency(at_work).prefetch(self.prefetch));
         tally.all_done().await?;
         // Done is what the broker has on disk.
         while !client.wait_queue_empty(EMPTY, Duration::from_secs(5)).await?.0 {}
