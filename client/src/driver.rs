@@ -33,6 +33,10 @@ pub(crate) trait Machine: fmt::Debug + Send + 'static {
     fn handed_on(&mut self) -> bool {
         false
     }
+    /// Whether it is to be asked again at once, though it has nothing to send, so that it hears of that.
+    fn wants_asking(&self) -> bool {
+        false
+    }
     /// Whether [`Machine::next`] would be anything but [`Next::Wait`].
     fn is_ready(&self) -> bool;
     /// The first response came.
@@ -175,6 +179,9 @@ impl<M: Machine> Outbound for Shared<M> {
             Next::Send(request) => Poll::Ready(Some(request)),
             Next::End => Poll::Ready(None),
             Next::Wait => {
+                if state.machine.wants_asking() {
+                    cx.waker().wake_by_ref();
+                }
                 state.sender = Some(cx.waker().clone());
                 Poll::Pending
             }

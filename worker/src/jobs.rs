@@ -32,7 +32,7 @@ pub(crate) async fn run(shared: Arc<Shared>, delivery: Delivery, slot: Slot) {
     let parent = delivery.message.headers.get(TRACEPARENT).and_then(|text| text.parse().ok());
     let trace = parent.map_or_else(TraceContext::root, TraceContext::child);
     let (broker, states) = (Some(shared.broker.clone()), Arc::clone(&shared.states));
-    let context = Context::new(actor.name, delivery.shared(), broker, states, trace);
+    let context = Context::new(actor.name, delivery.leased(), broker, states, trace);
     let span = span(&context, parent);
     for middleware in shared.middleware() {
         middleware.on_span(&context, &span);

@@ -95,7 +95,7 @@ impl Delivery {
 
     /// The message and what is known of it, to be kept beyond its settlement without a copy.
     #[must_use]
-    pub fn shared(&self) -> Arc<Leased> {
+    pub fn leased(&self) -> Arc<Leased> {
         Arc::clone(&self.leased)
     }
 

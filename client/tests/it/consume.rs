@@ -130,67 +130,6 @@ async fn hear_subscribe(talk: &mut ConsumeTalk) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_begun_is_reported_and_again_after_a_break() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let opening = tokio::spawn(client.consumer(["mails"]).report_started().open());
-    let mut talk = broker.consume_talk().await;
-    assert!(talk.hear_open().await.reports_started);
-    talk.say_opened("c1", false, &[]);
-    hear_window(&mut talk).await;
-    let consumer = soon(opening).await.unwrap().unwrap();
-    talk.deliver(&["a", "b", "c"]);
-    let batch = take(&consumer, 3).await;
-    batch[0].started();
-    assert_eq!(hear_started(&mut talk).await, tokens(&["a"]));
-    batch[1].started();
-    assert_eq!(hear_started(&mut talk).await, tokens(&["b"]));
-
-    broker.crash();
-    broker.restart();
-    let mut talk = broker.consume_talk().await;
-    assert_eq!(talk.hear_open().await.held_lease_tokens.len(), 3);
-    talk.say_opened("c2", true, &["b"]);
-    assert_eq!(hear_started(&mut talk).await, tokens(&["a", "b"]));
-    // Once is enough, and what is lost is not begun.
-    batch[0].started();
-    batch[1].started();
-    batch[2].started();
-    assert_eq!(hear_started(&mut talk).await, tokens(&["c"]));
-}
-
-#[tokio::test]
-async fn who_waits_for_the_report_of_a_beginning_waits_for_no_stream_that_is_down() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let opening = tokio::spawn(client.consumer(["mails"]).report_started().open());
-    let mut talk = broker.consume_talk().await;
-    talk.hear_open().await;
-    talk.say_opened("c1", false, &[]);
-    hear_window(&mut talk).await;
-    let consumer = soon(opening).await.unwrap().unwrap();
-    talk.deliver(&["a", "b"]);
-    let batch = take(&consumer, 2).await;
-    soon(batch[0].begin()).await;
-    assert_eq!(hear_started(&mut talk).await, tokens(&["a"]));
-    soon(batch[0].begin()).await;
-    broker.crash();
-    soon(batch[1].begin()).await;
-    broker.restart();
-    let mut talk = broker.consume_talk().await;
-    talk.hear_open().await;
-    talk.say_opened("c2", true, &[]);
-    assert_eq!(hear_started(&mut talk).await, tokens(&["a", "b"]));
-}
-
-async fn hear_started(talk: &mut ConsumeTalk) -> Vec<Bytes> {
-    match talk.hear_kind().await {
-        consume_request::Kind::Started(started) => started.lease_tokens,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test]
 async fn a_running_job_is_settled_after_a_crash_of_the_broker() {
     let (mut broker, consumer, mut talk) = open().await;
     talk.deliver(&["running", "unanswered", "buffered", "done"]);
@@ -545,7 +484,7 @@ pub(crate) async fn open() -> (Broker, Consumer, ConsumeTalk) {
     (broker, soon(opening).await.unwrap().unwrap(), talk)
 }
 
-async fn hear_window(talk: &mut ConsumeTalk) -> i32 {
+pub(crate) async fn hear_window(talk: &mut ConsumeTalk) -> i32 {
     match talk.hear_kind().await {
         consume_request::Kind::Flow(flow) => flow.max_outstanding_messages,
         other => panic!("{other:?}"),

@@ -30,6 +30,12 @@ impl Reports {
         is_news
     }
 
+    /// Whether some are lined up, and it is not known that HTTP/2 has taken them. The stream may have had
+    /// nothing more to hand on when it was told to wait, and would never ask again by itself.
+    pub(super) fn are_lined_up(&self) -> bool {
+        self.taken < self.lined_up
+    }
+
     pub(super) fn have_left(&self, report: u64) -> bool {
         report <= self.taken
     }
@@ -46,8 +52,8 @@ mod tests {
         assert!(!reports.asked_again(), "it may be in a buffer still");
         reports.line_up();
         let third = reports.ask();
-        assert!(!reports.have_left(first));
-        assert!(reports.asked_again());
+        assert!(!reports.have_left(first) && reports.are_lined_up());
+        assert!(reports.asked_again() && !reports.are_lined_up());
         assert!(reports.have_left(first) && reports.have_left(second) && !reports.have_left(third));
         assert!(!reports.asked_again());
         reports.line_up();

@@ -82,6 +82,10 @@ impl Machine for Inbox {
         self.reports.asked_again()
     }
 
+    fn wants_asking(&self) -> bool {
+        self.reports.are_lined_up()
+    }
+
     fn is_ready(&self) -> bool {
         match self.stream {
             Stream::Down | Stream::Opening => true,
