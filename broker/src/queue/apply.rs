@@ -3,7 +3,7 @@
 use qbroker_storage::Lsn;
 
 use super::Core;
-use super::dedup::Seen;
+use super::dedup::SeenId;
 use super::ids::{QueueId, SessionId};
 use super::index::{Index, Message, State};
 use super::record::{Nacked, Parked, Published, QueueDefinition, Record, Started, StoredDue};
@@ -112,7 +112,7 @@ impl<I: Index> Core<I> {
             let window_ms = of.definition.policy.dedup_ms();
             self.dedup.prune(published.wall_ms);
             let end_ms = published.wall_ms.saturating_add(window_ms);
-            let seen = Seen { hash, birth: lsn, end_ms };
+            let seen = SeenId { hash, birth: lsn, end_ms };
             self.dedup.remember(queue, seen, self.limits.message_ids_max);
         }
         if due.is_none() {

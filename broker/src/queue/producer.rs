@@ -327,6 +327,10 @@ impl Producer {
         while self.outcomes.front().is_some_and(|first| first.batch <= batch) {
             self.outcomes.pop_front();
         }
+        // A producer that was far ahead once may be idle for a day.
+        if self.outcomes.len() < self.outcomes.capacity() / 8 {
+            self.outcomes.shrink_to(2 * self.outcomes.len());
+        }
     }
 }
 

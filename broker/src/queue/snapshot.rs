@@ -20,7 +20,7 @@ use items::{
     ProducerItem, PulledItem, QueueItem, SessionItem, SettledItem,
 };
 
-use super::dedup::Seen;
+use super::dedup::SeenId;
 use super::ids::{ConsumerId, QueueId, SessionId};
 use super::index::{Index, Page};
 use super::lease::Lease;
@@ -197,11 +197,11 @@ impl<I: Index> Core<I> {
             }
             Item::MessageId(item) => {
                 let hash = u128::from(item.hash_high) << 64 | u128::from(item.hash_low);
-                let seen = Seen { hash, birth: Lsn(item.birth), end_ms: item.expire_ms };
+                let seen = SeenId { hash, birth: Lsn(item.birth), end_ms: item.expire_ms };
                 self.dedup.remember(QueueId(item.queue), seen, self.limits.message_ids_max);
             }
             Item::MessageIds(item) => {
-                let all = Seen::read(&item.entries).ok_or(SnapshotError::UnknownItem)?;
+                let all = SeenId::read(&item.entries).ok_or(SnapshotError::UnknownItem)?;
                 for seen in all {
                     self.dedup.remember(QueueId(item.queue), seen, self.limits.message_ids_max);
                 }

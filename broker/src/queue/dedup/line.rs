@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::ids::{ENTRY, Entry, Seen};
+use super::ids::{ENTRY, Entry, SeenId};
 
 /// Entries of a chunk.
 const CHUNK: usize = 512;
@@ -46,18 +46,18 @@ impl Line {
         (self.chunks.len() - 1) * CHUNK + last.0.len() - self.gone
     }
 
-    pub(super) fn first(&self) -> Option<Seen> {
-        self.chunks.front().map(|chunk| Seen::from(&chunk.0[self.gone]))
+    pub(super) fn first(&self) -> Option<SeenId> {
+        self.chunks.front().map(|chunk| SeenId::from(&chunk.0[self.gone]))
     }
 
     /// The one of this number, which is in the line.
-    pub(super) fn get(&self, number: u32) -> Seen {
+    pub(super) fn get(&self, number: u32) -> SeenId {
         let at = self.gone + number.wrapping_sub(self.first) as usize;
-        Seen::from(&self.chunks[at / CHUNK].0[at % CHUNK])
+        SeenId::from(&self.chunks[at / CHUNK].0[at % CHUNK])
     }
 
     /// Adds one; returns its number.
-    pub(super) fn push(&mut self, seen: Seen) -> u32 {
+    pub(super) fn push(&mut self, seen: SeenId) -> u32 {
         let number = self.first.wrapping_add(u32::try_from(self.len()).expect("fewer than 2^32"));
         if self.chunks.back().is_none_or(|chunk| chunk.0.len() == CHUNK) {
             self.chunks.push_back(Chunk::default());
@@ -68,7 +68,7 @@ impl Line {
     }
 
     /// Takes the first one out; returns its number as well.
-    pub(super) fn pop(&mut self) -> Option<(u32, Seen)> {
+    pub(super) fn pop(&mut self) -> Option<(u32, SeenId)> {
         let seen = self.first()?;
         let number = self.first;
         self.first = number.wrapping_add(1);

@@ -11,7 +11,7 @@ use qbroker_storage::Lsn;
 
 /// Births in a block.
 const BLOCK: usize = 64;
-/// Births whose blocks are made at a time when there are many.
+/// Births whose blocks, one for each bit of a number, are made at a time when there are many.
 const PART: usize = 64 * BLOCK;
 /// Bytes of a change of page. A block that changes so often that this takes more names every birth's
 /// page instead.
@@ -146,13 +146,17 @@ impl Homes {
         let mut slots = [NONE; PART];
         while let Some(&Reverse((first, _))) = nexts.peek() {
             let part = part_of(first);
+            // Which blocks of the part have any: births may be far apart.
+            let mut touched = 0_u64;
             while let Some(mut next) = nexts.peek_mut()
                 && part_of(next.0.0) == part
             {
                 let (page, births) = &mut rests[next.0.1];
                 while let Some(birth) = births.next_if(|birth| part_of(*birth) == part) {
                     let at = usize::try_from(birth.0 % PART as u64);
-                    slots[at.expect("below the size of a part")] = *page;
+                    let at = at.expect("below the size of a part");
+                    slots[at] = *page;
+                    touched |= 1 << (at / BLOCK);
                 }
                 match births.peek() {
                     Some(birth) => next.0.0 = *birth,
@@ -160,9 +164,12 @@ impl Homes {
                 }
             }
             let first_block = part * (PART / BLOCK) as u64;
-            for (number, pages) in (first_block..).zip(slots.as_chunks_mut::<BLOCK>().0) {
+            while touched != 0 {
+                let at = touched.trailing_zeros();
+                touched &= touched - 1;
+                let pages = &mut slots.as_chunks_mut::<BLOCK>().0[at as usize];
                 if let Some(block) = Block::new(std::mem::replace(pages, [NONE; BLOCK])) {
-                    self.blocks.insert(number, block);
+                    self.blocks.insert(first_block + u64::from(at), block);
                 }
             }
         }

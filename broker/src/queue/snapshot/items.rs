@@ -151,7 +151,7 @@ pub(super) struct MessageIdItem {
 pub(super) struct MessageIdsItem {
     #[prost(uint32, tag = "1")]
     pub(super) queue: u32,
-    /// As [`Seen::read`](crate::queue::dedup::Seen::read) takes them.
+    /// As [`SeenId::read`](crate::queue::dedup::SeenId::read) takes them.
     #[prost(bytes = "bytes", tag = "2")]
     pub(super) entries: Bytes,
 }
