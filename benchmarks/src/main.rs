@@ -24,6 +24,7 @@ mod taking;
 mod workload;
 
 use std::io::Write as _;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,9 +71,19 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let command = Cli::parse().command;
-    // Dropping what runs ends the servers and removes their files.
+async fn main() -> ExitCode {
+    match run_until_interrupted(Cli::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        // In one line and the last: a backtrace would push it out of what is kept of a long output.
+        Err(error) => {
+            writeln!(std::io::stderr(), "error: {error:#}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Dropping what runs ends the servers and removes their files.
+async fn run_until_interrupted(command: Command) -> anyhow::Result<()> {
     tokio::select! {
         ended = run(command) => ended,
         signal = interrupted() => anyhow::bail!("ended by {}", signal?),

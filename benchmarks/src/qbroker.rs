@@ -16,6 +16,9 @@ use crate::process::ServerProcess;
 use crate::round_trip::Trip;
 use crate::system::{self, Fallible, System};
 
+/// Bytes of the disk that are left free: below it the broker refuses to publish.
+pub(crate) const DISK_RESERVE_BYTES: u64 = 1 << 30;
+
 /// What the broker at `program` says of itself.
 pub(crate) async fn version(program: &Path) -> Fallible<String> {
     let output = Command::new(program).arg("--version").output().await?;
@@ -39,7 +42,8 @@ struct Addresses {
 }
 
 impl Qbroker {
-    /// Starts `program` with its defaults, but for a data folder and ports of its own.
+    /// Starts `program` with its defaults, but for a data folder and ports of its own, and less of the
+    /// disk kept free: a machine's disk may be full of other things, and this is soon over.
     pub(crate) async fn start(program: &Path, dir: &Path) -> Fallible<Self> {
         Self::start_with(program, dir, &[]).await
     }
@@ -49,6 +53,7 @@ impl Qbroker {
         let mut command = Command::new(program);
         command.arg("serve").arg("--data-dir").arg(dir);
         command.args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+        command.args(["--disk-reserve", &DISK_RESERVE_BYTES.to_string()]);
         command.args(["--log-format", "json"]).args(flags);
         let (server, addresses) = ServerProcess::start(command, serving).await?;
         let client = Client::connect(format!("http://{}", addresses.grpc)).await?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
+use crate::qbroker::DISK_RESERVE_BYTES;
 use crate::report::thousands;
 use crate::system::Fallible;
 
@@ -17,8 +18,8 @@ const SEGMENTS_BYTES: u64 = 16 * (64 << 20);
 pub(crate) fn check(folder: &Path, messages: u64, payload_bytes: u32) -> Fallible<()> {
     let disk = rustix::fs::statvfs(folder)
         .with_context(|| format!("cannot look at the disk of {}", folder.display()))?;
-    let (free, size) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
-    let needed = needed(messages, payload_bytes, size);
+    let free = disk.f_bavail * disk.f_frsize;
+    let needed = needed(messages, payload_bytes);
     let mebibytes = |bytes: u64| thousands((bytes >> 20) as f64);
     ensure!(
         needed <= free,
@@ -32,11 +33,9 @@ pub(crate) fn check(folder: &Path, messages: u64, payload_bytes: u32) -> Fallibl
     Ok(())
 }
 
-/// For so many messages, on a file system of this size.
-fn needed(messages: u64, payload_bytes: u32, size: u64) -> u64 {
-    // Below it the broker refuses to publish: see `disk-reserve` in its configuration.
-    let reserve = (size / 20).max(1 << 30);
-    messages * (u64::from(payload_bytes) + BYTES_AROUND) + SEGMENTS_BYTES + reserve
+/// For so many messages.
+fn needed(messages: u64, payload_bytes: u32) -> u64 {
+    messages * (u64::from(payload_bytes) + BYTES_AROUND) + SEGMENTS_BYTES + DISK_RESERVE_BYTES
 }
 
 #[cfg(test)]
@@ -45,8 +44,8 @@ mod tests {
 
     #[test]
     fn ten_million_messages_of_a_kibibyte_need_twelve_gigabytes_and_the_reserve() {
-        let gigabytes = needed(10_000_000, 1024, 100 << 30) / 1_000_000_000;
-        assert_eq!(gigabytes, 12 + 1 + 5);
+        let gigabytes = needed(10_000_000, 1024) / 1_000_000_000;
+        assert_eq!(gigabytes, 12 + 1 + 1);
     }
 
     #[test]
