@@ -147,7 +147,8 @@ impl SimDisk {
             names,
             name_changes: Vec::new(),
             dirs: state.dirs.clone(),
-            rng,
+            // Begun anew, it would draw the names of this life once more.
+            rng: state.rng.clone(),
             ..State::after(&state)
         })
     }
