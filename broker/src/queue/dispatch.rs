@@ -113,16 +113,29 @@ impl<I: Index> Core<I> {
         // What is new in one of them counts for who has several.
         self.fairness.look_again_at(self.consumers.all_hot());
         loop {
-            for name in self.consumers.line_up_freed() {
-                if let Some(queue) = self.catalog.named(&name) {
-                    let queue = queue.id();
-                    self.consumers.touch(queue);
+            let names = self.consumers.line_up_freed();
+            self.touch_all(&names);
+            let Some(queue) = self.consumers.next_hot() else {
+                let names = self.consumers.line_up_further();
+                if names.is_empty() {
+                    return Ok(());
                 }
-            }
-            let Some(queue) = self.consumers.next_hot() else { return Ok(()) };
+                self.touch_all(&names);
+                continue;
+            };
             match self.dispatch_queue(queue, now, out)? {
                 true => self.consumers.cool(),
                 false => self.consumers.postpone(),
+            }
+        }
+    }
+
+    /// Somebody stands at these queues who did not.
+    fn touch_all(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            if let Some(queue) = self.catalog.named(name) {
+                let queue = queue.id();
+                self.consumers.touch(queue);
             }
         }
     }

@@ -35,6 +35,7 @@ mod update;
 
 mod connect;
 mod consumer;
+mod consumers;
 mod disconnect;
 mod dispatch;
 mod fairness;
@@ -345,7 +346,7 @@ pub struct Core<I> {
     dedup: dedup::Dedup,
     outcomes: outcomes::Outcomes,
     trail: trail::Trail,
-    consumers: consumer::Consumers,
+    consumers: consumers::Consumers,
     flow: flow::Flow,
     operations: operation::Operations,
     leaderless: ordering::Leaderless,
@@ -389,7 +390,7 @@ impl<I: Index> Core<I> {
             dedup: dedup::Dedup::default(),
             outcomes: outcomes::Outcomes::default(),
             trail: trail::Trail::default(),
-            consumers: consumer::Consumers::default(),
+            consumers: consumers::Consumers::default(),
             flow: flow::Flow::default(),
             operations: operation::Operations::default(),
             leaderless: ordering::Leaderless::default(),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
-use super::consumer::{Consumer, Consumers};
+use super::consumer::Consumer;
+use super::consumers::Consumers;
 use super::ids::ConsumerId;
 use super::index::Index;
 use super::shares::{Selector, Shares};
