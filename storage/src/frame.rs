@@ -192,37 +192,97 @@ pub(crate) struct Entry<'a> {
 /// `None` when the lengths do not add up, or copied LSNs do not ascend, which only a writer's bug
 /// can cause.
 pub(crate) fn entries<'a>(header: &Header, table: &'a [u8]) -> Option<Vec<Entry<'a>>> {
-    let (count, entry_len) = (header.count as usize, header.entry_len());
-    let mut head_start = count.checked_mul(entry_len)?;
-    let mut body_start = 0_u32;
-    let mut lsn = header.first_lsn.0;
-    let mut records = Vec::with_capacity(count.min(table.len()));
-    for (at, entry) in table.get(..head_start)?.chunks_exact(entry_len).enumerate() {
-        let (own_lsn, entry) = entry.split_at(entry_len - ENTRY_LEN);
-        if !own_lsn.is_empty() {
-            let copied = u64_at(own_lsn, 0);
-            let follows = if at == 0 { lsn == copied } else { lsn <= copied };
-            lsn = follows.then_some(copied)?;
+    let mut entries = Entries::new(header, table)?;
+    let mut records = Vec::with_capacity((header.count as usize).min(table.len()));
+    for _ in 0..header.count {
+        records.push(entries.next()?);
+    }
+    entries.add_up().then_some(records)
+}
+
+/// Where in a table an entry is, and what those before it add up to.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Position {
+    /// How many entries are before it.
+    at: u32,
+    /// Its LSN; of a copied record the least that it can be.
+    pub(crate) lsn: Lsn,
+    head_start: u32,
+    body_start: u32,
+}
+
+/// The entries of a table, one after the other. It ends where the lengths do not add up.
+pub(crate) struct Entries<'a> {
+    header: Header,
+    table: &'a [u8],
+    next: Position,
+}
+
+impl<'a> Entries<'a> {
+    /// From the first one on; `None` where they do not fit into the table.
+    pub(crate) fn new(header: &Header, table: &'a [u8]) -> Option<Self> {
+        let head_start = (header.count as usize).checked_mul(header.entry_len())?;
+        let head_start = u32::try_from(head_start).ok()?;
+        let next = Position { at: 0, lsn: header.first_lsn, head_start, body_start: 0 };
+        (head_start as usize <= table.len()).then_some(Self { header: *header, table, next })
+    }
+
+    /// From one on that was passed before.
+    pub(crate) fn from(header: &Header, table: &'a [u8], next: Position) -> Self {
+        Self { header: *header, table, next }
+    }
+
+    /// Where the next one is.
+    pub(crate) fn position(&self) -> Position {
+        self.next
+    }
+
+    /// Whether the heads and bodies that were passed are all there are.
+    pub(crate) fn add_up(&self) -> bool {
+        let Position { head_start, body_start, .. } = self.next;
+        head_start as usize == self.table.len() && body_start == self.header.body_len
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let Position { at, lsn, head_start, body_start } = self.next;
+        if at == self.header.count {
+            return None;
         }
+        let (entry_len, start) = (self.header.entry_len(), head_start as usize);
+        let entry = self.table.get(at as usize * entry_len..)?.get(..entry_len)?;
+        let (own_lsn, entry) = entry.split_at(entry_len - ENTRY_LEN);
+        let lsn = match own_lsn {
+            [] => lsn,
+            _ => {
+                let copied = Lsn(u64_at(own_lsn, 0));
+                let follows = if at == 0 { lsn == copied } else { lsn <= copied };
+                follows.then_some(copied)?
+            }
+        };
         let body_len = u32_at(entry, 0);
-        let head_len = (u32_at(entry, 8) & 0x00ff_ffff) as usize;
+        let head_len = u32_at(entry, 8) & 0x00ff_ffff;
         let flags = entry[11];
-        let head = table.get(head_start..head_start + head_len)?;
-        let retention = if flags & RECORD_KEEP == 0 { Retention::Passing } else { Retention::Keep };
-        records.push(Entry {
-            lsn: Lsn(lsn),
-            head,
+        self.next = Position {
+            at: at + 1,
+            lsn: Lsn(lsn.0.checked_add(1)?),
+            head_start: head_start.checked_add(head_len)?,
+            body_start: body_start.checked_add(body_len)?,
+        };
+        let keeps = flags & RECORD_KEEP != 0;
+        Some(Entry {
+            lsn,
+            head: self.table.get(start..start + head_len as usize)?,
             body_start,
             body_len,
             body_crc: u32_at(entry, 4),
-            retention,
+            retention: if keeps { Retention::Keep } else { Retention::Passing },
             lost: flags & RECORD_LOST != 0,
-        });
-        head_start += head_len;
-        body_start = body_start.checked_add(body_len)?;
-        lsn = lsn.checked_add(1)?;
+        })
     }
-    (head_start == table.len() && body_start == header.body_len).then_some(records)
 }
 
 /// Bytes of a frame with a table and bodies of these lengths.

@@ -413,7 +413,7 @@ fn read_table<'a>(
     if !header.table_matches(&bytes, segment.seed) {
         return Err(bad(Problem::Table));
     }
-    Table::new(segment, offset, header, bytes).ok_or_else(|| bad(Problem::Lengths))
+    Table::new(segment.header.nonce, offset, header, bytes).ok_or_else(|| bad(Problem::Lengths))
 }
 
 /// Records of one frame: their bodies with as few reads as make sense.
@@ -423,14 +423,13 @@ fn read_records(
     table: &Table,
     wanted: &[Lsn],
 ) -> Vec<Answer> {
-    let found = wanted.iter().map(|&lsn| table.find(lsn)).collect::<Option<Vec<&Found>>>();
-    let Some(found) = found else {
+    let Some(mut found) = table.find_all(wanted) else {
         let (offset, header) = (table.offset, Some(table.header));
         let bad = Bad { offset, header, problem: Problem::Lengths };
         return wanted.iter().map(|&lsn| Err(read_error(segment, lsn, &bad))).collect();
     };
     let mut answers = Vec::with_capacity(found.len());
-    for run in found.chunk_by(|a, b| b.body_start <= a.body_start + a.body_len + GAP_BYTES) {
+    for run in found.chunk_by_mut(|a, b| b.body_start <= a.body_start + a.body_len + GAP_BYTES) {
         read_run(segment, file, table, run, &mut answers);
     }
     answers
@@ -441,12 +440,12 @@ fn read_run(
     segment: &Segment,
     file: &dyn ReadAt,
     table: &Table,
-    run: &[&Found],
+    run: &mut [Found],
     answers: &mut Vec<Answer>,
 ) {
     let bodies_at = table.offset + HEADER_LEN as u64 + u64::from(table.header.table_len);
     let start = run[0].body_start;
-    let last = run[run.len() - 1];
+    let last = &run[run.len() - 1];
     let len = last.body_start + last.body_len - start;
     let bytes = match read_bytes(segment, file, bodies_at + u64::from(start), len) {
         Ok(bytes) => bytes,
@@ -459,7 +458,7 @@ fn read_run(
         let body =
             bytes.get(from..from + entry.body_len as usize).map(|body| bytes.slice_ref(body));
         let body = body.and_then(|body| Body::checked(body, entry.body_crc));
-        let head = table.head(entry);
+        let head = std::mem::take(&mut entry.head);
         answers.push(match body {
             _ if entry.lost => Err(ReadError::Lost(entry.lsn)),
             Some(body) => Ok(StoredRecord { head, body }),
