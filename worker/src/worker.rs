@@ -345,7 +345,8 @@ async fn take(shared: &Arc<Shared>, jobs: &TaskTracker) -> Result<(), WorkerErro
                     return Ok(());
                 }
                 for (slot, delivery) in slots.into_iter().zip(deliveries) {
-                    jobs.spawn(jobs::run(Arc::clone(shared), delivery, slot));
+                    // In a box: what a task itself holds is copied when it begins and when it ends.
+                    jobs.spawn(Box::pin(jobs::run(Arc::clone(shared), delivery, slot)));
                 }
             }
             () = shared.slots.stuck_changed() => shared.follow_stuck(),
