@@ -138,7 +138,7 @@ pub static METRICS: &[Metric] = &[
         |s| by_queue(s, |queue| queue.consumers)),
     gauge("qbroker_queue_paused", &["queue"], "1 while the queue is paused, else 0; of queues summed up, how many are.",
         |s| by_queue(s, |queue| queue.paused)),
-    gauge("qbroker_queue_oldest_ready_age_seconds", &["queue"], "How long the first ready message has been waiting; 0 where none waits.",
+    gauge("qbroker_queue_oldest_ready_age_seconds", &["queue"], "How long the oldest ready message, whatever its priority, has been in the queue; 0 where none is ready.",
         queue_ages),
     counter("qbroker_messages_published_total", &["queue"], "Messages that came in: published, or from other queues, dead or moved.",
         |s| by_queue(s, |queue| queue.published_total)),

@@ -321,7 +321,10 @@ pub trait Index: Send {
     /// Who of those that wait in a line is next.
     fn first_behind(&self, queue: QueueId, line: u32) -> Lookup<Option<Lsn>>;
 
-    /// When the first ready message in delivery order came into its queue; never missing.
+    /// When the oldest ready message came into its queue: the earliest of the first messages of all
+    /// priorities and lanes, and of all that are in pages; never missing. Within a priority and a lane
+    /// they stand in the order in which they became ready, so a message that came earlier and was
+    /// ready later, after a delay, may be older than what is said.
     fn oldest_ready(&self, queue: QueueId) -> Option<u64>;
 
     /// Adds up to `max` messages of a queue that are ready or parked, as `states` says, those that have

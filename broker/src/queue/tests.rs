@@ -2,6 +2,7 @@
 //!
 //! Every command of every test also proves recovery: see [`stage`].
 
+mod ages;
 mod args;
 mod check;
 mod commands;

@@ -376,7 +376,7 @@ pub struct QueueStats {
     pub behind: u64,
     /// Payload, headers and keys of what it holds.
     pub bytes: u64,
-    /// When the first of the ready messages came into the queue.
+    /// When the oldest of the ready messages, whatever its priority, came into the queue.
     pub oldest_ready_time: Option<SystemTime>,
     /// Consumers connected.
     pub consumers: u64,

@@ -20,7 +20,8 @@ type Order = BTreeSet<(u64, Lsn, Number)>;
 pub(super) type Earliest = Option<(u64, Lsn)>;
 
 /// Invariant: a page is in the order of its queue and state, in the orders of its due times and of the
-/// ends of its times to live, and in `expiries` where its queue has a retention.
+/// ends of its times to live, in `expiries` where its queue has a retention, and in `ready_since` where
+/// its messages are ready.
 #[derive(Debug, Default)]
 pub(super) struct Cold {
     pages: Vec<Option<Arc<Page>>>,
@@ -36,6 +37,8 @@ pub(super) struct Cold {
     ttl_boot: BTreeSet<(u64, Number)>,
     ttl_wall: BTreeSet<(u64, Number)>,
     expiries: BTreeSet<(u64, Number)>,
+    /// Pages of ready messages, by when the oldest came into its queue.
+    ready_since: BTreeSet<(QueueId, u64, Number)>,
     /// Pages by the keys of their messages.
     held: Held,
 }
@@ -83,6 +86,7 @@ impl Cold {
         self.in_lanes += usize::from(page.lane() != Lane::default());
         orders.insert((order, birth, number));
         *self.counts.entry(page.queue()).or_default() += page.counts();
+        self.ready_since.extend(ready_since(&page, number));
         self.add_times(&page, number, retention_ms);
         self.pages[number as usize] = Some(Arc::new(page));
         number
@@ -103,6 +107,7 @@ impl Cold {
             self.orders.remove(&key);
         }
         self.uncount(&page);
+        ready_since(&page, number).map(|since| self.ready_since.remove(&since));
         self.remove_times(&page, number, retention_ms);
         for (role, hash) in page.roles() {
             self.held.remove(page.queue(), role, hash, number);
@@ -172,10 +177,10 @@ impl Cold {
         self.first_in(self.orders.get(&(queue, StateSet::READY.0, lane))?)
     }
 
-    /// The first page of ready messages of a queue.
-    pub(super) fn first_of_all(&self, queue: QueueId) -> Option<&Page> {
-        let lanes = self.lanes(queue, StateSet::READY);
-        lanes.filter_map(|(_, order)| self.first_in(order)).min_by_key(|page| page.first())
+    /// When the oldest of all ready messages of a queue came into it.
+    pub(super) fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
+        let pages = (queue, 0, Number::MIN)..=(queue, u64::MAX, Number::MAX);
+        self.ready_since.range(pages).next().map(|&(_, since_ms, _)| since_ms)
     }
 
     /// Whether ready messages of a queue have fairness keys.
@@ -299,6 +304,12 @@ fn order_of(page: &Page) -> (QueueId, u32, Lane) {
 
 fn page_of(pages: &[Option<Arc<Page>>], number: Number) -> &Page {
     pages[number as usize].as_deref().expect("an order names a page")
+}
+
+/// Where a page of ready messages stands by its oldest one.
+fn ready_since(page: &Page, number: Number) -> Option<(QueueId, u64, Number)> {
+    let is_ready = page.state() == StateSet::READY;
+    is_ready.then_some((page.queue(), page.oldest_since_ms, number))
 }
 
 /// When the first message of a page expires.

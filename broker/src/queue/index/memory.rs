@@ -172,10 +172,6 @@ impl MemoryIndex {
         (!births.is_empty()).then_some(births)
     }
 
-    pub(super) fn first_ready(&self, queue: QueueId) -> Option<Lsn> {
-        self.queues.get(&queue)?.ready.iter().next().map(|(_, _, birth)| birth)
-    }
-
     /// Place and birth of the messages that [`Index::oldest`] adds.
     pub(super) fn oldest_stands(
         &self,
@@ -279,7 +275,8 @@ impl Index for MemoryIndex {
     }
 
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
-        self.first_ready(queue).map(|birth| self.present(birth).since_ms)
+        let orders = self.queues.get(&queue)?;
+        orders.ready.firsts().map(|birth| self.present(birth).since_ms).min()
     }
 
     fn oldest(

@@ -36,9 +36,7 @@ pub struct Page {
     last_order: u64,
     #[prost(uint64, tag = "9")]
     last_birth: u64,
-    /// When the first message came into the queue, and when the oldest did.
-    #[prost(uint64, tag = "10")]
-    pub first_since_ms: u64,
+    /// When the oldest of the messages came into the queue. 10 was when the first one did.
     #[prost(uint64, tag = "11")]
     pub oldest_since_ms: u64,
     /// The earliest due time on each clock.
@@ -97,7 +95,6 @@ impl Page {
             first_birth: first_birth.0,
             last_order: last.order(),
             last_birth: last_birth.0,
-            first_since_ms: first.since_ms,
             oldest_since_ms: since.min().unwrap_or_default(),
             due_boot_ms: dues().filter_map(|due| due.boot_ms).min(),
             due_wall_ms: dues().filter(|due| due.boot_ms.is_none()).map(|due| due.wall_ms).min(),

@@ -196,11 +196,8 @@ impl Index for PagedIndex {
     }
 
     fn oldest_ready(&self, queue: QueueId) -> Option<u64> {
-        let hot = self.hot.first_ready(queue).map(|birth| self.stand(birth));
-        match self.cold.first_of_all(queue) {
-            Some(page) if hot.is_none_or(|hot| page.first() < hot) => Some(page.first_since_ms),
-            _ => self.hot.oldest_ready(queue),
-        }
+        let (hot, cold) = (self.hot.oldest_ready(queue), self.cold.oldest_ready(queue));
+        hot.into_iter().chain(cold).min()
     }
 
     fn oldest(

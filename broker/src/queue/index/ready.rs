@@ -110,9 +110,9 @@ impl ReadyOrder {
         self.lines.values().flat_map(Line::backwards).map(|(_, birth)| birth)
     }
 
-    /// Rank, place and birth of every message: by rank, whichever lane it is in.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Place> {
-        self.after(None)
+    /// The birth of the first message of each line.
+    pub(super) fn firsts(&self) -> impl Iterator<Item = Lsn> {
+        self.first_of_lines(1).map(|(_, birth)| birth)
     }
 
     /// The `max` that have the first places, at most, and some more: so many of each line.
@@ -120,7 +120,7 @@ impl ReadyOrder {
         self.lines.values().flat_map(move |line| line.after(None).take(max))
     }
 
-    /// [`Self::iter`], from behind this one on.
+    /// Rank, place and birth of every message, from behind this one on: by rank, whichever lane it is in.
     pub(super) fn after(&self, last: Option<Place>) -> impl Iterator<Item = Place> {
         let mut lanes: Vec<Peekable<_>> =
             self.fronts().map(|(lane, _)| self.lane_after(lane, last).peekable()).collect();
@@ -198,7 +198,8 @@ mod tests {
     #[test]
     fn what_returns_to_an_earlier_place_comes_first_again() {
         let mut order = ReadyOrder::default();
-        let births = |order: &ReadyOrder| order.iter().map(|(_, _, b)| b.0).collect::<Vec<_>>();
+        let births =
+            |order: &ReadyOrder| order.after(None).map(|(_, _, b)| b.0).collect::<Vec<_>>();
         for lsn in [1, 2, 3, 9] {
             order.insert(LANE, (5, Lsn(lsn), Lsn(lsn)));
         }
@@ -231,7 +232,7 @@ mod tests {
         let births = |births: &mut dyn Iterator<Item = Place>, count| {
             births.take(count).map(|(_, _, birth)| birth.0).collect::<Vec<_>>()
         };
-        assert_eq!(births(&mut order.iter(), 5), [100, 1, 2, 3, 4]);
+        assert_eq!(births(&mut order.after(None), 5), [100, 1, 2, 3, 4]);
         assert_eq!(births(&mut order.after(Some((5, Lsn(3), Lsn(3)))), 3), [4, 5, 6]);
         assert_eq!(births(&mut order.of_lane(Lane(2)), 3), [100, 2, 5]);
         let fronts: Vec<_> = order.fronts().collect();

@@ -6,12 +6,13 @@ use qbroker_storage::Lsn;
 
 use crate::queue::consumer::Taker;
 use crate::queue::ids::{ConsumerId, QueueId, SessionId};
-use crate::queue::index::{Counts, Index, State};
+use crate::queue::index::{Counts, Index, Lane, State};
 use crate::queue::time::Now;
 use crate::queue::{Core, Queue};
 
 pub(super) fn check_invariants<I: Index>(core: &Core<I>, now: Now) {
     check_counts(core);
+    check_ages(core);
     check_leases(core);
     check_lines(core);
     check_nobody_starves(core, now);
@@ -42,6 +43,31 @@ fn check_counts<I: Index>(core: &Core<I>) {
     for queue in core.catalog.ids() {
         let counted = counts.remove(&queue).unwrap_or_default();
         assert_eq!(core.index.counts(queue), counted, "counts of {queue:?}");
+    }
+}
+
+/// The oldest ready message is the oldest of the first ones of each priority and lane, and of all in
+/// pages.
+fn check_ages<I: Index>(core: &Core<I>) {
+    let frozen = core.index.frozen();
+    let mut firsts = BTreeMap::<(QueueId, Lane, u8), (Lsn, Lsn, u64)>::new();
+    frozen.for_each(&mut |birth, message| {
+        if message.state == State::Ready {
+            let first = (message.place, birth, message.since_ms);
+            let known = firsts.entry((message.queue, message.lane(), message.priority));
+            known.and_modify(|known| *known = first.min(*known)).or_insert(first);
+        }
+    });
+    let firsts = firsts.into_iter().map(|((queue, ..), (.., since_ms))| (queue, since_ms));
+    let of_pages = frozen.pages().iter().filter(|page| 0 < page.counts().ready);
+    let of_pages = of_pages.map(|page| (page.queue(), page.oldest_since_ms));
+    let mut oldest = BTreeMap::<QueueId, u64>::new();
+    for (queue, since_ms) in firsts.chain(of_pages) {
+        oldest.entry(queue).and_modify(|it| *it = since_ms.min(*it)).or_insert(since_ms);
+    }
+    for queue in core.catalog.ids() {
+        let told = core.index.oldest_ready(queue);
+        assert_eq!(told, oldest.remove(&queue), "the oldest ready message of {queue:?}");
     }
 }
 
