@@ -146,6 +146,6 @@ fn failure(event: &Event, record: &StoredRecord) -> Option<StoredFailure> {
         EventKind::DeadLettered { .. } => StoredDeadLetter::decode(body).ok()?.failure,
         _ => StoredFailure::decode(body).ok(),
     }?;
-    let StoredFailure { kind, message, details } = &failure;
+    let StoredFailure { kind, message, details, .. } = &failure;
     Some(StoredFailure::cut(kind, message, details, FAILURE_BYTES_MAX))
 }

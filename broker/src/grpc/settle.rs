@@ -1,15 +1,17 @@
 //! Settlements come in, on a stream or by single calls, with all that is done together with them.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use qbroker_proto::raw::SettleRequest;
 use qbroker_proto::v1::MessagePatch;
 use qbroker_storage::Lsn;
 
-use super::Context;
+use super::attempts::{self, Past};
 use super::convert::effects;
 use super::convert::settlements::{self, Reading, Understood};
 use super::fault::Fault;
-use super::publish;
+use super::{Context, publish};
 use crate::engine::Engine;
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::index::Index as _;
@@ -34,14 +36,18 @@ pub(super) async fn settle(
     let reading = Reading { seal: *seal, hasher: *hasher, limits: *limits };
     let understood = settlements::settle(request, consumer, reading)?;
     let Understood { command, patches, refused: mut failures, invalid } = understood;
-    if command.settlements.iter().all(|settlement| settlement.effects.is_none()) {
+    let past = attempts::past(engine, &command.settlements)?;
+    let is_plain = |settlement: &Settlement| settlement.effects.is_none();
+    if past.is_empty() && command.settlements.iter().all(is_plain) {
         let (lsn, refused) = engine.turn(|core, now, out| core.settle(&command, now, out))?;
         failures.extend(refused?);
         return Ok(Settled { lsn, failures, invalid });
     }
+    let (parts, twice) = parts(context, command, patches, past)?;
+    failures.extend(twice.into_iter().map(|token| (token, Refused::TokenTwice)));
     let mut last = Lsn(0);
-    for (part, patches) in parts(context, command, patches)? {
-        let (lsn, refused) = settle_part(context, part, patches).await?;
+    for part in parts {
+        let (lsn, refused) = settle_part(context, part).await?;
         last = lsn;
         failures.extend(refused);
     }
@@ -55,35 +61,60 @@ struct Wanted {
     content: Lsn,
 }
 
-/// A call in parts, so that no more of the stored messages is in memory at once than a batch may have.
+/// Settlements that are decided together, and what is read for them before.
+struct Part {
+    settle: Settle,
+    patches: Vec<Wanted>,
+    /// By the places of settlements that tell a failure.
+    past: Vec<(usize, Past)>,
+}
+
+/// A call in parts, so that no more of the stored messages and failures is in memory at once than a
+/// batch may have; and tokens that it names twice, which are settled once.
 fn parts(
     context: &Context,
     command: Settle,
     patches: Vec<(usize, MessagePatch)>,
-) -> Result<Vec<(Settle, Vec<Wanted>)>, Fault> {
+    past: Vec<(usize, Past)>,
+) -> Result<(Vec<Part>, Vec<LeaseToken>), Fault> {
     let mut contents = contents(&context.engine, &command, &patches)?.into_iter();
     let mut patches = patches.into_iter().peekable();
+    let mut past = past.into_iter().peekable();
     let Settle { consumer, number, answered_through, settlements } = command;
-    let empty = || Settle { consumer, number, answered_through, settlements: Vec::new() };
-    let mut parts = vec![(empty(), Vec::new())];
+    let empty = || Part {
+        settle: Settle { consumer, number, answered_through, settlements: Vec::new() },
+        patches: Vec::new(),
+        past: Vec::new(),
+    };
+    let mut parts = vec![empty()];
+    let (mut seen, mut twice) = (BTreeSet::new(), Vec::new());
+    let is_held = |token| context.engine.look(|core| core.is_held(token)).1;
     let mut bytes = 0;
     for (at, settlement) in settlements.into_iter().enumerate() {
         let patch = patches.next_if(|(place, _)| *place == at).map(|(_, patch)| patch);
         let content = patch.as_ref().and_then(|_| contents.next().expect("one for each patch"));
-        let size = content.map_or(0, |(_, size)| size) + bytes_of(&settlement);
+        let past = past.next_if(|(place, _)| *place == at).map(|(_, past)| past);
+        if !seen.insert(settlement.token) && is_held(settlement.token) {
+            twice.push(settlement.token);
+            continue;
+        }
+        let carried = past.map_or(0, |_| attempts::CARRIED_BYTES);
+        let size = content.map_or(0, |(_, size)| size) + bytes_of(&settlement) + carried;
         if context.limits.bytes_max < bytes + size && 0 < bytes {
-            parts.push((empty(), Vec::new()));
+            parts.push(empty());
             bytes = 0;
         }
         bytes += size;
-        let (part, wanted) = parts.last_mut().expect("there is one");
+        let part = parts.last_mut().expect("there is one");
+        let place = part.settle.settlements.len();
         // Whoever does not hold the message any more changes nothing of it.
         if let (Some(patch), Some((content, _))) = (patch, content) {
-            wanted.push(Wanted { place: part.settlements.len(), patch, content });
+            part.patches.push(Wanted { place, patch, content });
         }
-        part.settlements.push(settlement);
+        part.past.extend(past.map(|past| (place, past)));
+        part.settle.settlements.push(settlement);
     }
-    Ok(parts)
+    Ok((parts, twice))
 }
 
 /// Of each message that is patched, the record with its content, and its size; of those alone whose
@@ -108,13 +139,14 @@ fn contents(
     Ok(contents)
 }
 
-/// Does a part of a call: in one turn, once the contents of its patches are put together.
+/// Does a part of a call: in one turn, once what it needs of the log is read.
 async fn settle_part(
     context: &Context,
-    mut part: Settle,
-    patches: Vec<Wanted>,
+    part: Part,
 ) -> Result<(Lsn, Vec<(LeaseToken, Refused)>), Fault> {
     let engine = &context.engine;
+    let Part { settle: mut part, patches, past } = part;
+    attempts::carry(engine, &mut part.settlements, &past).await?;
     let stored = engine.read(patches.iter().map(|wanted| wanted.content).collect()).await?;
     let (mut failures, mut unfit) = (Vec::new(), Vec::new());
     for (wanted, stored) in patches.into_iter().zip(stored) {
@@ -140,7 +172,7 @@ async fn settle_part(
     for place in unfit.into_iter().rev() {
         part.settlements.remove(place);
     }
-    let bytes = part.settlements.iter().map(bytes_of).sum();
+    let bytes = part.settlements.iter().map(|it| bytes_of(it) + attempts::carried_bytes(it)).sum();
     let permit = engine.reserve(bytes).await;
     let (lsn, refused) = engine.turn(|core, now, out| core.settle(&part, now, out))?;
     engine.release_when_durable(lsn, permit);

@@ -57,24 +57,59 @@ pub struct StoredFailure {
     pub message: String,
     #[prost(string, tag = "3")]
     pub details: String,
+    /// The failures of the message before this one, the oldest first: their own records go.
+    #[prost(message, repeated, tag = "4")]
+    pub earlier: Vec<StoredAttempt>,
+}
+
+/// An attempt that told a failure.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct StoredAttempt {
+    /// From 1; 0: an older version wrote it.
+    #[prost(uint32, tag = "1")]
+    pub attempt: u32,
+    /// Wall clock; 0: unknown.
+    #[prost(uint64, tag = "2")]
+    pub start_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub end_ms: u64,
+    /// The stream that settled it; 0: a single call.
+    #[prost(uint64, tag = "4")]
+    pub consumer: u64,
+    #[prost(message, required, tag = "5")]
+    pub failure: StoredFailure,
 }
 
 /// Bytes of a failure that are kept; what is longer is cut, never refused.
 pub const FAILURE_BYTES_MAX: usize = 4096;
+/// Failures that the record of a later one carries.
+pub const EARLIER_MAX: usize = 9;
+/// Bytes of each of them: its type and its message, but no details.
+pub const EARLIER_BYTES_MAX: usize = 512;
 
 impl StoredFailure {
-    /// A failure cut to `max` bytes in all: the type first, then the message, then the details.
+    /// A failure alone, cut to `max` bytes in all: the type first, then the message, then the details.
     pub fn cut(kind: &str, message: &str, details: &str, max: usize) -> Self {
         let kind = prefix(kind, max.min(256));
         let message = prefix(message, max - kind.len());
         let details = prefix(details, max - kind.len() - message.len());
-        Self { kind: kind.to_owned(), message: message.to_owned(), details: details.to_owned() }
+        let [kind, message, details] = [kind, message, details].map(str::to_owned);
+        Self { kind, message, details, earlier: Vec::new() }
     }
 
     /// Whether nothing was told.
     pub fn is_empty(&self) -> bool {
         self.kind.is_empty() && self.message.is_empty() && self.details.is_empty()
     }
+}
+
+/// The latest of these attempts as the record of the next failure carries them.
+pub fn earlier(mut attempts: Vec<StoredAttempt>) -> Vec<StoredAttempt> {
+    attempts.drain(..attempts.len().saturating_sub(EARLIER_MAX));
+    for StoredAttempt { failure, .. } in &mut attempts {
+        *failure = StoredFailure::cut(&failure.kind, &failure.message, "", EARLIER_BYTES_MAX);
+    }
+    attempts
 }
 
 /// The longest prefix of at most `max` bytes that ends between characters.
@@ -124,5 +159,23 @@ mod tests {
     fn a_failure_is_cut_between_characters() {
         let failure = StoredFailure::cut("E", &"\u{e4}".repeat(9), "details", 10);
         assert_eq!((failure.kind.len(), failure.message.len(), failure.details.len()), (1, 8, 1));
+    }
+
+    #[test]
+    fn the_nine_latest_failures_are_carried_and_each_is_cut() {
+        let attempt = |number: u32, bytes: usize| {
+            let failure = StoredFailure::cut("E", &"x".repeat(bytes), "at 1", FAILURE_BYTES_MAX);
+            StoredAttempt { attempt: number, failure, ..StoredAttempt::default() }
+        };
+        let carried = earlier((1..=9).map(|number| attempt(number, 511)).collect());
+        assert_eq!((carried.len(), carried[0].attempt), (9, 1));
+        let all = carried.iter().chain(&carried[..1]).cloned();
+        let carried = earlier(all.chain([attempt(11, 512)]).collect());
+        let numbers: Vec<u32> = carried.iter().map(|it| it.attempt).collect();
+        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9, 1, 11], "the latest nine");
+        for StoredAttempt { failure, .. } in carried {
+            let StoredFailure { kind, message, details, earlier } = failure;
+            assert_eq!((kind.len(), message.len(), details.len(), earlier.len()), (1, 511, 0, 0));
+        }
     }
 }

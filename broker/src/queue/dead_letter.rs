@@ -31,7 +31,7 @@ impl<I: Index> Core<I> {
     ) {
         let queue = self.catalog.get(message.queue).expect("a message's queue is there");
         if queue.definition.is_dead_letter_queue {
-            return park(draft, birth, message, letter);
+            return self.draft_parking(draft, birth, message, letter);
         }
         let to_queue = queue.dead_letter_queue_name().map_or(QueueId(0), |name| {
             // Whatever the name is by now: dead-lettering does not fail.
@@ -53,10 +53,33 @@ impl<I: Index> Core<I> {
             wall_ms: now.wall_ms,
             previous_failure: message.last_failure.0,
             has_failure: letter.failure.is_some(),
+            start_ms: self.attempt_start_ms(birth),
         };
         let source_queue = queue.definition.name.clone();
         let body = small_body(&StoredDeadLetter { source_queue, failure: letter.failure });
         draft.push(Record::DeadLettered(letter_record), body);
+    }
+
+    /// A dead letter that fails for good stays where it is.
+    fn draft_parking(&self, draft: &mut Draft, birth: Lsn, message: &Message, letter: Letter) {
+        let Some(call) = letter.call else {
+            let births = vec![birth.0];
+            draft.fact(Record::Parked(Parked { births, unreadable: false }));
+            return;
+        };
+        let nacked = Nacked {
+            call,
+            birth: birth.0,
+            due: None,
+            parked: true,
+            previous_failure: message.last_failure.0,
+            has_failure: letter.failure.is_some(),
+            given_up: true,
+            attempt: message.attempt(),
+            start_ms: self.attempt_start_ms(birth),
+        };
+        let body = letter.failure.as_ref().map(small_body).unwrap_or_default();
+        draft.push(Record::Nacked(nacked), body);
     }
 
     pub(super) fn apply_dead_lettered(&mut self, lsn: Lsn, letter: &DeadLettered) {
@@ -124,25 +147,4 @@ impl<I: Index> Core<I> {
             .filter_map(|(queue, count)| Some(Effect::DeadLetters { queue: name(queue)?, count }))
             .collect()
     }
-}
-
-/// A dead letter that fails for good stays where it is.
-fn park(draft: &mut Draft, birth: Lsn, message: &Message, letter: Letter) {
-    let Some(call) = letter.call else {
-        let births = vec![birth.0];
-        draft.fact(Record::Parked(Parked { births, unreadable: false }));
-        return;
-    };
-    let nacked = Nacked {
-        call,
-        birth: birth.0,
-        due: None,
-        parked: true,
-        previous_failure: message.last_failure.0,
-        has_failure: letter.failure.is_some(),
-        given_up: true,
-        attempt: message.attempt(),
-    };
-    let body = letter.failure.as_ref().map(small_body).unwrap_or_default();
-    draft.push(Record::Nacked(nacked), body);
 }

@@ -309,7 +309,7 @@ impl<I: Index> Core<I> {
             unstarted: terms.reports_started,
             extension_ms_max: terms.extension_ms_max,
             request: terms.request.to_owned(),
-            wall_ms: if terms.request.is_empty() { 0 } else { now.wall_ms },
+            wall_ms: now.wall_ms,
         }));
         self.commit(draft, out);
         let timed = terms.timed || 0 < terms.extension_ms_max;

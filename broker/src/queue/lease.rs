@@ -38,6 +38,8 @@ pub struct Lease {
     /// Its message's queue, and the hash of the message's fairness key; zero: it has none.
     pub queue: QueueId,
     pub fairness: u32,
+    /// When it began, wall clock; 0: unknown.
+    pub start_ms: u64,
 }
 
 impl Lease {
@@ -223,6 +225,12 @@ impl<I: Index> Core<I> {
         lease.copied().ok_or(Refused::LeaseLost)
     }
 
+    /// When the attempt at a message that somebody holds began, wall clock; 0: nobody does, or it is
+    /// unknown.
+    pub(super) fn attempt_start_ms(&self, birth: Lsn) -> u64 {
+        self.leases.get(birth).map_or(0, |lease| lease.start_ms)
+    }
+
     /// How the lease of a token ended.
     pub(super) fn ended(&self, token: LeaseToken) -> Refused {
         match self.settled.outcome((token.birth, token.grant)) {
@@ -324,6 +332,7 @@ impl<I: Index> Core<I> {
                 size: message.size,
                 queue: message.queue,
                 fairness: message.keys.fairness,
+                start_ms: granted.wall_ms,
             };
             if lease.fairness != 0 {
                 self.fairness.lease_begins(lease.queue, lease.fairness);

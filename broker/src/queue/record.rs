@@ -345,10 +345,10 @@ pub struct Granted {
     /// Their end counts as a crash only once it is told that work on them has begun.
     #[prost(bool, tag = "56")]
     pub unstarted: bool,
-    /// What its client calls the pull that they go to, and the wall clock by then; only where it has a
-    /// name.
+    /// What its client calls the pull that they go to; only where it has a name.
     #[prost(string, tag = "57")]
     pub request: String,
+    /// Wall clock; 0: an older version wrote this.
     #[prost(uint64, tag = "58")]
     pub wall_ms: u64,
 }
@@ -460,6 +460,9 @@ pub struct Nacked {
     /// Which attempt it was; 0: an older version wrote this.
     #[prost(uint32, tag = "30")]
     pub attempt: u32,
+    /// When it began, wall clock; 0: unknown.
+    #[prost(uint64, tag = "57")]
+    pub start_ms: u64,
 }
 
 /// A message went to a dead-letter queue, or was discarded instead. The body is a
@@ -486,6 +489,9 @@ pub struct DeadLettered {
     /// The body tells the failure; otherwise the failure before is the last one.
     #[prost(bool, tag = "8")]
     pub has_failure: bool,
+    /// When the attempt that ended so began, wall clock; 0: there was none, or it is unknown.
+    #[prost(uint64, tag = "57")]
+    pub start_ms: u64,
 }
 
 /// Why a message was dead-lettered.

@@ -214,6 +214,7 @@ impl<I: Index> Core<I> {
             has_failure: failure.is_some(),
             given_up: false,
             attempt: message.attempt(),
+            start_ms: self.attempt_start_ms(birth),
         };
         let body = failure.map_or_else(Body::default, |failure| small_body(&failure));
         draft.push(Record::Nacked(nacked), body);
@@ -231,11 +232,18 @@ impl<I: Index> Core<I> {
         }
     }
 
-    /// What is kept of a failure: nothing of an empty one, little while the disk is full.
+    /// What is kept of a failure: nothing of an empty one, little of this one alone while the disk is
+    /// full.
     fn cut(&self, failure: &StoredFailure) -> Option<StoredFailure> {
-        let max = if self.disk_full { FAILURE_BYTES_DISK_FULL } else { FAILURE_BYTES_MAX };
-        let StoredFailure { kind, message, details } = failure;
-        (!failure.is_empty()).then(|| StoredFailure::cut(kind, message, details, max))
+        let StoredFailure { kind, message, details, earlier } = failure;
+        if failure.is_empty() {
+            return None;
+        }
+        if self.disk_full {
+            return Some(StoredFailure::cut(kind, message, details, FAILURE_BYTES_DISK_FULL));
+        }
+        let failure = StoredFailure::cut(kind, message, details, FAILURE_BYTES_MAX);
+        Some(StoredFailure { earlier: earlier.clone(), ..failure })
     }
 
     /// Commits settlements, and tells of the messages that became dead letters.

@@ -258,6 +258,7 @@ impl<I: Index> Core<I> {
             unstarted: item.unstarted,
             queue: QueueId(item.queue),
             fairness: item.fairness,
+            start_ms: item.start_ms,
             told_again: false,
         };
         if lease.fairness != 0 {

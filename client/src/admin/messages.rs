@@ -53,6 +53,8 @@ pub struct ListedMessage {
 pub struct Attempt {
     /// From 1, in the queue it was in then.
     pub attempt: u32,
+    /// When it was leased for it, by the broker's clock; `None` where an older broker wrote it.
+    pub start_time: Option<SystemTime>,
     /// When it was settled, by the broker's clock.
     pub end_time: Option<SystemTime>,
     /// How it failed.
@@ -65,6 +67,7 @@ impl From<v1::AttemptInfo> for Attempt {
     fn from(info: v1::AttemptInfo) -> Self {
         Self {
             attempt: count(info.attempt),
+            start_time: info.start_time.and_then(time::system_time),
             end_time: info.end_time.and_then(time::system_time),
             failure: info.failure.unwrap_or_default().into(),
             consumer_id: info.consumer_id,

@@ -368,7 +368,7 @@ impl Story {
 
 pub(super) fn failure() -> StoredFailure {
     let text = str::to_owned;
-    StoredFailure { kind: text("E"), message: text("no"), details: String::new() }
+    StoredFailure { kind: text("E"), message: text("no"), ..StoredFailure::default() }
 }
 
 pub(super) fn nack(delay_ms: u64) -> Outcome {

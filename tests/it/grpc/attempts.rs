@@ -95,7 +95,11 @@ async fn a_message_is_shown_with_what_its_attempts_told() {
     let last = failed.attempts.last().unwrap();
     assert_eq!((&last.failure, last.consumer_id.as_str()), (&failure("no 12"), ""));
     let published = failed.message.as_ref().unwrap().publish_time.unwrap();
-    assert!(published.seconds <= last.end_time.unwrap().seconds);
+    let (start, end) = (last.start_time.unwrap(), last.end_time.unwrap());
+    let times = [published, start, end].map(|time| (time.seconds, time.nanos));
+    assert!(times.is_sorted(), "{times:?}");
+    let details = failed.attempts.iter().map(|it| it.failure.as_ref().unwrap().details.as_str());
+    assert_eq!(details.filter(|it| !it.is_empty()).count(), 1, "the last one's alone");
 
     // The letter tells a failure too, and its own queue goes on from there.
     broker.work("q", nack("no 13")).await;
@@ -118,4 +122,36 @@ async fn a_message_is_shown_with_what_its_attempts_told() {
     let done = Outcome::Ack(Ack {});
     broker.settle(vec![settlement(&held.lease_token, done)]).await.unwrap();
     assert_eq!(broker.get("", &id).await.unwrap_err().reason, "MESSAGE_NOT_FOUND", "it is done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_many_failures_is_parted_and_each_carries_those_before() {
+    const MESSAGES: usize = 300;
+    // What is read of the failures before is within the bytes of a batch.
+    let broker = Broker::start(&["--segment-bytes", "4MiB", "--max-batch-messages", "1000"]).await;
+    let job =
+        |number: usize| OutgoingMessage { message_id: format!("m{number}"), ..message("job") };
+    broker.publish(publish("q", (0..MESSAGES).map(job).collect())).await.unwrap();
+    for attempt in 1..=3 {
+        let pulled = broker.pull("q", 1_000).await;
+        assert_eq!(pulled.len(), MESSAGES);
+        let nack = |number: usize| {
+            let failure = failure(&format!("{attempt} of {number}"));
+            Outcome::Nack(Nack { delay: Some(seconds(0)), failure, ..Nack::default() })
+        };
+        let tokens = pulled.iter().map(|delivery| &delivery.lease_token);
+        let nacks = tokens.enumerate().map(|(number, token)| settlement(token, nack(number)));
+        // The first one twice, as far apart as can be.
+        let mut nacks: Vec<_> = nacks.collect();
+        nacks.push(settlement(&pulled[0].lease_token, nack(0)));
+        let failures = broker.settle(nacks).await.unwrap();
+        let told: Vec<_> = failures.iter().map(|it| &it.error.as_ref().unwrap().reason).collect();
+        assert_eq!(told, ["DUPLICATE_IN_BATCH"]);
+    }
+    for number in [0, MESSAGES - 1] {
+        let info = broker.get("q", &format!("m{number}")).await.unwrap();
+        let texts: Vec<String> = (1..=3).map(|attempt| format!("{attempt} of {number}")).collect();
+        let expected: Vec<(i32, &str)> = (1..).zip(texts.iter().map(String::as_str)).collect();
+        assert_eq!(told(&info), expected);
+    }
 }

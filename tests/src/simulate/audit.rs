@@ -57,7 +57,8 @@ pub(super) fn number(payload: &[u8]) -> Option<u64> {
 /// The failure of this number.
 pub(super) fn failure(number: u64) -> StoredFailure {
     let text = str::to_owned;
-    StoredFailure { kind: text("E"), message: format!("f-{number}"), details: text("at line 7") }
+    let (kind, message, details) = (text("E"), format!("f-{number}"), text("at line 7"));
+    StoredFailure { kind, message, details, earlier: Vec::new() }
 }
 
 /// The names that are used, so that they need not be made anew for each message.

@@ -18,7 +18,7 @@ use super::time::to_timestamp;
 use super::token::Seal;
 use crate::grpc::fault::Fault;
 use crate::queue::Delivery;
-use crate::queue::body::{PAYLOAD_TAG, StoredDeadLetter, StoredFailure};
+use crate::queue::body::{PAYLOAD_TAG, StoredAttempt, StoredDeadLetter, StoredFailure};
 use crate::queue::ids::ConsumerId;
 use crate::queue::record::{DeadLettered, Published, Record};
 
@@ -251,40 +251,47 @@ fn dead_letter(
 
 /// What a record tells of an attempt, and the record of the failure before.
 pub(in crate::grpc) struct Attempt {
-    pub(in crate::grpc) info: AttemptInfo,
+    pub(in crate::grpc) attempt: StoredAttempt,
     /// It tells a failure of its own.
     pub(in crate::grpc) tells: bool,
     pub(in crate::grpc) previous: Lsn,
+    /// The failures before, where it carries them.
+    pub(in crate::grpc) earlier: Vec<StoredAttempt>,
 }
 
 /// An attempt, from the record of its failure or of its dead-lettering.
 pub(in crate::grpc) fn attempt(record: &StoredRecord) -> Result<Attempt, Fault> {
-    let (number, wall_ms, call, tells, previous, failure) = match head(record)? {
+    let (attempt, start_ms, call, end_ms, tells, previous, failure) = match head(record)? {
         Record::Nacked(it) => {
-            let failure = failure(record)?;
-            (
-                it.attempt,
-                it.call.wall_ms,
-                Some(it.call),
-                it.has_failure,
-                it.previous_failure,
-                failure,
-            )
+            let (call, failure) = (Some(it.call), body::<StoredFailure>(record)?);
+            let (tells, previous) = (it.has_failure, it.previous_failure);
+            (it.attempt, it.start_ms, call, it.call.wall_ms, tells, previous, failure)
         }
         Record::DeadLettered(it) => {
-            let failure = body::<StoredDeadLetter>(record)?.failure.map(to_failure);
-            (it.attempts, it.wall_ms, it.call, it.has_failure, it.previous_failure, failure)
+            let failure = body::<StoredDeadLetter>(record)?.failure.unwrap_or_default();
+            let (tells, previous) = (it.has_failure, it.previous_failure);
+            (it.attempts, it.start_ms, it.call, it.wall_ms, tells, previous, failure)
         }
         _ => return Err(Fault::Damaged("a failure's record is of another kind".to_owned())),
     };
-    let consumer = call.map(|call| ConsumerId(call.consumer)).filter(|id| *id != ConsumerId::NONE);
-    let info = AttemptInfo {
-        attempt: number.cast_signed(),
-        failure,
-        end_time: Some(to_timestamp(wall_ms)),
+    let mut failure = failure;
+    let earlier = std::mem::take(&mut failure.earlier);
+    let consumer = call.map_or(0, |call| call.consumer);
+    let attempt = StoredAttempt { attempt, start_ms, end_ms, consumer, failure };
+    Ok(Attempt { attempt, tells, previous: Lsn(previous), earlier })
+}
+
+/// An attempt as clients see it.
+pub(in crate::grpc) fn attempt_info(attempt: StoredAttempt) -> AttemptInfo {
+    let StoredAttempt { attempt, start_ms, end_ms, consumer, failure } = attempt;
+    let consumer = Some(ConsumerId(consumer)).filter(|id| *id != ConsumerId::NONE);
+    AttemptInfo {
+        attempt: attempt.cast_signed(),
+        start_time: (start_ms != 0).then(|| to_timestamp(start_ms)),
+        end_time: Some(to_timestamp(end_ms)),
+        failure: Some(to_failure(failure)),
         consumer_id: consumer.map(|consumer| consumer.to_string()).unwrap_or_default(),
-    };
-    Ok(Attempt { info, tells, previous: Lsn(previous) })
+    }
 }
 
 /// What a record tells of a failure; a letter's does so where the message has come back since.

@@ -72,5 +72,6 @@ pub(in crate::grpc) fn stored_event(it: StoredEvent, birth: Lsn, names: &Names) 
 
 /// What the record of an event tells of a failure.
 pub(in crate::grpc) fn failure(record: &StoredRecord) -> Option<Failure> {
-    delivery::attempt(record).ok().filter(|attempt| attempt.tells)?.info.failure
+    let told = delivery::attempt(record).ok().filter(|told| told.tells)?;
+    Some(delivery::to_failure(told.attempt.failure))
 }

@@ -117,5 +117,5 @@ fn outcome(outcome: Option<settlement::Outcome>) -> Result<(Outcome, Option<Mess
 
 fn failure(failure: Option<v1::Failure>) -> StoredFailure {
     let v1::Failure { r#type, message, details } = failure.unwrap_or_default();
-    StoredFailure { kind: r#type, message, details }
+    StoredFailure { kind: r#type, message, details, earlier: Vec::new() }
 }

@@ -188,6 +188,7 @@ fn lease_item(birth: Lsn, lease: &Lease) -> LeaseItem {
         unstarted: lease.unstarted,
         queue: if lease.fairness == 0 { 0 } else { lease.queue.0 },
         fairness: lease.fairness,
+        start_ms: lease.start_ms,
     }
 }
 

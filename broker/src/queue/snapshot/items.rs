@@ -82,6 +82,8 @@ pub(super) struct LeaseItem {
     pub(super) queue: u32,
     #[prost(fixed32, tag = "52")]
     pub(super) fairness: u32,
+    #[prost(uint64, tag = "57")]
+    pub(super) start_ms: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

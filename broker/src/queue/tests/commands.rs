@@ -7,7 +7,7 @@ use super::script::Script;
 use super::show;
 use super::stage::{STEPS_MAX, StageIndex, WALL_MS, deliveries_of};
 use super::{effects, operations, queues, schedules, state, streams};
-use crate::queue::body::{StoredFailure, StoredMessage, small_body};
+use crate::queue::body::{StoredAttempt, StoredFailure, StoredMessage, small_body};
 use crate::queue::ids::{ConsumerId, LeaseToken};
 use crate::queue::outcomes::{Finished, StoredOutcome};
 use crate::queue::record::BatchRefused;
@@ -281,7 +281,8 @@ fn outcome_of(name: &str, args: &mut Args<'_>) -> Outcome {
         Some(bytes) => "e".repeat(bytes),
         None => args.key("error").unwrap_or_default().to_owned(),
     };
-    let failure = StoredFailure { message, ..StoredFailure::default() };
+    let earlier = vec![StoredAttempt::default(); args.number("earlier").unwrap_or_default()];
+    let failure = StoredFailure { message, earlier, ..StoredFailure::default() };
     match name {
         "ack" => Outcome::Ack,
         "nack" => Outcome::Nack { delay_ms, failure, chance: args.number("chance").unwrap_or(0.0) },

@@ -312,8 +312,12 @@ fn told(failure: &StoredFailure, previous: u64) -> String {
     } else {
         failure.message.clone()
     };
+    let carried = match failure.earlier.len() {
+        0 => String::new(),
+        count => format!(", carrying {count}"),
+    };
     let before = if previous == 0 { String::new() } else { format!(", before it {previous}") };
-    format!(", failure {message}{before}")
+    format!(", failure {message}{carried}{before}")
 }
 
 pub(super) fn read<M: prost::Message + Default>(body: &Body) -> M {
