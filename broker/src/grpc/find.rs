@@ -73,9 +73,12 @@ pub(super) async fn births(
     max: usize,
 ) -> Result<Vec<Lsn>, Fault> {
     let search = search(context)?;
-    let places = places(search, attribute, name.to_owned(), Lsn(0), LOOKED_AT_MAX).await?;
+    let named = name.to_owned();
+    let looking =
+        tokio::task::spawn_blocking(move || search.latest(attribute, &named, LOOKED_AT_MAX));
+    let latest = looking.await.map_err(|_| Stopped)?.map_err(|_| Fault::SearchNotReady)?;
     let mut births = Vec::new();
-    for place in places.into_iter().rev() {
+    for place in latest.into_iter().rev() {
         if births.len() == max {
             break;
         }

@@ -25,6 +25,7 @@ pub use guard::end_on_panic;
 
 use crate::engine::Engine;
 use entry::Hasher;
+use guard::Broken;
 use store::Store;
 
 /// How long a stop waits for the index to be closed.
@@ -106,9 +107,30 @@ impl Search {
         max: usize,
     ) -> Result<Vec<Lsn>, NotReady> {
         let hash = self.shared.hasher.hash(name);
+        self.look(|store| store.find(attribute, hash, after, max))
+    }
+
+    /// [`Self::find`], but the last `max` of all.
+    ///
+    /// # Errors
+    /// [`NotReady`] while the index is being opened.
+    pub fn latest(
+        &self,
+        attribute: Attribute,
+        name: &str,
+        max: usize,
+    ) -> Result<Vec<Lsn>, NotReady> {
+        let hash = self.shared.hasher.hash(name);
+        self.look(|store| store.latest(attribute, hash, max))
+    }
+
+    fn look(
+        &self,
+        question: impl FnOnce(&Store) -> Result<Vec<Lsn>, Broken>,
+    ) -> Result<Vec<Lsn>, NotReady> {
         let mut slot = self.shared.store.lock();
         let store = slot.as_ref().ok_or(NotReady)?;
-        match store.find(attribute, hash, after, max) {
+        match question(store) {
             Ok(found) => Ok(found),
             Err(broken) => {
                 self.shared.discard(&mut slot, &broken);
@@ -142,7 +164,7 @@ impl Search {
 
 impl Shared {
     /// Gives up what is open: the thread begins anew.
-    fn discard(&self, slot: &mut Option<Store>, broken: &guard::Broken) {
+    fn discard(&self, slot: &mut Option<Store>, broken: &Broken) {
         tracing::warn!(problem = %broken, "the search index is begun anew; nothing else is affected");
         *slot = None;
         let mut progress = self.progress.lock();

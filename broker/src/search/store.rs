@@ -235,15 +235,42 @@ impl Store {
         after: Lsn,
         max: usize,
     ) -> Result<Vec<Lsn>, Broken> {
-        let (bucket, rest) = (bucket_of(attribute, hash), rest_of(hash));
         let mut found = BTreeSet::new();
+        self.each(attribute, hash, |lsn| {
+            if after < lsn && found.insert(lsn) && max < found.len() {
+                found.pop_last();
+            }
+        })?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// The last places of a hash, at most so many, in order.
+    pub(super) fn latest(
+        &self,
+        attribute: Attribute,
+        hash: u64,
+        max: usize,
+    ) -> Result<Vec<Lsn>, Broken> {
+        let mut found = BTreeSet::new();
+        self.each(attribute, hash, |lsn| {
+            if found.insert(lsn) && max < found.len() {
+                found.pop_first();
+            }
+        })?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// Visits the places of a hash, in no order.
+    fn each(
+        &self,
+        attribute: Attribute,
+        hash: u64,
+        mut visit: impl FnMut(Lsn),
+    ) -> Result<(), Broken> {
+        let (bucket, rest) = (bucket_of(attribute, hash), rest_of(hash));
         let mut look = |entries: &[u8]| {
             let entries = entries.as_chunks::<ENTRY>().0.iter();
-            for lsn in entries.filter(|entry| entry[..6] == rest).map(lsn_of) {
-                if after < lsn && found.insert(lsn) && max < found.len() {
-                    found.pop_last();
-                }
-            }
+            entries.filter(|entry| entry[..6] == rest).map(lsn_of).for_each(&mut visit);
         };
         contained(|| {
             for block in self.db.scan_prefix(prefix(bucket)) {
@@ -252,7 +279,7 @@ impl Store {
             Ok(())
         })?;
         look(&self.gathered[bucket]);
-        Ok(found.into_iter().collect())
+        Ok(())
     }
 
     /// Takes out entries that nothing is kept for, a bucket at a time; whether there is more to do.

@@ -292,3 +292,27 @@ async fn a_search_that_cannot_be_is_refused() {
     assert!(info.features.iter().all(|feature| feature != "find_messages"));
     assert!(!broker.folder.data().join("search").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_correlation_id_the_ten_latest_are_traced() {
+    let broker = Broker::start(&ON).await;
+    let send = async |number: usize| {
+        let later = named(&format!("m{number}"), "many", "", 3_600);
+        broker.publish(publish("work", vec![later])).await.unwrap()[0].sequence
+    };
+    let traced = async |last: i64| -> Vec<String> {
+        broker.found(by_order("many"), last).await;
+        let key = Some(TraceKey::CorrelationId("many".to_owned()));
+        let request = TraceMessageRequest { key, queue: String::new() };
+        let trace = broker.wire.admin().trace_message(request).await.unwrap().into_inner();
+        trace.events.into_iter().map(|event| event.message_id).collect()
+    };
+    let ids = |from: usize| (from..from + 10).map(|number| format!("m{number}"));
+    let mut last = 0;
+    for number in 0..10 {
+        last = send(number).await;
+    }
+    assert!(traced(last).await.into_iter().eq(ids(0)));
+    let last = send(10).await;
+    assert!(traced(last).await.into_iter().eq(ids(1)), "the first one is not told any more");
+}

@@ -44,6 +44,8 @@ fn what_was_added_is_found_before_and_after_it_is_written() {
     assert_eq!(found(&store, hash(3)), threes());
     let some = store.find(Attribute::MessageId, hash(3), Lsn(100), 2).unwrap();
     assert_eq!(some, [Lsn(101), Lsn(108)]);
+    let last = store.latest(Attribute::MessageId, hash(3), 2).unwrap();
+    assert_eq!(last, [Lsn(696), Lsn(701)]);
     store.close(Lsn(702)).unwrap();
     // Another uptime believes what was closed.
     let store = open(&folder, 1, "b", 702).unwrap();
