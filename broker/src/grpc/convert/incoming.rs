@@ -27,7 +27,7 @@ pub(in crate::grpc) fn extend(
     seal: Seal,
 ) -> Result<Understood<Extend>, Fault> {
     let count = request.lease_tokens.len();
-    if request.session_id.is_empty() {
+    if request.session_id.is_empty() || 0 < count {
         bounds::batch("lease_tokens", count, bounds::SETTLEMENTS_MAX, "lease tokens")?;
     }
     bounds::id("session_id", &request.session_id)?;

@@ -18,3 +18,6 @@ pub(super) mod settlements;
 pub(super) mod state;
 pub(super) mod time;
 pub(super) mod token;
+
+#[cfg(test)]
+mod tests;
