@@ -47,6 +47,7 @@ async fn a_full_disk_refuses_publishes_and_drains_and_takes_them_again() {
     };
     assert_eq!(refused.reason(), Some(&Reason::DiskFull), "{refused}");
     assert!(refused.is_retryable());
+    assert_eq!(refused.retry_delay(), Some(Duration::from_secs(5)));
     assert!(0 < stored);
     let told = "the disk is at its reserve: publishes are refused, settling goes on";
     assert!(server.wait_for(told).await.is_some());

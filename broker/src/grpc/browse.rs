@@ -237,3 +237,29 @@ fn message_info(listed: &Listed, mut message: Message, shown: usize) -> MessageI
         ..MessageInfo::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::stage::Stage;
+
+    #[tokio::test]
+    async fn a_mebibyte_of_each_payload_is_shown_and_not_one_byte_more() {
+        let mut stage = Stage::set();
+        stage.publish("q");
+        stage.write();
+        let shown = async |bytes: i32| {
+            let (queue, max_payload_bytes) = ("q".to_owned(), Some(bytes));
+            let request = ListMessagesRequest { queue, max_payload_bytes, ..Default::default() };
+            list_messages(&stage.context.engine, request).await
+        };
+        for bytes in [0, 1 << 20] {
+            assert_eq!(shown(bytes).await.unwrap().messages.len(), 1, "{bytes}");
+        }
+        for bytes in [-1, (1 << 20) + 1] {
+            let refused = shown(bytes).await.unwrap_err();
+            let is_it = matches!(refused, Fault::Invalid { field: "max_payload_bytes", .. });
+            assert!(is_it, "{bytes}: {refused}");
+        }
+    }
+}

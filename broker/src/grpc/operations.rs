@@ -1,7 +1,5 @@
 //! Work on many messages: begun, counted beforehand, looked at, ended.
 
-use std::sync::Arc;
-
 use qbroker_proto::v1::*;
 use qbroker_storage::Lsn;
 
@@ -9,8 +7,7 @@ use super::Context;
 use super::convert::{filter, operation};
 use super::fault::{Fault, flat};
 use super::listing;
-use crate::engine::{Core, Engine};
-use crate::queue::filter::Filter;
+use crate::engine::Core;
 use crate::queue::index::Index as _;
 use crate::queue::refused::Refused;
 use crate::queue::{StartOperation, Work};
@@ -62,14 +59,18 @@ async fn start(
         u64::try_from(limit).map_err(|_| Fault::invalid("limit", "it must not be negative"))?;
     let start = StartOperation { queue, filter, work, rate, limit };
     if validate_only {
-        return count(context, &start).await.map(Some);
+        return count(context, &start, COUNTED_MAX).await.map(Some);
     }
     let id = flat(context.engine.start_operation(&start).await)?;
     get(context, &operation::id(id)).await
 }
 
-/// What would be done, as if it were.
-async fn count(context: &Context, start: &StartOperation) -> Result<Operation, Fault> {
+/// What would be done, as if it were; running, where there may be more than was looked at.
+async fn count(
+    context: &Context,
+    start: &StartOperation,
+    examined_max: u64,
+) -> Result<Operation, Fault> {
     let engine = &context.engine;
     let checked = |core: &Core| {
         let queue = core.queue(&start.queue)?;
@@ -81,19 +82,11 @@ async fn count(context: &Context, start: &StartOperation) -> Result<Operation, F
     let (queue, held) = engine.ask(checked).await??;
     let (counted, is_all) = match start.filter.is_of_states() {
         true => (held, true),
-        false => count_meant(engine, queue, &start.filter).await?,
+        false => engine.count(queue, &start.filter, examined_max).await?,
     };
     let counted = if start.limit == 0 { counted } else { counted.min(start.limit) };
     let started = start.started(queue, held, engine.clock().now().wall_ms);
     Ok(operation::counted(&started, counted, is_all))
-}
-
-async fn count_meant(
-    engine: &Arc<Engine>,
-    queue: crate::queue::ids::QueueId,
-    filter: &Filter,
-) -> Result<(u64, bool), Fault> {
-    Ok(engine.count(queue, filter, COUNTED_MAX).await?)
 }
 
 /// One operation.
@@ -137,4 +130,29 @@ pub(super) async fn list(
     let next_page_token = last.map(token).unwrap_or_default();
     let operations = page.into_iter().map(|(_, operation)| operation).collect();
     Ok(ListOperationsResponse { operations, next_page_token })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::stage::Stage;
+    use crate::queue::filter::{Filter, Is};
+
+    #[tokio::test]
+    async fn a_count_that_has_looked_at_as_many_as_it_may_is_running() {
+        let mut stage = Stage::set();
+        // A step looks at 256.
+        for _ in 0..257 {
+            stage.publish("q");
+        }
+        stage.write();
+        let filter = Filter::of(Is::PublishedAfter(0));
+        let (queue, work) = ("q".to_owned(), Work::Delete);
+        let start = StartOperation { queue, filter, work, rate: 0, limit: 0 };
+        let some = count(&stage.context, &start, 256).await.unwrap();
+        assert_eq!((some.state(), some.matched), (OperationState::Running, 256));
+        let all = count(&stage.context, &start, 257).await.unwrap();
+        assert_eq!((all.state(), all.matched), (OperationState::Succeeded, 257));
+        assert_eq!(COUNTED_MAX, 200_000);
+    }
 }

@@ -146,3 +146,46 @@ async fn message(context: &Context, birth: Lsn) -> Result<Option<MessageInfo>, F
         Err(fault) => Err(fault),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::stage::Stage;
+    use crate::queue::policy::Policy;
+    use crate::queue::{CreateQueue, Outcome};
+
+    /// A message that was handed back so often, and its trace.
+    async fn traced(releases: usize) -> Vec<MessageEvent> {
+        let mut stage = Stage::set();
+        let policy = Policy { outcome_retention_ms: Some(60_000), ..Policy::default() };
+        let create = CreateQueue { name: "q".to_owned(), policy, ..CreateQueue::default() };
+        let engine = &stage.context.engine;
+        let (_, made) = engine.turn(|core, now, out| core.create_queue(&create, now, out)).unwrap();
+        made.unwrap();
+        stage.publish("q");
+        let (birth, ()) = stage.context.engine.look(|_| ());
+        for _ in 0..releases {
+            let token = stage.lease("q");
+            stage.settle(token, Outcome::Release { delay_ms: 0 });
+        }
+        stage.write();
+        let key = Some(Key::MessageId(format!("q.{birth}")));
+        let request = TraceMessageRequest { key, queue: String::new() };
+        trace(&stage.context, request).await.unwrap().events
+    }
+
+    #[tokio::test]
+    async fn the_latest_forty_steps_are_told_beside_the_publish() {
+        use MessageEventKind::{Leased, Published, Released};
+        let all = traced(20).await;
+        assert_eq!(all.len(), 1 + 40);
+        let latest = traced(21).await;
+        assert_eq!(latest.len(), 1 + 40);
+        for told in [&all, &latest] {
+            let kinds = [told[0].kind(), told[1].kind(), told[2].kind()];
+            assert_eq!(kinds, [Published, Leased, Released]);
+        }
+        // Two steps for each time.
+        assert_eq!(latest[1].sequence, all[1].sequence + 2, "the first two are not told");
+    }
+}

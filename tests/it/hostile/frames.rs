@@ -8,24 +8,24 @@ use std::thread::JoinHandle;
 
 use super::Stage;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// What a flood may make the broker hold.
 const MEMORY: u64 = 96 << 20;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("it is small").to_be_bytes();
     let mut frame = length[1..].to_vec();
     frame.extend([kind, flags]);
@@ -35,7 +35,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// `POST path` of gRPC, each field literal and not remembered (RFC 7541, 6.2.2).
-fn headers(path: &str) -> Vec<u8> {
+pub(super) fn headers(path: &str) -> Vec<u8> {
     // `:method: POST` and `:scheme: http` are in HPACK's static table.
     let mut block = vec![0x83, 0x86];
     let fields = [
@@ -55,7 +55,7 @@ fn headers(path: &str) -> Vec<u8> {
 }
 
 /// Numbers of a client's streams.
-fn stream(number: u32) -> u32 {
+pub(super) fn stream(number: u32) -> u32 {
     2 * number + 1
 }
 

@@ -5,6 +5,7 @@ mod connections;
 mod frames;
 mod paused;
 mod reader;
+mod streams;
 
 use std::time::Duration;
 

@@ -13,11 +13,14 @@ use super::script::Script;
 use super::show;
 use super::stage::{STEPS_MAX, Stage, StageIndex, WALL_MS};
 use crate::queue::body::StoredMessage;
+use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::missing::MissingIndex;
 use crate::queue::record::Record;
+use crate::queue::refused::Refused;
 use crate::queue::state::record::{Change, ScheduleStored, ScheduleTicked};
-use crate::queue::state::{Calendar, CatchUp, PutSchedule, Schedule};
-use crate::queue::{CreateQueue, Limits, PauseQueue};
+use crate::queue::state::{Calendar, CatchUp, PutSchedule, SCHEDULES_MAX, Schedule};
+use crate::queue::time::Now;
+use crate::queue::{Core, CreateQueue, Limits, Output, PauseQueue, Stop};
 
 /// Expressions of tests are durations: ticks are at their multiples.
 pub(super) const CALENDAR: Calendar = Calendar {
@@ -261,4 +264,35 @@ fn play(stage: &mut Stage<MissingIndex>, heard: &mut Heard, step: &Step) {
             heard.full = full;
         }
     }
+}
+
+#[test]
+fn there_are_ten_thousand_schedules_and_not_one_more() {
+    let mut core = Core::new(MemoryIndex::default(), Limits::default());
+    core.set_calendar(CALENDAR);
+    let now = Now { wall_ms: WALL_MS, boot_ms: 0, begun: false };
+    core.start(1, "boot-1".to_owned(), now, &mut Output::default());
+    let mut put = |number: usize| {
+        let put = PutSchedule {
+            name: format!("s{number}").into(),
+            cron: "10s".to_owned(),
+            time_zone: String::new(),
+            message: message("q", "x"),
+            catch_up: CatchUp::Last,
+            jitter_ms: 0,
+            skip_if_unfinished: false,
+            paused: None,
+        };
+        core.put_schedule(&put, now, &mut Output::default()).map(drop)
+    };
+    assert_eq!(SCHEDULES_MAX, 10_000);
+    for number in 0..SCHEDULES_MAX {
+        put(number).expect("there is room");
+    }
+    let full = Refused::Limit { what: "schedules", max: SCHEDULES_MAX };
+    match put(SCHEDULES_MAX) {
+        Err(Stop::Refused(refused)) => assert_eq!(refused, full),
+        other => panic!("it is one too many: {other:?}"),
+    }
+    put(0).expect("one that is there can be changed");
 }
