@@ -136,6 +136,10 @@ impl Numbered {
     pub(super) fn refused(self, refused: v1::BatchRefused) -> Option<Batch> {
         let mut refusal = Refusal::from(refused.error.unwrap_or_default());
         let index = usize::try_from(refused.index).unwrap_or(usize::MAX);
+        if self.gathered.is_none() && concerns_one_message(&refusal.reason) {
+            // As single calls tell it. Whoever published single messages knows of no batch.
+            refusal.metadata.insert("index".to_owned(), index.to_string());
+        }
         if self.gathered.is_some() && 0 < index && refusal.reason == Reason::BatchTooLarge {
             // It stands alone: what it has no room beside is in the queue by the time it comes.
             refusal = Refusal { reason: Reason::QueueFull, retryable: true, ..refusal };

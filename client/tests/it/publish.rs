@@ -189,6 +189,18 @@ async fn a_batch_is_refused_as_a_whole() {
     let error = soon(batch).await.unwrap_err();
     assert_eq!(error.reason(), Some(&Reason::MessageTooLarge));
     assert!(!error.is_retryable());
+    let Error::Refused(refusal) = error else { panic!("{error}") };
+    assert_eq!(refusal.metadata["index"], "1", "the message that caused it");
+
+    // What is no message's fault names none.
+    let batch = publisher.offer_batch(vec![message("a"), message("b")]).await.unwrap();
+    talk.hear_batch().await;
+    talk.say_confirmed(BatchesConfirmed {
+        refused: vec![refused(2, 0, "QUEUE_PAUSED")],
+        ..stored(2, &[0])
+    });
+    let Err(Error::Refused(refusal)) = soon(batch).await else { panic!("it is refused") };
+    assert_eq!(refusal.metadata.get("index"), None);
 }
 
 #[tokio::test]
