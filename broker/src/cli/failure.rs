@@ -18,6 +18,11 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
+    /// The same, of `what`.
+    pub(super) fn of(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
     /// How it ends.
     #[cfg(test)]
     pub(super) fn exit(&self) -> Exit {

@@ -215,3 +215,40 @@ async fn what_was_consumed_can_be_published_again_as_it_was() {
         Some(&Value::from("scheduled"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lines_of_an_atomic_file_are_stored_in_all_their_queues_or_in_none() {
+    let stage = Stage::new().await;
+    stage.shell.out(&["queue", "create", "small", "--max-payload-bytes", "5"]).await;
+    let publish = ["message", "publish", "work", "--jsonl", "-", "--envelope", "--atomic"];
+    let lines = concat!(
+        "{\"payload\": \"one\"}\n\n",
+        "{\"payload\": \"two\", \"queue\": \"other\"}\n",
+        "{\"payload\": \"three\", \"queue\": \"small\"}\n",
+    );
+    let larger = lines.replace("three", "threes");
+    let ran = stage.shell.run_with(&publish, larger.as_bytes()).await;
+    check_refused(&ran, 65, &["line 4: ", "MESSAGE_TOO_LARGE"]);
+    let broken = lines.replace("\"queue\": \"other\"", "\"queue\"");
+    let ran = stage.shell.run_with(&publish, broken.as_bytes()).await;
+    check_refused(&ran, 65, &["line 3: not JSON", "nothing is stored"]);
+    let ran = stage.shell.run_with(&publish, b"\n").await;
+    check_refused(&ran, 65, &["no message"]);
+    let queues = stage.shell.json(&["queue", "list"]).await;
+    assert_eq!(each(queues.as_array().unwrap(), "name"), ["small"], "no other was made");
+    assert_eq!(stage.held("small").await, [0, 0, 0]);
+
+    let as_json = [&publish[..], &["-o", "json"]].concat();
+    let ran = stage.shell.run_with(&as_json, lines.as_bytes()).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&told["stored"], &told["duplicates"]), (&json!(3), &json!(0)));
+    let mut sequences = Vec::new();
+    for (queue, payload) in [("work", "one"), ("other", "two"), ("small", "three")] {
+        let peeked = stage.peek(queue).await;
+        assert_eq!(each(&peeked, "payload"), [payload]);
+        sequences.push(peeked[0]["sequence"].as_u64().unwrap());
+    }
+    let first = told["first_sequence"].as_u64().unwrap();
+    assert_eq!(sequences, [first, first + 1, first + 2]);
+}

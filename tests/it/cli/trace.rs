@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Stage, check_refused};
+use super::{Stage, check_refused, check_usage, each, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_traced_while_it_waits_and_when_it_is_done() {
@@ -33,4 +33,32 @@ async fn a_job_is_traced_while_it_waits_and_when_it_is_done() {
     assert!(plain.lines().count() == 6 && plain.contains("exit 3: broken"), "{plain}");
     let ran = stage.shell.run(&["message", "trace", "q.999"]).await;
     check_refused(&ran, 65, &["MESSAGE_NOT_FOUND"]);
+    let ran = stage.shell.run(&["message", "trace", "--correlation-id", "o-7"]).await;
+    check_refused(&ran, 69, &["FEATURE_UNSUPPORTED", "search-index"]);
+    check_usage(&stage.shell.run(&["message", "trace"]).await, "--correlation-id");
+    let both = ["message", "trace", "own", "--correlation-id", "o-7"];
+    check_usage(&stage.shell.run(&both).await, "cannot be used with");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happened_to_all_of_an_order_is_told_together() {
+    let stage = Stage::with(&["--search-index=true"]).await;
+    for (id, order) in [("a", "o-7"), ("b", "o-8"), ("c", "o-7")] {
+        let publish = ["message", "publish", "work", id, "--id", id, "--correlation-id", order];
+        stage.shell.out(&[&publish[..], &["--delay", "1h"]].concat()).await;
+    }
+    let trace = ["message", "trace", "--correlation-id", "o-7"];
+    // The index follows the log, in its order.
+    until("the last one is found", async || {
+        let ran = stage.shell.run(&[&trace[..], &["-o", "json"]].concat()).await;
+        ran.code == 0 && ran.out.contains("\"c\"")
+    })
+    .await;
+    let told = stage.shell.json(&trace).await;
+    let events = told["events"].as_array().unwrap();
+    assert_eq!(each(events, "message_id"), ["a", "c"]);
+    assert_eq!(each(events, "event"), ["published", "published"]);
+    assert_eq!(told["message"]["message_id"], "c");
+    let elsewhere = [&trace[..], &["--queue", "other"]].concat();
+    check_refused(&stage.shell.run(&elsewhere).await, 65, &["MESSAGE_NOT_FOUND"]);
 }

@@ -19,7 +19,7 @@ use crate::cli::output::{Item, column};
 use crate::cli::signals::Stops;
 
 /// The longest line: more than the broker takes, and a bound on what a file without line ends costs.
-const LINE_BYTES_MAX: u64 = 16 << 20;
+pub(super) const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Messages on their way at once; their bytes are bounded by the publisher.
 const PENDING_MAX: usize = 8192;
@@ -46,9 +46,13 @@ pub(super) async fn publish(globals: &Globals, args: &PublishArgs, path: &Path) 
     Ok(if stops.finish.is_cancelled() { stops.cut_short() } else { bulk.exit() })
 }
 
-type Source = Box<dyn AsyncBufRead + Unpin + Send>;
+pub(super) type Source = Box<dyn AsyncBufRead + Unpin + Send>;
 
-async fn open(path: &Path) -> Result<(Source, Option<u64>), Failure> {
+/// The file at `path` ("-": stdin), and its size where it has one.
+///
+/// # Errors
+/// Where it cannot be read.
+pub(super) async fn open(path: &Path) -> Result<(Source, Option<u64>), Failure> {
     if path.as_os_str() == "-" {
         return Ok((Box::new(BufReader::new(tokio::io::stdin())), None));
     }
@@ -235,7 +239,10 @@ impl Bulk {
 }
 
 /// The message of a line; none where it is blank.
-fn message_of(args: &PublishArgs, line: &[u8]) -> Result<Option<OutgoingMessage>, String> {
+pub(super) fn message_of(
+    args: &PublishArgs,
+    line: &[u8],
+) -> Result<Option<OutgoingMessage>, String> {
     let text = std::str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?.trim();
     if text.is_empty() {
         return Ok(None);
@@ -252,7 +259,7 @@ fn per_second(bytes: u64, seconds: f64) -> u64 {
 ///
 /// # Errors
 /// Where the file cannot be read, or has no line end for too long.
-async fn read_line(
+pub(super) async fn read_line(
     source: &mut (dyn AsyncBufRead + Unpin + Send),
     line: &mut Vec<u8>,
 ) -> Result<bool, Failure> {

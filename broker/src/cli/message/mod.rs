@@ -5,6 +5,7 @@ use clap::Subcommand;
 use super::Outcome;
 use super::globals::Globals;
 
+mod atomic;
 mod bulk;
 mod consume;
 pub(super) mod dress;
@@ -45,7 +46,7 @@ pub(super) enum MessageCommand {
     Move(many::MoveArgs),
     /// Find dead letters, delayed messages and outcomes by id, correlation id or type.
     Find(find::FindArgs),
-    /// Tell what happened to one message, from its publish on.
+    /// Tell what happened to one message, from its publish on, or to those of a correlation id.
     Trace(trace::TraceArgs),
     /// Watch what happens to messages, as it happens or from an earlier sequence on.
     Watch(watch::WatchArgs),

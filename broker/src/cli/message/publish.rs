@@ -9,8 +9,8 @@ use qbroker::exit::Exit;
 use qbroker_client::OutgoingMessage;
 use serde_json::json;
 
-use super::bulk;
 use super::dress::MessageArgs;
+use super::{atomic, bulk};
 use crate::cli::Outcome;
 use crate::cli::failure::Failure;
 use crate::cli::globals::Globals;
@@ -33,6 +33,9 @@ pub(in crate::cli) struct PublishArgs {
     /// ttl, max_attempts, ordering_key, fairness_key, unique_key, delay, queue.
     #[arg(long, requires = "jsonl")]
     envelope: bool,
+    /// All lines are one batch: all of them are stored, in whichever queues they name, or none.
+    #[arg(long, requires = "jsonl")]
+    atomic: bool,
 
     /// The message's id; the same id again, inside the queue's dedup window, is stored once.
     #[arg(long, value_name = "ID", conflicts_with = "jsonl")]
@@ -56,6 +59,7 @@ impl PublishArgs {
     /// Publishes, and returns once everything is on disk.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
         match &self.jsonl {
+            Some(path) if self.atomic => atomic::publish(globals, self, path).await,
             Some(path) => bulk::publish(globals, self, path).await,
             None => self.publish_one(globals).await,
         }
@@ -183,6 +187,7 @@ mod tests {
         for line in [
             &["q", "payload", "--jsonl", "f"][..],
             &["q", "--envelope"],
+            &["q", "--atomic"],
             &["q", "x", "--header", "novalue"],
             &["q", "x", "--delay", "1s", "--at", "2026-01-01T00:00:00Z"],
             &["q", "x", "--at", "tomorrow"],

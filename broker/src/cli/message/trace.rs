@@ -1,6 +1,6 @@
-//! `qbroker message trace`: what happened to one message.
+//! `qbroker message trace`: what happened to one message, or to those of a correlation id.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use qbroker::exit::Exit;
 use serde_json::{Value, json};
 
@@ -11,10 +11,15 @@ use crate::cli::globals::Globals;
 use crate::cli::output::Item;
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("of").args(["id", "correlation_id"]).required(true)))]
 pub(in crate::cli) struct TraceArgs {
     /// q. and the message's sequence; or the id that its publisher chose, with --queue, for as long as
     /// the queue remembers ids.
-    id: String,
+    id: Option<String>,
+    /// The application's own id: of the ten latest messages that `message find` finds by it, what
+    /// happened to any of them. The broker needs its search index.
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<String>,
     /// A queue that it was, or is, in.
     #[arg(long, value_name = "QUEUE", default_value = "", hide_default_value = true)]
     queue: String,
@@ -24,7 +29,10 @@ impl TraceArgs {
     /// Tells it: a line for each step, or one JSON object with the message where it is still there.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
         let client = globals.connect().await?;
-        let trace = client.trace_message(&self.queue, &self.id).await?;
+        let trace = match (&self.id, &self.correlation_id) {
+            (None, Some(id)) => client.trace_correlated(&self.queue, id).await?,
+            (id, _) => client.trace_message(&self.queue, id.as_deref().unwrap_or_default()).await?,
+        };
         let output = globals.output();
         let has_columns = output.has_columns();
         let events = trace.events.iter().map(|event| event_item(event, has_columns));
