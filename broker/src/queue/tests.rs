@@ -7,6 +7,7 @@ mod args;
 mod check;
 mod commands;
 mod effects;
+mod fairness;
 mod full;
 mod mend;
 mod model;

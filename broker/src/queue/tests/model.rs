@@ -73,6 +73,9 @@ pub(super) struct Message {
     pub(super) leads: bool,
     pub(super) fairness: Option<u64>,
     pub(super) size: u64,
+    pub(super) publish_ms: u64,
+    /// Why it is a dead letter, and the name of the queue that it came from.
+    pub(super) letter: Option<(i32, String)>,
 }
 
 impl Message {
@@ -142,6 +145,8 @@ pub(super) struct Asked {
     pub(super) delete: Option<u32>,
     /// The queue that messages are moved from, and whether their attempts begin anew.
     pub(super) moving: Option<(u32, bool)>,
+    /// The only messages that may be moved or purged, where a filter says which.
+    pub(super) meant: Option<BTreeSet<u64>>,
     pub(super) pull: Option<Pulling>,
     /// Waiting pulls that were answered, by grant.
     pub(super) answered: BTreeMap<u64, PullId>,
@@ -195,6 +200,7 @@ impl Model {
                     let purged = asked.purge.is_some_and(|(queue, states)| {
                         message.queue == queue && states.contains(message.state_bit())
                     });
+                    let purged = purged && asked.means(*birth);
                     assert!(asked.remove.remove(birth) || purged, "nobody deleted {birth}");
                 }
             }
@@ -231,6 +237,8 @@ impl Model {
                     leads: false,
                     fairness: it.fairness_hash,
                     size,
+                    publish_ms: it.wall_ms,
+                    letter: None,
                 };
                 assert!(self.messages.insert(lsn.0, message).is_none());
                 self.join_line(lsn.0);

@@ -52,7 +52,8 @@ enum Command {
     SettleWith { lease: u8, kind: u8, publish: Option<u8>, patch: Option<(u16, Option<u8>)> },
     State { key: u8, how: state::How },
     Extend { leases: Vec<u8>, session: Option<u8> },
-    Purge { queue: u8, states: u8 },
+    Purge { queue: u8, states: u8, letters: bool },
+    Policy { queue: u8, what: u8, most: u8 },
     Delete(u8),
     Remove(Vec<u8>),
     Update { messages: Vec<u8>, priority: Option<u8>, due: Option<NewDue> },
@@ -151,7 +152,12 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (leases(), prop::option::of(0..3_u8)).prop_map(|(leases, session)| {
             Command::Extend { leases, session }
         }),
-        1 => (any::<u8>(), 1..32_u8).prop_map(|(queue, states)| Command::Purge { queue, states }),
+        1 => (any::<u8>(), 1..32_u8, any::<bool>()).prop_map(|(queue, states, letters)| {
+            Command::Purge { queue, states, letters }
+        }),
+        2 => (any::<u8>(), 0..10_u8, 0..4_u8).prop_map(|(queue, what, most)| {
+            Command::Policy { queue, what, most }
+        }),
         1 => any::<u8>().prop_map(Command::Delete),
         1 => leases().prop_map(Command::Remove),
         2 => (leases(), prop::option::of(0..10_u8), new_due).prop_map(|(messages, priority, due)| {
@@ -344,7 +350,13 @@ impl<I: StageIndex> Play<I> {
             }
             Command::State { key, how } => self.state(*key, how),
             Command::Extend { leases, session } => self.extend(leases, *session),
-            Command::Purge { queue, states } => self.purge(*queue, StateSet(u32::from(*states))),
+            Command::Purge { queue, states, letters: false } => {
+                self.purge(*queue, StateSet(u32::from(*states)));
+            }
+            Command::Purge { queue, states, letters: true } => {
+                self.purge_letters(*queue, StateSet(u32::from(*states)));
+            }
+            Command::Policy { queue, what, most } => self.change_policy(*queue, *what, *most),
             Command::Delete(queue) => self.delete(*queue),
             Command::Remove(messages) => self.remove(messages),
             Command::Update { messages, priority, due } => {

@@ -75,9 +75,10 @@ impl Model {
                 .filter(|it| (it.queue, it.fairness) == (queue, key) && it.lease().is_some());
             let leased = held.count() + granted.len();
             let most = max.filter(|_| key.is_some()).map_or(usize::MAX, |max| max as usize);
-            assert!(leased <= most, "{leased} of one key");
+            // A limit that was lowered takes no lease back.
+            assert!(granted.is_empty() || leased <= most, "{leased} of one key");
             let next = ready.get(granted.len()).map(|birth| self.messages[birth].priority);
-            assert!(next <= last || leased == most, "{next:?} waits, {last:?} is granted");
+            assert!(next <= last || most <= leased, "{next:?} waits, {last:?} is granted");
         }
     }
 

@@ -1,12 +1,42 @@
 //! What operations may do, in the model.
 
+use std::collections::BTreeSet;
+
 use qbroker_storage::Lsn;
 
-use super::{Asked, Model, What};
+use super::{Asked, Message, Model, What};
+use crate::queue::filter::{Filter, Is};
+use crate::queue::index::StateSet;
 use crate::queue::policy::Overflow;
 use crate::queue::record::Moved;
 
+impl Asked {
+    /// Whether a filter, where there is one, means this message.
+    pub(super) fn means(&self, birth: u64) -> bool {
+        self.meant.as_ref().is_none_or(|meant| meant.contains(&birth))
+    }
+}
+
 impl Model {
+    /// The messages of a queue that a filter means.
+    pub(in crate::queue::tests) fn meant(&self, queue: u32, filter: &Filter) -> BTreeSet<u64> {
+        let of_queue = self.messages.iter().filter(|(_, message)| message.queue == queue);
+        let is = |birth: u64, message: &Message, is: &Is| match is {
+            Is::In(states) => StateSet(*states).contains(message.state_bit()),
+            Is::Named(names) => names.births.contains(&birth),
+            Is::PublishedAfter(ms) => *ms <= message.publish_ms,
+            Is::PublishedBefore(ms) => message.publish_ms < *ms,
+            Is::Reason(wanted) => message.letter.as_ref().is_some_and(|(it, _)| it == wanted),
+            Is::Source(wanted) => message.letter.as_ref().is_some_and(|(_, it)| it == wanted),
+            other => panic!("no random filter asks for {other:?}"),
+        };
+        let all = |(birth, message): &(&u64, &Message)| {
+            let mut terms = filter.terms.iter().filter_map(|term| term.is.as_ref());
+            terms.all(|term| is(**birth, message, term))
+        };
+        of_queue.filter(all).map(|(birth, _)| *birth).collect()
+    }
+
     pub(super) fn check_moved(&mut self, lsn: Lsn, it: &Moved, asked: &Asked) {
         let (from, anew) = asked.moving.expect("nobody moves anything");
         assert_eq!(it.reset_attempts, anew);
@@ -14,11 +44,13 @@ impl Model {
         assert!(!to.publishing_paused, "{} takes nothing", to.name);
         assert_eq!(it.is_to_dead_letters, to.is_dead_letter_queue);
         for birth in &it.births {
+            assert!(asked.means(*birth), "{birth} is not meant");
             self.check_is_taken(*birth, it.to_queue);
             let message = self.message(*birth);
             assert!(message.queue == from && from != it.to_queue, "{birth} is elsewhere");
             assert!(message.lease().is_none(), "{birth} is held");
             message.queue = it.to_queue;
+            message.letter.take_if(|_| !it.is_to_dead_letters);
             if !matches!(message.what, What::Scheduled(_)) {
                 message.what = What::Ready;
             }

@@ -107,6 +107,7 @@ impl Model {
             return;
         }
         assert!(self.queues[&it.to_queue].is_dead_letter_queue);
+        let letter = Some((it.reason, source.name.clone()));
         let (queue, place) = (it.to_queue, lsn.0);
         let message = self.message(it.birth);
         let (failures, crashes) = (0, 0);
@@ -118,6 +119,7 @@ impl Model {
             crashes,
             ttl_end: None,
             leads: false,
+            letter,
             ..message.clone()
         };
         self.join_line(it.birth);

@@ -3,9 +3,9 @@
 use qbroker_storage::Lsn;
 
 use super::{Asked, Play, QUEUES};
-use crate::queue::filter::{Filter, Is};
+use crate::queue::filter::{Filter, Is, Names, Term};
 use crate::queue::index::StateSet;
-use crate::queue::record::OperationKind;
+use crate::queue::record::{DeadLetterReason, OperationKind};
 use crate::queue::tests::operations::look;
 use crate::queue::tests::stage::StageIndex;
 use crate::queue::{StartOperation, Work};
@@ -33,7 +33,7 @@ impl<I: StageIndex> Play<I> {
             reset_attempts,
         });
         let queue = QUEUES[usize::from(queue) % QUEUES.len()].to_owned();
-        let filter = Filter::of(Is::In(states.0));
+        let filter = self.filter(states, how);
         let limit = if how & 32 == 0 { 0 } else { 2 };
         let start = StartOperation { queue: queue.clone(), filter, work, rate: 0, limit };
         let may_go = self.model.queue_named(&queue).is_some()
@@ -60,6 +60,27 @@ impl<I: StageIndex> Play<I> {
         }
     }
 
+    /// Of some states, and for half of them of something else that the model knows.
+    fn filter(&self, states: StateSet, how: u8) -> Filter {
+        let mut filter = Filter::of(Is::In(states.0));
+        if how < 128 {
+            return filter;
+        }
+        let lately_ms = self.stage.now.wall_ms - 5_000;
+        let is = match how % 5 {
+            0 => {
+                let births = self.model.messages.keys().copied().step_by(2).collect();
+                Is::Named(Names { ids: Vec::new(), births })
+            }
+            1 => Is::PublishedAfter(lately_ms),
+            2 => Is::PublishedBefore(lately_ms),
+            3 => Is::Reason(DeadLetterReason::MaxAttempts.into()),
+            _ => Is::Source("strict".to_owned()),
+        };
+        filter.terms.push(Term { is: Some(is) });
+        filter
+    }
+
     fn step(&mut self, id: Lsn, messages: usize) {
         let Some(operation) = self.stage.core.operation(id).cloned() else { return };
         let started = &operation.started;
@@ -67,6 +88,7 @@ impl<I: StageIndex> Play<I> {
         let heard = self.stage.turn(|core, now, out| core.step_operation(&step, now, out));
         let is_move = started.kind() == OperationKind::Move;
         let asked = Asked {
+            meant: Some(self.model.meant(started.queue, &started.filter)),
             moving: is_move.then_some((started.queue, started.reset_attempts)),
             purge: (!is_move).then(|| (started.queue, started.filter.states())),
             ..Asked::default()

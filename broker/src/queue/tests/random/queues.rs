@@ -1,11 +1,15 @@
 //! Random commands about queues as such.
 
 use super::{Asked, Play, QUEUES};
-use crate::queue::body::small_body;
-use crate::queue::index::StateSet;
+use crate::queue::body::{StoredDeadLetter, small_body};
+use crate::queue::filter::{Filter, Is};
+use crate::queue::index::{StateSet, fairness_hash};
 use crate::queue::outcomes::StoredOutcome;
+use crate::queue::policy::FairnessWeight;
 use crate::queue::tests::stage::StageIndex;
-use crate::queue::{DeleteQueue, Lost, PauseQueue, PurgeStep};
+use crate::queue::{
+    DeleteQueue, LettersPurge, Lost, PauseQueue, PurgeStep, SomeLetters, UpdateQueue,
+};
 
 impl<I: StageIndex> Play<I> {
     pub(super) fn purge(&mut self, queue: u8, states: StateSet) {
@@ -21,6 +25,85 @@ impl<I: StageIndex> Play<I> {
         self.heard(&heard, asked);
         let expected = id.map(|_| PurgeStep { deleted: purged, is_last: true });
         assert_eq!(heard.answer.ok(), expected);
+    }
+
+    /// Purges what a queue has in its dead-letter queue.
+    pub(super) fn purge_letters(&mut self, queue: u8, states: StateSet) {
+        let name = QUEUES[usize::from(queue) % QUEUES.len()];
+        let Ok(begun) = self.stage.core.begin_letters_purge(name, states) else {
+            return assert!(self.model.queue_named(name).is_none());
+        };
+        let Some(mut purge) = begun else { return };
+        let letters = self.model.queue_named(&format!("{name}.dead")).expect("it is there").id;
+        let mut meant = self.model.meant(letters, &Filter::of(Is::Source(name.to_owned())));
+        meant.retain(|birth| states.contains(self.model.messages[birth].state_bit()));
+        let mut deleted = 0;
+        loop {
+            let looked_at = self.next_letters(&purge);
+            let mut from_queue = looked_at.letters.clone();
+            from_queue.retain(|letter| {
+                let (_, body) = &self.stage.log[&letter.record];
+                StoredDeadLetter::source_queue(body).expect("a body can be read") == name
+            });
+            let heard = self
+                .stage
+                .turn(|core, _, out| core.purge_letters(&mut purge, &looked_at, &from_queue, out));
+            let (purge, meant) = (Some((letters, states)), Some(meant.clone()));
+            self.heard(&heard, Asked { purge, meant, ..Asked::default() });
+            let step = heard.answer.expect("a purge is not refused");
+            deleted += step.deleted;
+            if step.is_last {
+                break;
+            }
+        }
+        assert_eq!(deleted, meant.len() as u64, "{meant:?}");
+    }
+
+    fn next_letters(&mut self, purge: &LettersPurge) -> SomeLetters {
+        loop {
+            match self.stage.core.next_letters(purge) {
+                Ok(letters) => return letters,
+                Err(missing) => self.stage.load(missing),
+            }
+        }
+    }
+
+    /// Changes something in the policy of a queue, whatever waits in it.
+    pub(super) fn change_policy(&mut self, queue: u8, what: u8, most: u8) {
+        let name = QUEUES[usize::from(queue) % QUEUES.len()].to_owned();
+        let before = self.model.queue_named(&name).map(|queue| queue.policy.clone());
+        let exists = before.is_some();
+        let mut policy = before.unwrap_or_default();
+        let some = (0 < most).then_some(most);
+        match what {
+            0 => policy.max_attempts = some.map(Into::into),
+            1 => policy.max_crashes = some.map(Into::into),
+            2 => policy.max_leased = some.map(Into::into),
+            3 => policy.max_leased_per_fairness_key = some.map(Into::into),
+            4 => policy.max_messages = some.map(|most| u64::from(most) * 3),
+            5 => policy.max_bytes = some.map(|most| u64::from(most) * 60),
+            6 => policy.overflow = Some(i32::from(most % 3)),
+            7 => {
+                let lease_ms = some.map(|most| 1_000 * u64::from(most));
+                policy.lease_duration_ms = lease_ms;
+            }
+            8 => policy.discard_dead_letters = Some(most.is_multiple_of(2)),
+            _ => {
+                let weight = |hash: u64| FairnessWeight {
+                    key: hash.to_string(),
+                    hash: fairness_hash(hash),
+                    weight: u32::from(most) + 1,
+                };
+                policy.fairness_weights = (1..3).map(weight).collect();
+            }
+        }
+        let update = UpdateQueue { name, policy, ..UpdateQueue::default() };
+        let heard = self.stage.turn(|core, now, out| core.update_queue(&update, now, out));
+        self.heard(&heard, Asked::default());
+        assert_eq!(heard.answer.is_ok(), exists, "{:?}", heard.answer);
+        if let Some(queue) = self.model.queue_named(&update.name) {
+            assert_eq!(queue.policy, update.policy);
+        }
     }
 
     pub(super) fn delete(&mut self, queue: u8) {
