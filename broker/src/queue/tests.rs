@@ -118,6 +118,7 @@ scripts! {
     fairness_key
     ordering_key
     ordering_key_line
+    keys_meet
     disk_full
     freeze
     meet
