@@ -58,6 +58,7 @@ async fn a_message_is_shown_and_deleted() {
     assert!(shown["expire_time"].is_string(), "{shown}");
     let attempt = &shown["attempts"][0];
     assert_eq!((&attempt["attempt"], &attempt["failure"]["type"]), (&json!(1), &json!("exit 3")));
+    assert!(attempt["start_time"].is_string() && attempt["end_time"].is_string(), "{attempt}");
     let id = format!("q.{}", shown["sequence"]);
     let ran = stage.shell.run(&["-o", "plain", "message", "get", &id]).await;
     assert!(ran.out.contains("broken"), "{}", ran.out);

@@ -157,6 +157,7 @@ impl GetArgs {
 fn attempt(attempt: &Attempt) -> Value {
     json!({
         "attempt": attempt.attempt,
+        "start_time": time(attempt.start_time),
         "end_time": time(attempt.end_time),
         "failure": failure(&attempt.failure),
         "consumer_id": attempt.consumer_id,
