@@ -234,6 +234,10 @@ pub struct Leased {
     pub crashes: u32,
     /// What the latest nack told.
     pub last_failure: Option<Failure>,
+    /// Failures at which a nack dead-letters it: its own limit, else that of its queue when it was
+    /// delivered; `None` of a broker that does not tell. See
+    /// [`Settlement::max_attempts`](crate::Settlement::max_attempts).
+    pub max_attempts: Option<Limit>,
     /// When the broker sent it; `None` of one that does not tell.
     pub(crate) sent: Option<Sent>,
 }
@@ -273,6 +277,7 @@ impl From<v1::Delivery> for Leased {
             failures: count(delivery.failures),
             crashes: count(delivery.crashes),
             last_failure: delivery.last_failure.map(Failure::from),
+            max_attempts: delivery.max_attempts.map(Limit::from_wire),
             sent: None,
         }
     }

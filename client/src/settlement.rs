@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use qbroker_proto::v1::{self, effect, settlement};
 
+use crate::admin::Limit;
 use crate::message::{Failure, OutgoingMessage};
 use crate::state::{self, CounterChange};
 use crate::time;
@@ -36,13 +37,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn into_wire(self, patch: Option<v1::MessagePatch>) -> settlement::Outcome {
+    fn into_wire(
+        self,
+        patch: Option<v1::MessagePatch>,
+        max_attempts: Option<Limit>,
+    ) -> settlement::Outcome {
         match self {
             Self::Ack => settlement::Outcome::Ack(v1::Ack {}),
             Self::Nack { delay, failure } => settlement::Outcome::Nack(v1::Nack {
                 delay: delay.map(time::duration),
                 failure: failure.map(Into::into),
                 patch,
+                max_attempts: max_attempts.map(Limit::into_wire),
             }),
             Self::Release { delay } => {
                 settlement::Outcome::Release(v1::Release { delay: delay.map(time::duration) })
@@ -73,12 +79,13 @@ impl Outcome {
 pub struct Settlement {
     outcome: Outcome,
     patch: Option<Patch>,
+    max_attempts: Option<Limit>,
     effects: Vec<effect::Kind>,
 }
 
 impl From<Outcome> for Settlement {
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, patch: None, effects: Vec::new() }
+        Self { outcome, patch: None, max_attempts: None, effects: Vec::new() }
     }
 }
 
@@ -102,6 +109,16 @@ impl Settlement {
     /// there is nothing to change, and it is left out.
     pub fn patch(mut self, patch: Patch) -> Self {
         self.patch = Some(patch);
+        self
+    }
+
+    /// The limit of failures that a nack goes by, whatever its queue's is by then:
+    /// [`Leased::max_attempts`](crate::Leased::max_attempts), or less. So who does something together with
+    /// the last failure knows that it is the last, or is not. A limit of the message's own counts first. Of
+    /// any other outcome than a nack it is left out, and a broker before feature "nack_max_attempts" passes
+    /// over it.
+    pub fn max_attempts(mut self, max: Limit) -> Self {
+        self.max_attempts = Some(max);
         self
     }
 
@@ -146,9 +163,10 @@ impl Settlement {
     /// The settlement of the lease that `token` names.
     pub(crate) fn of(self, token: Bytes) -> v1::Settlement {
         let effect = |kind| v1::Effect { kind: Some(kind) };
+        let patch = self.patch.map(|patch| patch.0);
         v1::Settlement {
             lease_token: token,
-            outcome: Some(self.outcome.into_wire(self.patch.map(|patch| patch.0))),
+            outcome: Some(self.outcome.into_wire(patch, self.max_attempts)),
             effects: self.effects.into_iter().map(effect).collect(),
         }
     }

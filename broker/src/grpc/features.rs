@@ -21,6 +21,7 @@ pub(super) const FEATURES: &[&str] = &[
     "max_length",
     "message_max_attempts",
     "move_messages",
+    "nack_max_attempts",
     "operations",
     "ordering_key",
     "patch",

@@ -19,6 +19,8 @@ pub struct Delivery {
     pub priority: u8,
     pub failures: u32,
     pub crashes: u32,
+    /// Failures at which a nack is its last; `None`: there is no last one.
+    pub failures_max: Option<u32>,
     /// Record of its content.
     pub content: Lsn,
     /// Record of the last failure told; zero: none.
@@ -299,6 +301,7 @@ impl<I: Index> Core<I> {
         let of = self.catalog.get(queue).expect("a queue with a message is there");
         let (name, policy) = (of.name.clone(), &of.definition.policy);
         let duration_ms = terms.lease_duration_ms.unwrap_or_else(|| policy.lease_ms());
+        let queues_max = policy.failures_max();
         let mut draft = self.draft();
         let grant = draft.fact(Record::Granted(Granted {
             session: terms.session.0,
@@ -320,6 +323,7 @@ impl<I: Index> Core<I> {
             priority: message.priority,
             failures: message.failures,
             crashes: message.crashes,
+            failures_max: message.failures_max(queues_max),
             content: message.content(birth),
             last_failure: message.last_failure,
             dead_letter: message.dead_letter,

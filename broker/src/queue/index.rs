@@ -27,7 +27,6 @@ pub use page::Page;
 pub(super) use pages::Pages;
 
 use super::ids::QueueId;
-use super::policy::Policy;
 use super::time::{Due, Now};
 
 /// What a message is doing.
@@ -170,10 +169,10 @@ impl Message {
         u8::MAX - self.priority
     }
 
-    /// Failures until it is given up; `None`: no limit.
-    pub(super) fn failures_max(&self, policy: &Policy) -> Option<u32> {
+    /// Failures until it is given up, its queue's where it says nothing itself; `None`: no limit.
+    pub(super) fn failures_max(&self, queues: Option<u32>) -> Option<u32> {
         match self.max_attempts {
-            0 => policy.failures_max(),
+            0 => queues,
             own => u32::try_from(own).ok(),
         }
     }

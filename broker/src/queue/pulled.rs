@@ -119,6 +119,7 @@ impl<I: Index> Core<I> {
                 priority: message.priority,
                 failures: message.failures,
                 crashes: message.crashes,
+                failures_max: message.failures_max(queue.definition.policy.failures_max()),
                 last_failure: message.last_failure,
                 dead_letter: message.dead_letter,
                 duration_ms: lease.duration_ms,

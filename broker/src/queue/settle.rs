@@ -10,9 +10,7 @@ use super::effects::Effects;
 use super::ids::{ConsumerId, LeaseToken, SessionId};
 use super::index::{Index, Message};
 use super::lease::Lease;
-use super::record::{
-    Acked, BIRTHS_MAX, Call, DeadLetterReason, Nacked, QueueDefinition, Record, Released,
-};
+use super::record::{Acked, BIRTHS_MAX, Call, DeadLetterReason, Nacked, Record, Released};
 use super::refused::Refused;
 use super::settled::Kind;
 use super::time::Now;
@@ -58,6 +56,8 @@ pub enum Outcome {
         delay_ms: Option<u64>,
         failure: StoredFailure,
         chance: f64,
+        /// Instead of the queue's limit of failures; -1: none.
+        max_attempts: Option<i32>,
     },
     Release {
         delay_ms: u64,
@@ -174,9 +174,11 @@ impl<I: Index> Core<I> {
                 let letter = Letter { call, reason, failure: self.cut(failure) };
                 self.draft_letter(draft, birth, &message, letter, now);
             }
-            Outcome::Nack { delay_ms, failure, chance } => {
+            Outcome::Nack { delay_ms, failure, chance, max_attempts } => {
                 let failure = self.cut(failure);
-                self.draft_nack(draft, call, birth, &message, (*delay_ms, *chance), failure, now);
+                let was_last = self.is_last_failure(&message, *max_attempts);
+                let backoff = (!was_last).then_some((*delay_ms, *chance));
+                self.draft_nack(draft, call, birth, &message, backoff, failure, now);
             }
         }
         Ok(())
@@ -189,22 +191,21 @@ impl<I: Index> Core<I> {
         call: Call,
         birth: Lsn,
         message: &Message,
-        (delay_ms, chance): (Option<u64>, f64),
+        backoff: Option<(Option<u64>, f64)>,
         failure: Option<StoredFailure>,
         now: Now,
     ) {
         let queue =
             &self.catalog.get(message.queue).expect("a message's queue is there").definition;
-        let was_last = is_last_failure(queue, message);
+        let was_last = backoff.is_none();
         if was_last && !queue.is_dead_letter_queue {
             let (call, reason) = (Some(call), DeadLetterReason::MaxAttempts);
             return self.draft_letter(draft, birth, message, Letter { call, reason, failure }, now);
         }
-        let delay_ms = delay_ms.unwrap_or_else(|| {
-            let failures = message.failures + 1;
-            queue.policy.backoff_ms(failures, chance)
+        let delay_ms = backoff.map_or(0, |(delay_ms, chance)| {
+            delay_ms.unwrap_or_else(|| queue.policy.backoff_ms(message.failures + 1, chance))
         });
-        let due = (!was_last && 0 < delay_ms).then(|| now.after(delay_ms).into());
+        let due = (0 < delay_ms).then(|| now.after(delay_ms).into());
         let nacked = Nacked {
             call,
             birth: birth.0,
@@ -228,8 +229,21 @@ impl<I: Index> Core<I> {
             Outcome::Ack => true,
             Outcome::Release { .. } => false,
             Outcome::DeadLetter { .. } => !queue.is_dead_letter_queue,
-            Outcome::Nack { .. } => !queue.is_dead_letter_queue && is_last_failure(queue, message),
+            Outcome::Nack { max_attempts, .. } => {
+                !queue.is_dead_letter_queue && self.is_last_failure(message, *max_attempts)
+            }
         }
+    }
+
+    /// Whether a failure of a message that is held is the last that it may have: by its own limit, else
+    /// by the one that the nack names, else by its queue's.
+    fn is_last_failure(&self, message: &Message, named: Option<i32>) -> bool {
+        let queue = self.catalog.get(message.queue).expect("a message's queue is there");
+        let max = match named {
+            Some(named) => u32::try_from(named).ok(),
+            None => queue.definition.policy.failures_max(),
+        };
+        message.failures_max(max).is_some_and(|max| max <= message.failures + 1)
     }
 
     /// What is kept of a failure: nothing of an empty one, little of this one alone while the disk is
@@ -297,9 +311,4 @@ impl<I: Index> Core<I> {
 fn session_of(call: &Call, lease: &Lease, otherwise: SessionId) -> SessionId {
     let is_own = call.consumer != 0 && lease.consumer.0 == call.consumer;
     if is_own { lease.session } else { otherwise }
-}
-
-/// Whether a failure of a message that is held is the last that it may have.
-fn is_last_failure(queue: &QueueDefinition, message: &Message) -> bool {
-    message.failures_max(&queue.policy).is_some_and(|max| max <= message.failures + 1)
 }

@@ -48,6 +48,7 @@ scripts! {
     settle_limit
     nack
     max_attempts
+    nack_limit
     crash
     release
     dead_letter

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use qbroker_client::{Consumer, Delivery, Error, Failure, LostReason, Outcome, Reason};
+use qbroker_client::{
+    Consumer, Delivery, Error, Failure, Limit, LostReason, Outcome, Reason, Settlement,
+};
 use qbroker_proto::v1::{
     ConsumeOpen, ExtendLeasesResponse, GoingAway, ItemError, LeaseLostReason, LeasesLost,
     SettleRequest, Subscribed, consume_request, consume_response, settlement,
@@ -48,14 +50,17 @@ async fn every_outcome_says_what_it_means() {
         settlement::Outcome::Nack(nack) => {
             let failure = nack.failure.unwrap();
             assert_eq!((failure.r#type.as_str(), failure.details.as_str()), ("Oops", "trace"));
-            assert_eq!(nack.delay, None);
+            assert_eq!((nack.delay, nack.max_attempts), (None, None));
         }
         other => panic!("{other:?}"),
     }
     let delay = Some(Duration::from_secs(3));
-    drop(next().settle(Outcome::Nack { delay, failure: None }));
+    let nack = Settlement::from(Outcome::Nack { delay, failure: None });
+    drop(next().settle(nack.max_attempts(Limit::AtMost(7))));
     match outcome(&talk.hear_settle().await) {
-        settlement::Outcome::Nack(nack) => assert_eq!(nack.delay.unwrap().seconds, 3),
+        settlement::Outcome::Nack(nack) => {
+            assert_eq!((nack.delay.unwrap().seconds, nack.max_attempts), (3, Some(7)));
+        }
         other => panic!("{other:?}"),
     }
     drop(next().release());

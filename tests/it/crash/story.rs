@@ -372,7 +372,7 @@ pub(super) fn failure() -> StoredFailure {
 }
 
 pub(super) fn nack(delay_ms: u64) -> Outcome {
-    Outcome::Nack { delay_ms: Some(delay_ms), failure: failure(), chance: 0.0 }
+    Outcome::Nack { delay_ms: Some(delay_ms), failure: failure(), chance: 0.0, max_attempts: None }
 }
 
 /// Everything a broker does in its life, on two queues with tiny segments.

@@ -44,6 +44,47 @@ async fn a_message_fails_as_often_as_it_says_itself() {
     assert_eq!(broker.stats("q").await.ready, 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nack_goes_by_the_limit_that_it_names_and_a_delivery_tells_it() {
+    let broker = Broker::start(&[]).await;
+    let queue = |max_attempts| {
+        let policy = QueuePolicy { max_attempts: Some(max_attempts), ..QueuePolicy::default() };
+        Some(Queue { name: "q".to_owned(), policy: Some(policy), ..Queue::default() })
+    };
+    let create = CreateQueueRequest { queue: queue(3), ..CreateQueueRequest::default() };
+    broker.wire.admin().create_queue(create).await.unwrap();
+    let messages = vec![limited("own", 2), limited("for ever", -1), message("the queue's")];
+    broker.publish(publish("q", messages)).await.unwrap();
+    let pulled = broker.pull("q", 10).await;
+    let told: Vec<_> = pulled.iter().map(|it| it.max_attempts).collect();
+    assert_eq!(told, [Some(2), Some(-1), Some(3)]);
+
+    let paths = vec!["policy.max_attempts".to_owned()];
+    let update_mask = Some(prost_types::FieldMask { paths });
+    let update = UpdateQueueRequest { queue: queue(1), update_mask, allow_missing: false };
+    broker.wire.admin().update_queue(update).await.unwrap();
+    let nack = |token, max_attempts| {
+        let nack = Nack { delay: Some(seconds(0)), max_attempts, ..Nack::default() };
+        settlement(token, Outcome::Nack(nack))
+    };
+    for bad in [0, -2, 1_000_001] {
+        let refused = broker.settle(vec![nack(&pulled[2].lease_token, Some(bad))]).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.is(), (InvalidArgument, "INVALID_ARGUMENT"), "{bad}");
+        assert_eq!(refused.metadata["field"], "max_attempts");
+    }
+    let nacks = pulled.iter().map(|it| nack(&it.lease_token, Some(3))).collect();
+    assert_eq!(broker.settle(nacks).await.unwrap(), []);
+    // By what holds now it would have been a dead letter.
+    let again = broker.pull("q", 10).await;
+    let told: Vec<_> = again.iter().map(|it| (it.failures, it.max_attempts)).collect();
+    assert_eq!(told, [(1, Some(2)), (1, Some(-1)), (1, Some(1))]);
+    let nacks = again.iter().map(|it| nack(&it.lease_token, None)).collect();
+    assert_eq!(broker.settle(nacks).await.unwrap(), []);
+    let dead = broker.stats("q.dead").await.ready;
+    assert_eq!((dead, broker.stats("q").await.ready), (2, 1));
+}
+
 fn failure(text: &str) -> Option<Failure> {
     Some(Failure { r#type: "E".to_owned(), message: text.to_owned(), details: "at 1".to_owned() })
 }

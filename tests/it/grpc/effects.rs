@@ -17,7 +17,7 @@ fn with(settlement: Settlement, effects: Vec<Effect>) -> Settlement {
 }
 
 fn nack(token: &Bytes, patch: MessagePatch) -> Settlement {
-    let nack = Nack { delay: Some(seconds(0)), patch: Some(patch), failure: None };
+    let nack = Nack { delay: Some(seconds(0)), patch: Some(patch), ..Nack::default() };
     super::settlement(token, Outcome::Nack(nack))
 }
 

@@ -182,7 +182,7 @@ async fn a_failure_is_cut_rather_than_refused() {
         message: "\u{e4}".repeat(3_000),
         details: "d".repeat(100_000),
     };
-    let nack = Nack { delay: Some(seconds(0)), failure: Some(failure), patch: None };
+    let nack = Nack { delay: Some(seconds(0)), failure: Some(failure), ..Nack::default() };
     assert_eq!(broker.settle(vec![settlement(&token, Outcome::Nack(nack))]).await.unwrap(), []);
     let again = broker.pull("work", 1).await.remove(0);
     assert_eq!((again.attempt, again.failures, again.crashes), (2, 1, 0));

@@ -138,7 +138,7 @@ impl Run {
             let (outcome, ours) = match *verdict {
                 Verdict::Ack => (queue::Outcome::Ack, Outcome::Ack),
                 Verdict::Nack(delay_ms) => (
-                    queue::Outcome::Nack { delay_ms, failure, chance: 0.0 },
+                    queue::Outcome::Nack { delay_ms, failure, chance: 0.0, max_attempts: None },
                     Outcome::Nack(delay_ms, number),
                 ),
                 Verdict::Release(delay_ms) => {

@@ -136,7 +136,8 @@ impl Run {
         let patch = Patch { published, priority: None, payload_bytes, body };
         let effects = Effects { patch: Some(patch), ..Effects::default() };
         let told = audit::failure(failure);
-        let outcome = Outcome::Nack { delay_ms: None, failure: told, chance: 0.0 };
+        let outcome =
+            Outcome::Nack { delay_ms: None, failure: told, chance: 0.0, max_attempts: None };
         let settlement = Settlement { token, outcome, effects: Some(Box::new(effects)) };
         let settle = Settle {
             consumer: ConsumerId::NONE,

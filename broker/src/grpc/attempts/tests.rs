@@ -82,7 +82,7 @@ fn failure(text: &str) -> Option<v1::Failure> {
 
 fn nack(text: &str) -> settlement::Outcome {
     let delay = Some(prost_types::Duration::default());
-    settlement::Outcome::Nack(v1::Nack { delay, failure: failure(text), patch: None })
+    settlement::Outcome::Nack(v1::Nack { delay, failure: failure(text), ..v1::Nack::default() })
 }
 
 fn text(attempt: i32) -> String {
@@ -138,7 +138,10 @@ async fn what_an_older_version_wrote_is_told_as_far_as_the_log_has_it() {
     for attempt in 1..=3 {
         let token = stage.lease("q");
         let failure = StoredFailure { message: text(attempt), ..StoredFailure::default() };
-        stage.settle(token, Outcome::Nack { delay_ms: Some(0), failure, chance: 0.0 });
+        stage.settle(
+            token,
+            Outcome::Nack { delay_ms: Some(0), failure, chance: 0.0, max_attempts: None },
+        );
         stage.write();
     }
     assert_eq!(stage.told(birth).await, texts(1..=3), "each names the one before");

@@ -46,6 +46,9 @@ const FIELDS: [(u32, u32); 9] = [
 /// The number of the id's field in `StoredMessage`.
 const MESSAGE_ID: u32 = 1;
 
+/// How a limit is told that there is not.
+const NO_LIMIT: i32 = -1;
+
 /// Bytes of a delivery beside its message's body, about.
 pub(in crate::grpc) const OVERHEAD_BYTES: usize = 128;
 
@@ -71,6 +74,8 @@ pub(in crate::grpc) fn delivery(
     if let Some(failure) = last_failure {
         encoding::message::encode(6, &failure, room);
     }
+    let failures_max = delivery.failures_max.map_or(NO_LIMIT, u32::cast_signed);
+    encoding::int32::encode(7, &failures_max, room);
     Ok(room.split().freeze())
 }
 
@@ -421,6 +426,7 @@ mod tests {
             priority: 0,
             failures: 2,
             crashes: 0,
+            failures_max: None,
             content: Lsn(7),
             last_failure: Lsn(8),
             dead_letter: Lsn(0),
@@ -436,6 +442,7 @@ mod tests {
             let told = v1::Delivery::decode(encoded).unwrap();
             assert_eq!(told.message, Some(super::message("q", 0, &stored).unwrap()));
             assert_eq!((told.attempt, told.failures, told.crashes), (3, 2, 0));
+            assert_eq!(told.max_attempts, Some(-1));
             assert_eq!(seal.open(&told.lease_token), Some(token));
             assert_eq!(told.last_failure.unwrap().message, "no");
         }

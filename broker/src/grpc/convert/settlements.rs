@@ -12,6 +12,7 @@ use super::{bounds, effects};
 use crate::grpc::fault::Fault;
 use crate::queue::body::StoredFailure;
 use crate::queue::ids::{ConsumerId, LeaseToken};
+use crate::queue::policy::check_attempts;
 use crate::queue::refused::Refused;
 use crate::queue::{Outcome, Settle, Settlement};
 
@@ -102,8 +103,11 @@ fn outcome(outcome: Option<settlement::Outcome>) -> Result<(Outcome, Option<Mess
         }
         Some(settlement::Outcome::Ack(_)) => (Outcome::Ack, None),
         Some(settlement::Outcome::Nack(nack)) => {
+            let checked = nack.max_attempts.map_or(Ok(()), check_attempts);
+            checked.map_err(|why| Fault::invalid("max_attempts", why))?;
             let (delay_ms, failure) = (delay_ms(nack.delay)?, failure(nack.failure));
-            (Outcome::Nack { delay_ms, failure, chance: rand::random() }, nack.patch)
+            let (chance, max_attempts) = (rand::random(), nack.max_attempts);
+            (Outcome::Nack { delay_ms, failure, chance, max_attempts }, nack.patch)
         }
         Some(settlement::Outcome::Release(release)) => {
             (Outcome::Release { delay_ms: delay_ms(release.delay)?.unwrap_or_default() }, None)

@@ -285,7 +285,10 @@ fn outcome_of(name: &str, args: &mut Args<'_>) -> Outcome {
     let failure = StoredFailure { message, earlier, ..StoredFailure::default() };
     match name {
         "ack" => Outcome::Ack,
-        "nack" => Outcome::Nack { delay_ms, failure, chance: args.number("chance").unwrap_or(0.0) },
+        "nack" => {
+            let chance = args.number("chance").unwrap_or(0.0);
+            Outcome::Nack { delay_ms, failure, chance, max_attempts: args.number("attempts") }
+        }
         "release" => Outcome::Release { delay_ms: delay_ms.unwrap_or(0) },
         "dead" => Outcome::DeadLetter { failure },
         name => panic!("{name} settles nothing"),

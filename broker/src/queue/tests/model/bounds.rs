@@ -1,5 +1,6 @@
 //! What a queue may hold, in the plainest words.
 
+use super::settle::limit;
 use super::{Asked, Model, What};
 use crate::queue::Outcome;
 use crate::queue::policy::Overflow;
@@ -44,7 +45,8 @@ impl Model {
             _ if queue.is_dead_letter_queue => false,
             Outcome::DeadLetter { .. } => true,
             Outcome::Nack { .. } => {
-                self.was_last(queue, message.max_attempts, message.failures + 1)
+                let limit = limit(message.max_attempts, outcome);
+                self.was_last(queue, limit, message.failures + 1)
             }
         }
     }

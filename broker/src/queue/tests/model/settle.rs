@@ -66,7 +66,7 @@ impl Model {
         message.failures += 1;
         let (queue, failures, own) = (message.queue, message.failures, message.max_attempts);
         let queue = &self.queues[&queue];
-        let was_last = self.was_last(queue, own, failures);
+        let was_last = self.was_last(queue, limit(own, &outcome), failures);
         let what = match outcome {
             Outcome::DeadLetter { .. } => What::Parked,
             Outcome::Nack { .. } if was_last => What::Parked,
@@ -89,7 +89,8 @@ impl Model {
                 self.settle(it.birth, kind(&outcome), now);
                 let message = &self.messages[&it.birth];
                 let queue = &self.queues[&message.queue];
-                let was_last = self.was_last(queue, message.max_attempts, message.failures + 1);
+                let limit = limit(message.max_attempts, &outcome);
+                let was_last = self.was_last(queue, limit, message.failures + 1);
                 let given_up = matches!(outcome, Outcome::DeadLetter { .. });
                 assert!(given_up || was_last, "{} may fail once more", it.birth);
             }
@@ -125,9 +126,9 @@ impl Model {
         self.join_line(it.birth);
     }
 
-    /// Whether a message may not fail more often: by its own limit, or by the queue's.
-    pub(super) fn was_last(&self, queue: &QueueDefinition, own: i32, failures: u32) -> bool {
-        let max = if own == 0 { queue.policy.max_attempts.unwrap_or(20) } else { own };
+    /// Whether a message may not fail more often: by this limit, or where that is 0 by the queue's.
+    pub(super) fn was_last(&self, queue: &QueueDefinition, limit: i32, failures: u32) -> bool {
+        let max = if limit == 0 { queue.policy.max_attempts.unwrap_or(20) } else { limit };
         u32::try_from(max).is_ok_and(|max| max <= failures)
     }
 
@@ -136,6 +137,14 @@ impl Model {
         let message = &self.messages[&birth];
         assert!(message.lease().is_none(), "{birth} is held");
         assert!(message.ttl_end.is_some_and(|end| end.is_over(now)), "{birth} has time");
+    }
+}
+
+/// The limit of a message: its own, or what the nack names; 0: its queue's.
+pub(super) fn limit(own: i32, outcome: &Outcome) -> i32 {
+    match outcome {
+        Outcome::Nack { max_attempts: Some(named), .. } if own == 0 => *named,
+        _ => own,
     }
 }
 

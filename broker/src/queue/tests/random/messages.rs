@@ -106,14 +106,28 @@ impl<I: StageIndex> Play<I> {
     }
 }
 
+/// A nack in four names a limit of its own.
+fn limit(kind: u8) -> Option<i32> {
+    match kind >> 4 {
+        0 => Some(-1),
+        4 => Some(1),
+        8 => Some(2),
+        12 => Some(9),
+        _ => None,
+    }
+}
+
 pub(super) fn outcome(kind: u8) -> Outcome {
     let message = if kind & 8 == 0 { String::new() } else { "it failed".to_owned() };
     let failure = StoredFailure { message, ..StoredFailure::default() };
     let chance = f64::from(kind >> 4) / 16.0;
     match kind % 6 {
         0 | 1 => Outcome::Ack,
-        2 => Outcome::Nack { delay_ms: None, failure, chance },
-        3 => Outcome::Nack { delay_ms: Some(u64::from(kind >> 6) * 900), failure, chance },
+        2 => Outcome::Nack { delay_ms: None, failure, chance, max_attempts: limit(kind) },
+        3 => {
+            let delay_ms = Some(u64::from(kind >> 6) * 900);
+            Outcome::Nack { delay_ms, failure, chance, max_attempts: limit(kind) }
+        }
         4 => Outcome::Release { delay_ms: u64::from(kind >> 6) * 700 },
         _ => Outcome::DeadLetter { failure },
     }
