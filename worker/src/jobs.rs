@@ -1,38 +1,32 @@
 //! The way of one message through a worker: found, run, decided, settled.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use qbroker_client::{Delivery, Error, Message, Outcome, Reason, Settlement as Whole};
+use qbroker_client::{Delivery, Message};
 use tracing::{Instrument as _, Span, error, info, info_span, warn};
 
+use crate::actor::ActorOptions;
 use crate::context::Context;
+use crate::ending::Ending;
 use crate::execution::Execution;
 use crate::failure::{JobError, JobResult, Verdict};
-use crate::follow_up::FollowUp;
 use crate::middleware::{JobEnd, Next, Settlement};
-use crate::outgoing::SendError;
 use crate::registry::Registered;
 use crate::settle;
 use crate::slots::Slot;
 use crate::trace::{TRACEPARENT, TraceContext};
 use crate::worker::Shared;
 
-/// How long a settlement that is refused for now waits until it is tried again, at first and in the
-/// end.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
-
 /// Does what a message asks for and tells the broker how it went.
 pub(crate) async fn run(shared: Arc<Shared>, delivery: Delivery, slot: Slot) {
     let Some(actor) = shared.actors.get(&delivery.message.message_type) else {
+        drop(slot);
         return reject(&shared, delivery).await;
     };
     begin(&shared, &delivery).await;
-    let parent = delivery.message.headers.get(TRACEPARENT).and_then(|text| text.parse().ok());
-    let trace = parent.map_or_else(TraceContext::root, TraceContext::child);
-    let (broker, states) = (Some(shared.broker.clone()), Arc::clone(&shared.states));
-    let context = Context::new(actor.name, delivery.leased(), broker, states, trace);
+    let (parent, trace) = trace_of(&delivery.message);
+    let context = context_of(&shared, actor.name, &delivery, trace);
     let span = span(&context, parent);
     for middleware in shared.middleware() {
         middleware.on_span(&context, &span);
@@ -56,6 +50,22 @@ async fn begin(shared: &Shared, delivery: &Delivery) {
     delivery.begin().await;
     // The connection writes it to the socket in a turn of its own.
     tokio::task::yield_now().await;
+}
+
+/// The trace that a message belongs to, and the job's place in it.
+fn trace_of(message: &Message) -> (Option<TraceContext>, TraceContext) {
+    let parent = message.headers.get(TRACEPARENT).and_then(|text| text.parse().ok());
+    (parent, parent.map_or_else(TraceContext::root, TraceContext::child))
+}
+
+fn context_of(
+    shared: &Shared,
+    actor: &'static str,
+    delivery: &Delivery,
+    trace: TraceContext,
+) -> Context {
+    let (broker, states) = (Some(shared.broker.clone()), Arc::clone(&shared.states));
+    Context::new(actor, delivery.leased(), broker, states, trace)
 }
 
 fn span(context: &Context, parent: Option<TraceContext>) -> Span {
@@ -116,116 +126,23 @@ impl Job<'_> {
         }
     }
 
-    /// Tells the broker, with all that follows from it. A job that was done but whose follow-up the
-    /// broker does not take is done again rather than forgotten; one that has failed has failed anyhow.
     async fn settle(&self, delivery: Delivery, result: JobResult, settlement: Settlement) {
-        let (delivery, why) = match self.tell(delivery, &result, settlement).await {
-            Told::Answered(settled) => return self.settled(settlement, &settled),
-            Told::Refused(delivery, why) => (delivery, why),
-            Told::Nothing => return,
+        let Self { shared, actor, context, .. } = *self;
+        let ending = Ending { shared, context, options: &actor.options };
+        let Some((settlement, settled)) = ending.tell(delivery, &result, settlement).await else {
+            return;
         };
-        error!(error = %why, "what follows the job is refused");
-        if settlement != Settlement::Ack {
-            return self.settle_alone(delivery, &result, settlement).await;
-        }
-        let text = format!("what follows the job is refused: {why}");
-        let failed =
-            Err(JobError::of_kind("CallbackNotSent", text, Verdict::Retry { delay: None }));
-        let settlement = settle::decide(&failed, self.context, &self.actor.options, rand::random());
-        match self.tell(delivery, &failed, settlement).await {
-            Told::Answered(settled) => self.settled(settlement, &settled),
-            Told::Refused(delivery, why) => {
-                error!(error = %why, "what follows the failure is refused");
-                self.settle_alone(delivery, &failed, settlement).await;
-            }
-            Told::Nothing => {}
-        }
-    }
-
-    /// Tells the broker the settlement and what follows from it, as one; waits for a while where it
-    /// refuses that for now.
-    async fn tell(
-        &self,
-        mut delivery: Delivery,
-        result: &JobResult,
-        settlement: Settlement,
-    ) -> Told {
-        let Some(outcome) = self.outcome(result, settlement) else { return Told::Nothing };
-        let (context, broker) = (self.context, &self.shared.broker);
-        let mut follow_up = match FollowUp::of(context, &self.actor.options, result, settlement) {
-            Ok(follow_up) => follow_up,
-            Err(why) => return Told::Refused(delivery, why.to_string()),
-        };
-        if follow_up.is_empty() {
-            return Told::Answered(delivery.settle(outcome).await);
-        }
-        let whole =
-            context.clone().scope_blocking(|| follow_up.add_to(outcome.into(), broker, context));
-        let tried = match whole {
-            Ok(whole) => self.try_for_a_while(&mut delivery, whole).await.map_err(SendError::from),
-            Err(error) => Err(error),
-        };
-        follow_up.sent(broker, tried.as_ref().copied());
-        match tried {
-            Err(SendError::Broker(error)) if !matches!(error, Error::Refused(_)) => {
-                Told::Answered(Err(error))
-            }
-            Err(error) => Told::Refused(delivery, error.to_string()),
-            Ok(()) => Told::Answered(Ok(())),
-        }
-    }
-
-    async fn try_for_a_while(&self, delivery: &mut Delivery, whole: Whole) -> Result<(), Error> {
-        let (started, patience) = (Instant::now(), self.shared.broker.patience());
-        let mut wait = FIRST_WAIT;
-        loop {
-            let tried = delivery.try_settle(whole.clone()).await;
-            let Err(error @ Error::Refused(_)) = &tried else { return tried };
-            // Who pauses a queue resumes it.
-            let is_for_now = error.is_retryable() || error.reason() == Some(&Reason::QueuePaused);
-            if !is_for_now || patience <= started.elapsed() + wait {
-                return tried;
-            }
-            warn!(%error, "what follows the job is refused for now");
-            tokio::select! {
-                () = tokio::time::sleep(error.retry_delay().unwrap_or(wait)) => {}
-                () = self.shared.life.giving_up() => return tried,
-            }
-            wait = (wait * 2).min(LONGEST_WAIT);
-        }
-    }
-
-    async fn settle_alone(&self, delivery: Delivery, result: &JobResult, settlement: Settlement) {
-        let Some(outcome) = self.outcome(result, settlement) else { return };
-        let settled = delivery.settle(outcome).await;
-        self.settled(settlement, &settled);
-    }
-
-    fn outcome(&self, result: &JobResult, settlement: Settlement) -> Option<Outcome> {
-        settle::outcome(settlement, result.as_ref().err(), self.context.message())
-    }
-
-    fn settled(&self, settlement: Settlement, settled: &Result<(), Error>) {
-        if let Err(error) = settled {
+        if let Err(error) = &settled {
             warn!(%error, ?settlement, "the settlement was refused: the job may be done again");
         }
-        for middleware in self.shared.middleware().iter().rev() {
-            middleware.after_settle(self.context, settlement, settled.as_ref().copied());
+        for middleware in shared.middleware().iter().rev() {
+            middleware.after_settle(context, settlement, settled.as_ref().copied());
         }
     }
 }
 
-/// What came of telling the broker how a job ended.
-enum Told {
-    /// It has answered.
-    Answered(Result<(), Error>),
-    /// It does not take what follows from it: nothing was done.
-    Refused(Delivery, String),
-    /// There is nothing to tell.
-    Nothing,
-}
-
-/// Dead-letters a message that no actor here is for.
+/// Dead-letters a message that no actor here is for. Who waits for its end is told, as of any other
+/// failure for good.
 async fn reject(shared: &Shared, delivery: Delivery) {
     let message: Message = delivery.message.clone();
     let why = match message.message_type.as_str() {
@@ -234,10 +151,18 @@ async fn reject(shared: &Shared, delivery: Delivery) {
     };
     let error = JobError::of_kind("UnknownActor", why, Verdict::GiveUp);
     error!(queue = message.queue, message_id = message.message_id, %error, "message dead-lettered");
+    // Nobody sees this context: an actor that is not known has no hooks, and no callbacks.
+    let context = context_of(shared, "", &delivery, trace_of(&message).1);
+    let options = ActorOptions::default();
+    let ending = Ending { shared, context: &context, options: &options };
+    let (result, settlement) = (Err(error), Settlement::DeadLetter { exhausted: false });
+    let told = ending.tell(delivery, &result, settlement).await;
+    if let Some((_, Err(error))) = told {
+        warn!(message_id = message.message_id, %error, "the message was not dead-lettered");
+        return;
+    }
+    let error = result.expect_err("it was made so");
     for middleware in shared.middleware() {
         middleware.on_reject(&message, &error);
-    }
-    if let Err(error) = delivery.dead_letter(error.to_failure()).await {
-        warn!(message_id = message.message_id, %error, "the message was not dead-lettered");
     }
 }

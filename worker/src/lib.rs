@@ -73,6 +73,7 @@ mod execution;
 mod failure;
 mod output;
 mod settle;
+mod ending;
 mod follow_up;
 mod backoff;
 pub mod limit;

@@ -36,6 +36,18 @@ async fn needless() -> Result<u64, JobError> {
     Err(JobError::skip("not today"))
 }
 
+/// Nobody has registered it.
+#[actor(queue = "one")]
+async fn stranger(number: u64) -> Result<u64, BoxError> {
+    Ok(number)
+}
+
+/// A later version, whose arguments are others.
+#[actor(queue = "one", name = "double")]
+async fn double_by_name(name: String) -> Result<u64, BoxError> {
+    Ok(name.len() as u64)
+}
+
 #[actor(queue = "three")]
 async fn sum_up(ctx: Context, parts: Vec<Result<Option<u64>, ReportedFailure>>, title: String) {
     // What is skipped returns nothing.
@@ -150,6 +162,41 @@ async fn a_group_is_complete_when_all_its_members_have_ended() {
     assert_eq!(results[0], Some(Ok(Some(2))));
     assert_eq!(results[1].as_ref().unwrap().as_ref().unwrap_err().message, "too large");
     assert_eq!(results[2], Some(Ok(Some(14))));
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_job_that_no_worker_can_do_is_told_of_its_failure() {
+    let mut bench = Bench::start().await;
+    let worker = run(all(bench.worker()));
+    let unknown = "no actor \"stranger\" is registered with this worker";
+    let members = [
+        stranger::with(1).into(),
+        double::with(1).then(stranger::after()),
+        double_by_name::with("one").into(),
+        double::with(u64::MAX).header("job-then", "no list").into(),
+    ];
+    let group = Group::new(members).store_results(MINUTE).on_complete(sum_up::after("in all"));
+    let sent = group.send(&bench.broker).await.unwrap();
+    let told = bench.line().await;
+    assert!(told.starts_with("in all: 4 parts, 0, "), "{told}");
+    let barrier = sent.wait(&bench.broker, PATIENCE).await.unwrap().unwrap();
+    assert_eq!((barrier.state, barrier.failed), (BarrierState::Complete, 4));
+    let results = sent.results::<u64>(&bench.broker, Duration::ZERO).await.unwrap();
+    let failures: Vec<_> = results.into_iter().map(|it| it.unwrap().unwrap_err()).collect();
+    let kinds: Vec<_> = failures.iter().map(|it| it.kind.as_str()).collect();
+    assert_eq!(kinds, ["UnknownActor", "UnknownActor", "Undecodable", "Error"]);
+    assert_eq!(failures[0].message, unknown);
+
+    let steps = stranger::with(1).then(show::after()).store_results(MINUTE);
+    let sent = steps.send(&bench.broker).await.unwrap();
+    let result = sent.result::<()>(&bench.broker, PATIENCE).await;
+    assert!(
+        matches!(&result, Err(ResultError::Failed(why)) if why.message == unknown),
+        "{result:?}"
+    );
+    bench.messages("one.dead", 5).await;
     worker.stop().await.unwrap();
     bench.stop().await;
 }

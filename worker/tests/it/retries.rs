@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use qbroker_client::{DeadLetterReason, OutgoingMessage};
-use qbroker_worker::{BoxError, Context, GiveUp, JobReport, Release, Retry, actor};
+use qbroker_worker::{
+    BarrierState, BoxError, Context, GiveUp, Group, JobReport, Release, Retry, actor,
+};
 
-use crate::harness::{Bench, run, write};
+use crate::harness::{Bench, PATIENCE, run, write};
 
 #[derive(Debug, thiserror::Error)]
 enum MailError {
@@ -256,6 +258,29 @@ async fn a_job_whose_callback_cannot_be_sent_is_not_forgotten() {
     let failure = letter.dead_letter.unwrap().failure.unwrap();
     assert_eq!(failure.kind, "CallbackNotSent");
     assert!(failure.message.contains("QUEUE_PAUSED"), "{}", failure.message);
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
+
+#[actor(queue = "orders", max_retries = 0, on_failure = unheard)]
+async fn bad_order() -> Result<(), MailError> {
+    Err(MailError::Away)
+}
+
+#[tokio::test]
+async fn who_waits_for_a_job_hears_of_its_failure_though_its_callback_cannot_be_sent() {
+    let bench = Bench::start().await;
+    bench.client().create_queue(qbroker_client::QueueSpec::new("shut")).await.unwrap();
+    bench.client().pause_queue("shut", true).await.unwrap();
+    let broker = bench.broker.clone().send_timeout(Duration::ZERO);
+    let worker = run(bench.worker_of(broker).register(bad_order));
+    let group = Group::new([bad_order::with()]).store_results(Duration::from_secs(60));
+    let sent = group.send(&bench.broker).await.unwrap();
+    let barrier = sent.wait(&bench.broker, PATIENCE).await.unwrap().unwrap();
+    assert_eq!((barrier.state, barrier.failed), (BarrierState::Complete, 1));
+    let result = sent.results::<()>(&bench.broker, Duration::ZERO).await.unwrap().remove(0);
+    assert_eq!(result.unwrap().unwrap_err().message, "the server is away");
+    bench.messages("orders.dead", 1).await;
     worker.stop().await.unwrap();
     bench.stop().await;
 }

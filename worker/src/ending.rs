@@ -1,0 +1,159 @@
+//! Tells the broker how a job has ended, with all that follows from it.
+
+use std::time::{Duration, Instant};
+
+use qbroker_client::{Delivery, Error, Outcome, Reason, Settlement as Whole};
+use tracing::{error, warn};
+
+use crate::actor::ActorOptions;
+use crate::context::Context;
+use crate::failure::{JobError, JobResult, Verdict};
+use crate::follow_up::FollowUp;
+use crate::middleware::Settlement;
+use crate::outgoing::SendError;
+use crate::settle;
+use crate::worker::Shared;
+
+/// How long a settlement that is refused for now waits until it is tried again, at first and in the
+/// end.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// A job that has ended, or could not begin.
+pub(crate) struct Ending<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) context: &'a Context,
+    pub(crate) options: &'a ActorOptions,
+}
+
+/// What the broker was told in the end, and what it answered.
+pub(crate) type Settled = (Settlement, Result<(), Error>);
+
+impl Ending<'_> {
+    /// Tells the broker; `None` where there is nothing to tell.
+    ///
+    /// A job that was done but whose follow-up the broker does not take is done again rather than
+    /// forgotten; one that has failed has failed anyhow.
+    pub(crate) async fn tell(
+        &self,
+        delivery: Delivery,
+        result: &JobResult,
+        settlement: Settlement,
+    ) -> Option<Settled> {
+        let (delivery, why) = match self.tell_all(delivery, result, settlement).await {
+            Told::Answered(settled) => return Some((settlement, settled)),
+            Told::Refused(delivery, why) => (delivery, why),
+            Told::Nothing => return None,
+        };
+        error!(error = %why, "what follows the job is refused");
+        if settlement != Settlement::Ack {
+            return self.tell_without_callbacks(delivery, result, settlement).await;
+        }
+        let text = format!("what follows the job is refused: {why}");
+        let failed =
+            Err(JobError::of_kind("CallbackNotSent", text, Verdict::Retry { delay: None }));
+        let settlement = settle::decide(&failed, self.context, self.options, rand::random());
+        match self.tell_all(delivery, &failed, settlement).await {
+            Told::Answered(settled) => Some((settlement, settled)),
+            Told::Refused(delivery, why) => {
+                error!(error = %why, "what follows the failure is refused");
+                self.tell_without_callbacks(delivery, &failed, settlement).await
+            }
+            Told::Nothing => None,
+        }
+    }
+
+    /// Tells the settlement and what follows from it, as one; waits for a while where that is refused
+    /// for now.
+    async fn tell_all(
+        &self,
+        mut delivery: Delivery,
+        result: &JobResult,
+        settlement: Settlement,
+    ) -> Told {
+        let Some(outcome) = self.outcome(result, settlement) else { return Told::Nothing };
+        let (context, broker) = (self.context, &self.shared.broker);
+        let mut follow_up = match FollowUp::of(context, self.options, result, settlement) {
+            Ok(follow_up) => follow_up,
+            Err(why) => return Told::Refused(delivery, why.to_string()),
+        };
+        if follow_up.is_empty() {
+            return Told::Answered(delivery.settle(outcome).await);
+        }
+        let whole =
+            context.clone().scope_blocking(|| follow_up.add_to(outcome.into(), broker, context));
+        let tried = match whole {
+            Ok(whole) => self.try_for_a_while(&mut delivery, whole).await.map_err(SendError::from),
+            Err(error) => Err(error),
+        };
+        follow_up.sent(broker, tried.as_ref().copied());
+        match tried {
+            Err(SendError::Broker(error)) if !matches!(error, Error::Refused(_)) => {
+                Told::Answered(Err(error))
+            }
+            Err(error) => Told::Refused(delivery, error.to_string()),
+            Ok(()) => Told::Answered(Ok(())),
+        }
+    }
+
+    async fn try_for_a_while(&self, delivery: &mut Delivery, whole: Whole) -> Result<(), Error> {
+        let (started, patience) = (Instant::now(), self.shared.broker.patience());
+        let mut wait = FIRST_WAIT;
+        loop {
+            let tried = delivery.try_settle(whole.clone()).await;
+            let Err(error @ Error::Refused(_)) = &tried else { return tried };
+            // Who pauses a queue resumes it.
+            let is_for_now = error.is_retryable() || error.reason() == Some(&Reason::QueuePaused);
+            if !is_for_now || patience <= started.elapsed() + wait {
+                return tried;
+            }
+            warn!(%error, "what follows the job is refused for now");
+            tokio::select! {
+                () = tokio::time::sleep(error.retry_delay().unwrap_or(wait)) => {}
+                () = self.shared.life.giving_up() => return tried,
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// Tells the failure without the jobs that it should send: whoever waits for its result, or for it as
+    /// a member of a group, is told all the same, where the broker takes that.
+    async fn tell_without_callbacks(
+        &self,
+        mut delivery: Delivery,
+        result: &JobResult,
+        settlement: Settlement,
+    ) -> Option<Settled> {
+        let outcome = self.outcome(result, settlement)?;
+        let whole = FollowUp::of(self.context, self.options, result, settlement)
+            .ok()
+            .map(FollowUp::without_jobs)
+            .filter(|rest| !rest.is_empty())
+            .and_then(|mut rest| {
+                rest.add_to(outcome.clone().into(), &self.shared.broker, self.context).ok()
+            });
+        if let Some(whole) = whole {
+            match delivery.try_settle(whole).await {
+                Err(why @ Error::Refused(_)) => {
+                    error!(error = %why, "who waits for the job is not told of its failure");
+                }
+                settled => return Some((settlement, settled)),
+            }
+        }
+        Some((settlement, delivery.settle(outcome).await))
+    }
+
+    fn outcome(&self, result: &JobResult, settlement: Settlement) -> Option<Outcome> {
+        settle::outcome(settlement, result.as_ref().err(), self.context.message())
+    }
+}
+
+/// What came of telling the broker how a job ended.
+enum Told {
+    /// It has answered.
+    Answered(Result<(), Error>),
+    /// It does not take what follows from it: nothing was done.
+    Refused(Delivery, String),
+    /// There is nothing to tell.
+    Nothing,
+}
