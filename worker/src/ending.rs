@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use qbroker_client::{Delivery, Error, Outcome, Reason, Settlement as Whole};
+use qbroker_client::{Delivery, Error, Reason, Settlement as Whole};
 use tracing::{error, warn};
 
 use crate::actor::ActorOptions;
@@ -71,17 +71,16 @@ impl Ending<'_> {
         result: &JobResult,
         settlement: Settlement,
     ) -> Told {
-        let Some(outcome) = self.outcome(result, settlement) else { return Told::Nothing };
+        let Some(whole) = self.whole(result, settlement) else { return Told::Nothing };
         let (context, broker) = (self.context, &self.shared.broker);
         let mut follow_up = match FollowUp::of(context, self.options, result, settlement) {
             Ok(follow_up) => follow_up,
             Err(why) => return Told::Refused(delivery, why.to_string()),
         };
         if follow_up.is_empty() {
-            return Told::Answered(delivery.settle(outcome).await);
+            return Told::Answered(delivery.settle(whole).await);
         }
-        let whole =
-            context.clone().scope_blocking(|| follow_up.add_to(outcome.into(), broker, context));
+        let whole = context.clone().scope_blocking(|| follow_up.add_to(whole, broker, context));
         let tried = match whole {
             Ok(whole) => self.try_for_a_while(&mut delivery, whole).await.map_err(SendError::from),
             Err(error) => Err(error),
@@ -124,13 +123,13 @@ impl Ending<'_> {
         result: &JobResult,
         settlement: Settlement,
     ) -> Option<Settled> {
-        let outcome = self.outcome(result, settlement)?;
+        let alone = self.whole(result, settlement)?;
         let whole = FollowUp::of(self.context, self.options, result, settlement)
             .ok()
             .map(FollowUp::without_jobs)
             .filter(|rest| !rest.is_empty())
             .and_then(|mut rest| {
-                rest.add_to(outcome.clone().into(), &self.shared.broker, self.context).ok()
+                rest.add_to(alone.clone(), &self.shared.broker, self.context).ok()
             });
         if let Some(whole) = whole {
             match delivery.try_settle(whole).await {
@@ -140,11 +139,11 @@ impl Ending<'_> {
                 settled => return Some((settlement, settled)),
             }
         }
-        Some((settlement, delivery.settle(outcome).await))
+        Some((settlement, delivery.settle(alone).await))
     }
 
-    fn outcome(&self, result: &JobResult, settlement: Settlement) -> Option<Outcome> {
-        settle::outcome(settlement, result.as_ref().err(), self.context.message())
+    fn whole(&self, result: &JobResult, settlement: Settlement) -> Option<Whole> {
+        settle::whole(settlement, result.as_ref().err(), self.context.leased(), self.options)
     }
 }
 

@@ -252,7 +252,7 @@ impl fmt::Debug for OutgoingJob {
 const ATTEMPTS_MAX: u32 = 1_000_000;
 
 /// Attempts are the first one and the retries.
-fn attempts(retries: Option<u32>) -> Limit {
+pub(crate) fn attempts(retries: Option<u32>) -> Limit {
     let limit = |retries: u32| Limit::AtMost(retries.saturating_add(1).min(ATTEMPTS_MAX));
     retries.map_or(Limit::Unlimited, limit)
 }

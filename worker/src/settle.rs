@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use qbroker_client::{Limit, Message, Outcome};
+use qbroker_client::{Leased, Limit, Message, Outcome, Settlement as Whole};
 
 use crate::actor::ActorOptions;
 use crate::backoff;
 use crate::context::Context;
 use crate::failure::{JobError, JobResult, Verdict};
 use crate::middleware::Settlement;
-use crate::overrides;
+use crate::{outgoing, overrides};
 
 /// The broker refuses longer delays, and a settlement that is refused leaves the message leased.
 const DELAY_MAX: Duration = Duration::from_hours(365 * 24);
@@ -30,23 +30,28 @@ pub(crate) fn decide(
         }
         Verdict::Lost => Settlement::Nothing,
         Verdict::Retry { delay } => {
-            let retries = context.failures();
-            if retries_max(context.message(), options).is_some_and(|max| max <= retries) {
+            let failures = context.failures();
+            let limit = attempts_max(context.leased(), options);
+            if matches!(limit, Limit::AtMost(attempts) if attempts <= failures.saturating_add(1)) {
                 return Settlement::DeadLetter { exhausted: true };
             }
-            let backoff = || backoff_delay(context.message(), options, retries, random);
+            let backoff = || backoff_delay(context.message(), options, failures, random);
             Settlement::Retry { delay: delay.unwrap_or_else(backoff).min(DELAY_MAX) }
         }
     }
 }
 
-/// The message's own limit, which it was sent with; else the actor's.
-fn retries_max(message: &Message, options: &ActorOptions) -> Option<u32> {
-    match message.max_attempts {
-        Some(Limit::AtMost(attempts)) => Some(attempts.saturating_sub(1)),
-        Some(Limit::Unlimited) => None,
-        None => options.max_retries,
-    }
+/// The message's own limit, which it was sent with; else the actor's, within the queue's as the delivery
+/// told it.
+fn attempts_max(leased: &Leased, options: &ActorOptions) -> Limit {
+    leased.message.max_attempts.unwrap_or_else(|| {
+        let actors = outgoing::attempts(options.max_retries);
+        match (actors, leased.max_attempts) {
+            (Limit::AtMost(one), Some(Limit::AtMost(other))) => Limit::AtMost(one.min(other)),
+            (Limit::Unlimited, Some(queues)) => queues,
+            (actors, None | Some(Limit::Unlimited)) => actors,
+        }
+    })
 }
 
 fn backoff_delay(message: &Message, options: &ActorOptions, retries: u32, random: f64) -> Duration {
@@ -57,21 +62,34 @@ fn backoff_delay(message: &Message, options: &ActorOptions, retries: u32, random
 }
 
 /// The settlement in the client's words; `None`: nothing is to be told.
-pub(crate) fn outcome(
+///
+/// A nack names the limit by which it was decided: were it the queue's as it is by then, a failure that
+/// is told as one of many could be the last, without all that follows from the last one.
+pub(crate) fn whole(
     settlement: Settlement,
     error: Option<&JobError>,
-    message: &Message,
-) -> Option<Outcome> {
+    leased: &Leased,
+    options: &ActorOptions,
+) -> Option<Whole> {
     let failure = error.map(JobError::to_failure);
-    Some(match settlement {
-        Settlement::Ack => Outcome::Ack,
-        Settlement::Retry { delay } => Outcome::Nack { delay: Some(delay), failure },
-        // The broker counts as the worker does, and knows the reason by that.
-        Settlement::DeadLetter { exhausted: true } if message.max_attempts.is_some() => {
-            Outcome::Nack { delay: None, failure }
+    let nack = |delay, failure| {
+        let whole = Whole::from(Outcome::Nack { delay, failure });
+        match leased.max_attempts {
+            Some(_) => whole.max_attempts(attempts_max(leased, options)),
+            None => whole,
         }
-        Settlement::DeadLetter { .. } => Outcome::DeadLetter { failure },
-        Settlement::Release { delay } => Outcome::Release { delay },
+    };
+    Some(match settlement {
+        Settlement::Ack => Outcome::Ack.into(),
+        Settlement::Retry { delay } => nack(Some(delay), failure),
+        // The broker counts as the worker does, and knows the reason by that.
+        Settlement::DeadLetter { exhausted: true }
+            if leased.message.max_attempts.or(leased.max_attempts).is_some() =>
+        {
+            nack(None, failure)
+        }
+        Settlement::DeadLetter { .. } => Outcome::DeadLetter { failure }.into(),
+        Settlement::Release { delay } => Outcome::Release { delay }.into(),
         Settlement::Nothing => return None,
     })
 }
@@ -79,8 +97,6 @@ pub(crate) fn outcome(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use qbroker_client::Leased;
 
     use super::*;
     use crate::context::States;
@@ -163,12 +179,41 @@ mod tests {
     }
 
     #[test]
-    fn the_broker_counts_what_has_a_limit_of_its_own() {
-        let mut message = Leased::default().message;
-        let told = |message: &Message| outcome(EXHAUSTED, Some(&failed()), message);
+    fn a_message_without_a_limit_has_the_actors_within_the_queues() {
+        let within = |queues, failures| {
+            settled(failed(), |job| (job.max_attempts, job.failures) = (Some(queues), failures))
+        };
+        assert!(matches!(within(Limit::AtMost(2), 0), Settlement::Retry { .. }));
+        assert_eq!(within(Limit::AtMost(2), 1), EXHAUSTED);
+        assert!(matches!(within(Limit::AtMost(9), 1), Settlement::Retry { .. }));
+        assert_eq!(within(Limit::AtMost(9), 2), EXHAUSTED);
+        assert_eq!(within(Limit::Unlimited, 2), EXHAUSTED);
+    }
+
+    #[test]
+    fn the_broker_counts_as_the_worker_does() {
+        let options = ActorOptions { max_retries: Some(2), ..ActorOptions::default() };
         let failure = Some(failed().to_failure());
-        assert_eq!(told(&message), Some(Outcome::DeadLetter { failure: failure.clone() }));
-        message.max_attempts = Some(Limit::AtMost(3));
-        assert_eq!(told(&message), Some(Outcome::Nack { delay: None, failure }));
+        let nack = |delay| Whole::from(Outcome::Nack { delay, failure: failure.clone() });
+        let told = |settlement, leased: &Leased| {
+            whole(settlement, Some(&failed()), leased, &options).expect("something is told")
+        };
+        let mut leased = Leased::default();
+        let delay = Duration::from_secs(1);
+        let retry = Settlement::Retry { delay };
+        // A broker that tells no limit is told what became of it.
+        let dead: Whole = Outcome::DeadLetter { failure: failure.clone() }.into();
+        assert_eq!(told(EXHAUSTED, &leased), dead);
+        assert_eq!(told(retry, &leased), nack(Some(delay)));
+        for (queues, limit) in [(Limit::AtMost(2), 2), (Limit::AtMost(9), 3), (Limit::Unlimited, 3)]
+        {
+            leased.max_attempts = Some(queues);
+            let limit = Limit::AtMost(limit);
+            assert_eq!(told(EXHAUSTED, &leased), nack(None).max_attempts(limit));
+            assert_eq!(told(retry, &leased), nack(Some(delay)).max_attempts(limit));
+        }
+        let own = Limit::AtMost(7);
+        leased.message.max_attempts = Some(own);
+        assert_eq!(told(EXHAUSTED, &leased), nack(None).max_attempts(own));
     }
 }

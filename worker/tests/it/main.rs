@@ -5,6 +5,7 @@ mod harness;
 
 mod jobs;
 mod retries;
+mod attempts;
 mod limits;
 mod shutdown;
 mod middleware;

@@ -226,11 +226,9 @@ async fn the_limit_of_a_message_holds_and_else_the_actors() {
     bench.publish("default", message).await;
     assert_eq!(bench.lines(2).await, ["attempt 1", "attempt 2"]);
     let letters = bench.messages("default.dead", 2).await;
-    let reason = |at: usize| letters[at].message.dead_letter.as_ref().unwrap().reason;
-    assert_eq!(
-        (reason(0), reason(1)),
-        (DeadLetterReason::MaxAttempts, DeadLetterReason::ByConsumer)
-    );
+    for letter in letters {
+        assert_eq!(letter.message.dead_letter.unwrap().reason, DeadLetterReason::MaxAttempts);
+    }
     worker.stop().await.unwrap();
     bench.stop().await;
 }
