@@ -31,6 +31,12 @@ impl Execution<'_> {
         if let Some(error) = self.too_old(context) {
             return Err(error);
         }
+        // While it was told of as begun, or a middleware waited: somebody else does it, or nobody should.
+        if let Some(reason) = self.delivery.lost_reason() {
+            let reason = CancelReason::LeaseLost(reason);
+            context.cancel(reason);
+            return Err(interruption(reason, None));
+        }
         let limit = self.time_limit(context);
         // Beyond what the clock can tell, there is no limit.
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));

@@ -182,7 +182,9 @@ impl Delivery {
         }
     }
 
-    fn lost_reason(&self) -> Option<LostReason> {
+    /// Why the lease has ended, where it has.
+    #[must_use]
+    pub fn lost_reason(&self) -> Option<LostReason> {
         let key = self.key?;
         self.shared.look(|inbox| inbox.lost(key)).map(LostReason::from_wire)
     }

@@ -168,6 +168,45 @@ async fn a_hook_that_panics_fails_its_job_and_nothing_else() {
     bench.stop().await;
 }
 
+/// Lets a job wait until the test opens it.
+struct Gate(std::sync::Arc<tokio::sync::Semaphore>, Log);
+
+impl Middleware for Gate {
+    fn process<'a>(&'a self, context: &'a Context, next: Next<'a>) -> JobFuture<'a> {
+        Box::pin(async move {
+            if context.message().headers.contains_key("gated") {
+                self.1.write("waits");
+                self.0.acquire().await.unwrap().forget();
+            }
+            next.run().await
+        })
+    }
+
+    fn after_process(&self, context: &Context, end: &JobEnd<'_>) {
+        let reason = context.cancel_reason();
+        self.1.write(format!("{:?} {reason:?}", end.settlement));
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_lease_ends_before_it_begins_is_not_begun() {
+    let mut bench = Bench::start().await;
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let broker = bench.broker.clone().middleware(Gate(gate.clone(), bench.log()));
+    let worker = run(bench.worker_of(broker).register(work).concurrency(2));
+    let gated = work::with().header("gated", "yes").send(&bench.broker).await.unwrap();
+    assert_eq!(bench.line().await, "waits");
+    bench.client().delete_messages("default", vec![gated.message_id]).await.unwrap();
+    // The worker has heard of that when it is told of what came after it.
+    work::send(&bench.broker).await.unwrap();
+    assert_eq!(bench.lines(2).await, ["work", "Ack None"]);
+    gate.add_permits(1);
+    assert_eq!(bench.line().await, "Nothing Some(LeaseLost(MessageDeleted))");
+    worker.stop().await.unwrap();
+    assert_eq!(bench.unread(), [""; 0]);
+    bench.stop().await;
+}
+
 #[actor(max_retries = 1, min_backoff = "1ms")]
 async fn flaky(ctx: Context, good_at: u32) -> Result<(), Retry> {
     if ctx.attempt() < good_at {
