@@ -79,6 +79,9 @@ pub trait Middleware: Send + Sync + 'static {
     fn after_process(&self, context: &Context, end: &JobEnd<'_>) {}
 
     /// The broker has the settlement on disk, or has refused it.
+    ///
+    /// It may be another one than [`Middleware::after_process`] was told of: where the broker does not take
+    /// what follows a job that was done, the job has failed, as `CallbackNotSent`.
     fn after_settle(
         &self,
         context: &Context,

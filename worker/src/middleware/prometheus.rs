@@ -29,7 +29,7 @@ use crate::failure::JobError;
 /// | metric | |
 /// | --- | --- |
 /// | `dramatiq_messages_total` | attempts that have ended |
-/// | `dramatiq_message_errors_total` | of them, those that failed |
+/// | `dramatiq_message_errors_total` | of them, those that failed; also done ones whose callbacks could not be sent |
 /// | `dramatiq_message_retries_total` | attempts that were not the first |
 /// | `dramatiq_message_rejects_total` | dead-lettered messages |
 /// | `dramatiq_messages_inprogress` | jobs that run |
@@ -183,24 +183,29 @@ impl Middleware for Prometheus {
         self.0.messages.get_or_create(&labels).inc();
         let millis = end.duration.as_secs_f64() * 1e3;
         self.0.durations.get_or_create(&labels).observe(millis);
-        match end.settlement {
+    }
+
+    /// Only here is it known what became of it: a job that was done fails where the broker does not take
+    /// what follows it.
+    fn after_settle(
+        &self,
+        context: &Context,
+        settlement: Settlement,
+        settled: Result<(), &qbroker_client::Error>,
+    ) {
+        let labels = Labels::of(context);
+        match settlement {
             Settlement::Retry { .. } => {
                 self.0.errors.get_or_create(&labels).inc();
             }
             Settlement::DeadLetter { .. } => {
                 self.0.errors.get_or_create(&labels).inc();
-                self.0.rejects.get_or_create(&labels).inc();
+                if settled.is_ok() {
+                    self.0.rejects.get_or_create(&labels).inc();
+                }
             }
             Settlement::Ack | Settlement::Release { .. } | Settlement::Nothing => {}
         }
-    }
-
-    fn after_settle(
-        &self,
-        _context: &Context,
-        _settlement: Settlement,
-        settled: Result<(), &qbroker_client::Error>,
-    ) {
         if settled.is_err() {
             self.0.refused.inc();
         }

@@ -3,7 +3,7 @@
 use qbroker_client::{Message, OutgoingMessage};
 use qbroker_worker::middleware::{JobEnd, JobFuture, Middleware, Next, Prometheus, Settlement};
 use qbroker_worker::{
-    ActorOptions, Context, JobError, OutgoingJob, Retry, SendError, TraceContext, actor,
+    ActorOptions, Context, JobError, JobReport, OutgoingJob, Retry, SendError, TraceContext, actor,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -244,6 +244,40 @@ async fn prometheus_is_told_what_dramatiq_would_tell_it() {
         format!("dramatiq_message_duration_milliseconds_count{labels} 4"),
         "qbroker_worker_stuck_jobs 0".to_owned(),
         "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8".to_owned(),
+    ] {
+        assert!(page.contains(&line), "{line:?} is not in {page}");
+    }
+    bench.stop().await;
+}
+
+#[actor(queue = "open", max_retries = 1, min_backoff = "1ms", on_success = unheard)]
+async fn done_in_vain() {}
+
+#[actor(queue = "shut")]
+async fn unheard(report: JobReport) {
+    drop(report);
+}
+
+#[tokio::test]
+async fn metrics_tell_what_became_of_a_job_whose_callback_was_refused() {
+    let bench = Bench::start().await;
+    bench.client().create_queue(qbroker_client::QueueSpec::new("shut")).await.unwrap();
+    bench.client().pause_queue("shut", true).await.unwrap();
+    let metrics = Prometheus::new();
+    let broker = bench.broker.clone().send_timeout(std::time::Duration::ZERO);
+    let worker = run(bench.worker_of(broker.middleware(metrics.clone())).register(done_in_vain));
+    done_in_vain::send(&bench.broker).await.unwrap();
+    bench.publish("open", OutgoingMessage::new("").message_type("play")).await;
+    bench.messages("open.dead", 2).await;
+    worker.stop().await.unwrap();
+    let page = metrics.text();
+    let labels = "{queue_name=\"open\",actor_name=\"done_in_vain\"}";
+    for line in [
+        format!("dramatiq_messages_total{labels} 2"),
+        format!("dramatiq_message_errors_total{labels} 2"),
+        format!("dramatiq_message_rejects_total{labels} 1"),
+        "dramatiq_message_rejects_total{queue_name=\"open\",actor_name=\"play\"} 1".to_owned(),
+        "qbroker_worker_settlements_refused_total 0".to_owned(),
     ] {
         assert!(page.contains(&line), "{line:?} is not in {page}");
     }
