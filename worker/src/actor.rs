@@ -69,7 +69,8 @@ pub trait Actor: Send + Sync + 'static {
 /// `notify::with` is one where `notify` is an actor whose only argument is a [`JobReport`].
 pub type Callback = fn(JobReport) -> OutgoingJob;
 
-/// How the jobs of an actor are treated.
+/// How the jobs of an actor are treated. What is `None` here is as its broker's
+/// [`Defaults`](crate::Defaults) say; the defaults below are those where they say nothing.
 ///
 /// ```
 /// use std::time::Duration;
@@ -87,30 +88,30 @@ pub struct ActorOptions {
     pub queue: Cow<'static, str>,
     /// How urgent they are, 0 to 9; larger is more. Default: 0.
     pub priority: u8,
-    /// How often a failed job is tried again; `None`: without end. Default: 20, which takes about
+    /// How often a failed job is tried again; `u32::MAX`: without end. Default: 20, which takes about
     /// five weeks. It is written into each message when it is sent, and holds there.
     pub max_retries: Option<u32>,
     /// The wait before the first retry, doubled for each further one and lengthened at random by up to
     /// as much again. Default: 15 s.
-    pub min_backoff: Duration,
+    pub min_backoff: Option<Duration>,
     /// The longest wait before a retry. Default and most: 7 days.
-    pub max_backoff: Duration,
-    /// How long one attempt may take; `None`: as long as it likes. Default: 10 min.
+    pub max_backoff: Option<Duration>,
+    /// How long one attempt may take; `Duration::MAX`: as long as it likes. Default: 10 min.
     ///
     /// Then a future is dropped, and the attempt has failed. A blocking function cannot be stopped:
     /// its context says that it should. One that does not stop within the worker's grace has failed all
     /// the same, and keeps its slot until it returns.
     pub time_limit: Option<Duration>,
     /// How long after it was sent a job still makes sense, delays and retries included; then it is
-    /// dead-lettered. Default: always.
+    /// dead-lettered; `Duration::MAX`: always, or as its queue says. Default: that.
     pub max_age: Option<Duration>,
     /// A job's context says so when the worker stops. Default: false.
-    pub notify_shutdown: bool,
+    pub notify_shutdown: Option<bool>,
     /// What a job returns is kept, or how it failed for good; see
     /// [`Broker::result`](crate::Broker::result). Default: false.
-    pub store_results: bool,
+    pub store_results: Option<bool>,
     /// How long, from the end of the job on; at most 365 days. Default: 10 min.
-    pub result_ttl: Duration,
+    pub result_ttl: Option<Duration>,
     /// When the broker sends a job of it by itself: a cron expression, or `@every 30s`. A worker makes
     /// the schedule when it starts, under the actor's name; its jobs have no arguments. Default: never.
     pub schedule: Option<Cow<'static, str>>,
@@ -135,14 +136,14 @@ impl Default for ActorOptions {
         Self {
             queue: Cow::Borrowed("default"),
             priority: 0,
-            max_retries: Some(20),
-            min_backoff: Duration::from_secs(15),
-            max_backoff: crate::backoff::BACKOFF_MAX,
-            time_limit: Some(Duration::from_mins(10)),
+            max_retries: None,
+            min_backoff: None,
+            max_backoff: None,
+            time_limit: None,
             max_age: None,
-            notify_shutdown: false,
-            store_results: false,
-            result_ttl: Duration::from_mins(10),
+            notify_shutdown: None,
+            store_results: None,
+            result_ttl: None,
             schedule: None,
             time_zone: Cow::Borrowed(""),
             catch_up: CatchUp::Last,

@@ -99,7 +99,8 @@ impl JobBarrier {
         if collects {
             barrier = barrier.collect_values();
         }
-        let message = |pipeline: Pipeline, gathers| {
+        let message = |mut pipeline: Pipeline, gathers| {
+            pipeline.fill(&broker.defaults);
             let mut job = pipeline.into_first()?;
             broker.prepare(&mut job);
             if gathers {

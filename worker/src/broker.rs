@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::context::Context;
+use crate::defaults::Defaults;
 use crate::draft::Draft;
 use crate::middleware::Middleware;
 use crate::outgoing::{OutgoingJob, SendError};
@@ -30,6 +31,7 @@ pub struct Broker {
     pub(crate) middleware: Arc<[Arc<dyn Middleware>]>,
     trace_source: Option<Arc<dyn Fn() -> Option<TraceContext> + Send + Sync>>,
     send_timeout: Duration,
+    pub(crate) defaults: Defaults,
 }
 
 /// The publisher's own queue; every job names its own.
@@ -90,6 +92,7 @@ impl Broker {
             middleware: Arc::new([]),
             trace_source: None,
             send_timeout: Duration::from_secs(30),
+            defaults: Defaults::default(),
         }
     }
 
@@ -119,6 +122,14 @@ impl Broker {
     #[must_use]
     pub fn send_timeout(mut self, timeout: Duration) -> Self {
         self.send_timeout = timeout;
+        self
+    }
+
+    /// How jobs that are sent or done over it are treated where neither they nor their actors say. Clones
+    /// made before do not have it, nor do workers that were.
+    #[must_use]
+    pub fn defaults(mut self, defaults: Defaults) -> Self {
+        self.defaults = defaults;
         self
     }
 
@@ -195,6 +206,7 @@ impl Broker {
 
     /// What is done to a job just before it is sent.
     pub(crate) fn prepare(&self, job: &mut OutgoingJob) {
+        job.fill(&self.defaults);
         for middleware in self.middleware.iter() {
             middleware.before_enqueue(job);
         }

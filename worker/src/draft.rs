@@ -67,6 +67,25 @@ impl Draft {
         (self.delay_ms, self.deliver_ms) = (None, Some(millis(since)));
     }
 
+    /// Makes sense for this long once it is sent.
+    pub(crate) fn set_ttl(&mut self, ttl: Duration) {
+        // To the broker, none at all means for ever.
+        self.ttl_ms = Some(millis(ttl).max(1));
+    }
+
+    /// Puts a value, its JSON, where an argument of its waits for one.
+    ///
+    /// # Errors
+    ///
+    /// It has no arguments to add it to.
+    pub(crate) fn fill_in(&mut self, json: &str) -> Result<(), BoxError> {
+        if let Some(name) = self.fills.take() {
+            let arguments = std::str::from_utf8(&self.payload)?;
+            self.payload = fill(arguments, &name, json)?.into_bytes();
+        }
+        Ok(())
+    }
+
     pub(crate) fn set_attempts(&mut self, limit: Limit) {
         self.max_attempts = Some(match limit {
             Limit::Unlimited => -1,

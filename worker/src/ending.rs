@@ -7,6 +7,7 @@ use tracing::{error, warn};
 
 use crate::actor::ActorOptions;
 use crate::context::Context;
+use crate::defaults::Defaults;
 use crate::failure::{JobError, JobResult, Verdict};
 use crate::follow_up::FollowUp;
 use crate::middleware::Settlement;
@@ -24,6 +25,7 @@ pub(crate) struct Ending<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) context: &'a Context,
     pub(crate) options: &'a ActorOptions,
+    pub(crate) treatment: &'a Defaults,
 }
 
 /// What the broker was told in the end, and what it answered.
@@ -52,7 +54,7 @@ impl Ending<'_> {
         let text = format!("what follows the job is refused: {why}");
         let failed =
             Err(JobError::of_kind("CallbackNotSent", text, Verdict::Retry { delay: None }));
-        let settlement = settle::decide(&failed, self.context, self.options, rand::random());
+        let settlement = settle::decide(&failed, self.context, self.treatment, rand::random());
         match self.tell_all(delivery, &failed, settlement).await {
             Told::Answered(settled) => Some((settlement, settled)),
             Told::Refused(delivery, why) => {
@@ -73,7 +75,8 @@ impl Ending<'_> {
     ) -> Told {
         let Some(whole) = self.whole(result, settlement) else { return Told::Nothing };
         let (context, broker) = (self.context, &self.shared.broker);
-        let mut follow_up = match FollowUp::of(context, self.options, result, settlement) {
+        let follow_up = FollowUp::of(context, self.options, self.treatment, result, settlement);
+        let mut follow_up = match follow_up {
             Ok(follow_up) => follow_up,
             Err(why) => return Told::Refused(delivery, why.to_string()),
         };
@@ -124,26 +127,24 @@ impl Ending<'_> {
         settlement: Settlement,
     ) -> Option<Settled> {
         let alone = self.whole(result, settlement)?;
-        let whole = FollowUp::of(self.context, self.options, result, settlement)
-            .ok()
-            .map(FollowUp::without_jobs)
-            .filter(|rest| !rest.is_empty())
-            .and_then(|mut rest| {
-                rest.add_to(alone.clone(), &self.shared.broker, self.context).ok()
-            });
-        if let Some(whole) = whole {
-            match delivery.try_settle(whole).await {
-                Err(why @ Error::Refused(_)) => {
-                    error!(error = %why, "who waits for the job is not told of its failure");
-                }
+        let (context, broker) = (self.context, &self.shared.broker);
+        let rest = FollowUp::without_jobs(context, self.treatment, result, settlement);
+        let rest = rest.map_err(|why| why.to_string()).and_then(|mut rest| {
+            rest.add_to(alone.clone(), broker, context).map_err(|why| why.to_string())
+        });
+        let why = match rest {
+            Ok(rest) => match delivery.try_settle(rest).await {
+                Err(why @ Error::Refused(_)) => why.to_string(),
                 settled => return Some((settlement, settled)),
-            }
-        }
+            },
+            Err(why) => why,
+        };
+        error!(error = %why, "who waits for the job is not told of its failure");
         Some((settlement, delivery.settle(alone).await))
     }
 
     fn whole(&self, result: &JobResult, settlement: Settlement) -> Option<Whole> {
-        settle::whole(settlement, result.as_ref().err(), self.context.leased(), self.options)
+        settle::whole(settlement, result.as_ref().err(), self.context.leased(), self.treatment)
     }
 }
 

@@ -71,7 +71,8 @@ impl Execution<'_> {
     /// Waits until the work must end, and tells it before where it asked for that.
     async fn interrupted(&self, context: &Context, deadline: Option<Instant>) -> CancelReason {
         let notify = async {
-            if self.actor.options.notify_shutdown {
+            let own = overrides::flag(&context.message().headers, overrides::NOTIFY_SHUTDOWN);
+            if own.unwrap_or(self.actor.treatment.notify_shutdown) {
                 self.shared.life.stopping().await;
                 context.cancel(CancelReason::Shutdown);
             }
@@ -93,14 +94,14 @@ impl Execution<'_> {
 
     fn time_limit(&self, context: &Context) -> Option<Duration> {
         let own = overrides::duration(&context.message().headers, overrides::TIME_LIMIT_MS);
-        own.or(self.actor.options.time_limit)
+        own.or(self.actor.treatment.time_limit)
     }
 
     /// What a worker sent has its age limit with it, and the broker sees to it; others' messages may
     /// have none.
     fn too_old(&self, context: &Context) -> Option<JobError> {
         let message = context.message();
-        let (Some(limit), None) = (self.actor.options.max_age, message.expire_time) else {
+        let (Some(limit), None) = (self.actor.treatment.max_age, message.expire_time) else {
             return None;
         };
         // By the broker's clock, whatever this machine's says.

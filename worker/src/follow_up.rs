@@ -9,6 +9,8 @@ use qbroker_client::{CounterChange, Settlement as Told};
 use crate::actor::{ActorOptions, Callback};
 use crate::broker::Broker;
 use crate::context::Context;
+use crate::defaults::Defaults;
+use crate::draft::Draft;
 use crate::failure::{BoxError, JobResult, Verdict};
 use crate::middleware::Settlement;
 use crate::outgoing::{OutgoingJob, SendError};
@@ -93,17 +95,18 @@ impl FollowUp {
     pub(crate) fn of(
         context: &Context,
         options: &ActorOptions,
+        treatment: &Defaults,
         result: &JobResult,
         settlement: Settlement,
     ) -> Result<Self, BoxError> {
         let is_done = settlement == Settlement::Ack && !is_skipped(result);
         let mut follow_up = Self::default();
-        follow_up.call_back(context, options, result, settlement);
+        follow_up.call_back(context, options, result, settlement)?;
         if is_done {
             follow_up.add(context.take_when_done());
         }
         if settlement == Settlement::Ack || matches!(settlement, Settlement::DeadLetter { .. }) {
-            follow_up.end(context, options, result, is_done)?;
+            follow_up.end(context, treatment, result, is_done)?;
         }
         Ok(follow_up)
     }
@@ -115,10 +118,22 @@ impl FollowUp {
             && self.arrivals.is_empty()
     }
 
-    /// The same without what it sends.
-    pub(crate) fn without_jobs(mut self) -> Self {
-        self.jobs.clear();
-        self
+    /// What a failure with this end is followed by without the jobs that it should send.
+    ///
+    /// # Errors
+    ///
+    /// As [`FollowUp::of`].
+    pub(crate) fn without_jobs(
+        context: &Context,
+        treatment: &Defaults,
+        result: &JobResult,
+        settlement: Settlement,
+    ) -> Result<Self, BoxError> {
+        let mut follow_up = Self::default();
+        if matches!(settlement, Settlement::DeadLetter { .. }) {
+            follow_up.end(context, treatment, result, false)?;
+        }
+        Ok(follow_up)
     }
 
     fn add(&mut self, asked: WhenDone) {
@@ -140,25 +155,31 @@ impl FollowUp {
         options: &ActorOptions,
         result: &JobResult,
         settlement: Settlement,
-    ) {
+    ) -> Result<(), BoxError> {
         let failed = matches!(settlement, Settlement::Retry { .. } | Settlement::DeadLetter { .. });
         let done = settlement == Settlement::Ack && result.is_ok();
         let exhausted = settlement == Settlement::DeadLetter { exhausted: true };
-        let due: [(bool, Option<Callback>); 3] = [
-            (done, options.on_success),
-            (failed, options.on_failure),
-            (exhausted, options.on_exhausted),
+        let due: [(bool, &str, Option<Callback>); 3] = [
+            (done, overrides::ON_SUCCESS, options.on_success),
+            (failed, overrides::ON_FAILURE, options.on_failure),
+            (exhausted, overrides::ON_EXHAUSTED, options.on_exhausted),
         ];
-        for callback in due.into_iter().filter_map(|(due, callback)| callback.filter(|_| due)) {
-            self.jobs.push(callback(JobReport::new(context.actor(), context.leased(), result)));
+        for (_, key, actors) in due.into_iter().filter(|(due, ..)| *due) {
+            let report = || JobReport::new(context.actor(), context.leased(), result);
+            if let Some(own) = context.message().headers.get(key) {
+                self.jobs.push(own_callback(own, &report())?);
+            } else if let Some(callback) = actors {
+                self.jobs.push(callback(report()));
+            }
         }
+        Ok(())
     }
 
     /// The job has ended: done, needless or given up.
     fn end(
         &mut self,
         context: &Context,
-        options: &ActorOptions,
+        treatment: &Defaults,
         result: &JobResult,
         is_done: bool,
     ) -> Result<(), BoxError> {
@@ -174,7 +195,7 @@ impl FollowUp {
         let told = || ended.map_or_else(|| r#"{"Ok":null}"#.to_owned(), results::stored);
         let failed = ended.is_some_and(Result::is_err);
         let own = overrides::duration(headers, overrides::RESULT_TTL_MS);
-        let ttl = own.or_else(|| options.store_results.then_some(options.result_ttl));
+        let ttl = own.or_else(|| treatment.store_results.then_some(treatment.result_ttl));
         if let Some(ttl) = ttl.filter(|_| !message.message_id.is_empty()) {
             self.values.push((results::key(&message.message_id), told().into(), Some(ttl)));
             // Who waits for the end of the pipeline need not wait for it in vain.
@@ -231,6 +252,13 @@ impl FollowUp {
             broker.sent(job, sent);
         }
     }
+}
+
+/// What a message itself asks for, told of this.
+fn own_callback(text: &str, report: &JobReport) -> Result<OutgoingJob, BoxError> {
+    let mut draft: Draft = serde_json::from_str(text)?;
+    draft.fill_in(&serde_json::to_string(report)?)?;
+    Ok(OutgoingJob::of_draft(draft))
 }
 
 /// The job need not be done, and what would come after it neither.

@@ -101,7 +101,7 @@ impl Job<'_> {
         let execution = Execution { shared, actor, delivery, span, slot };
         let next = Next { context, rest: shared.middleware(), execution: &execution };
         let result = next.run().await;
-        let settlement = settle::decide(&result, context, &actor.options, rand::random());
+        let settlement = settle::decide(&result, context, &actor.treatment, rand::random());
         let duration = started.elapsed();
         self.log(&result, settlement);
         let end = JobEnd { result: &result, settlement, duration };
@@ -128,7 +128,8 @@ impl Job<'_> {
 
     async fn settle(&self, delivery: Delivery, result: JobResult, settlement: Settlement) {
         let Self { shared, actor, context, .. } = *self;
-        let ending = Ending { shared, context, options: &actor.options };
+        let (options, treatment) = (&actor.options, &actor.treatment);
+        let ending = Ending { shared, context, options, treatment };
         let Some((settlement, settled)) = ending.tell(delivery, &result, settlement).await else {
             return;
         };
@@ -154,7 +155,8 @@ async fn reject(shared: &Shared, delivery: Delivery) {
     // Nobody sees this context: an actor that is not known has no hooks, and no callbacks.
     let context = context_of(shared, "", &delivery, trace_of(&message).1);
     let options = ActorOptions::default();
-    let ending = Ending { shared, context: &context, options: &options };
+    let treatment = &shared.broker.defaults;
+    let ending = Ending { shared, context: &context, options: &options, treatment };
     let (result, settlement) = (Err(error), Settlement::DeadLetter { exhausted: false });
     let told = ending.tell(delivery, &result, settlement).await;
     if let Some((_, Err(error))) = told {

@@ -49,6 +49,7 @@
 #![warn(missing_docs)]
 
 mod actor;
+mod defaults;
 mod encoding;
 mod draft;
 mod outgoing;
@@ -85,6 +86,7 @@ pub use actor::{Actor, ActorOptions, Callback, Work};
 pub use barrier::JobBarrier;
 pub use broker::Broker;
 pub use context::{CancelReason, Context};
+pub use defaults::Defaults;
 pub use detached::DetachedContext;
 pub use encoding::{Encoding, Json};
 pub use failure::{
@@ -125,21 +127,23 @@ pub use qbroker_client::{
 ///
 /// # Options
 ///
+/// What the broker's [`Defaults`] say counts where an option with (d) is not given.
+///
 /// | | default | |
 /// | --- | --- | --- |
 /// | `name = "..."` | the function's | the actor's name in messages |
 /// | `queue = "..."` | `default` | where its messages wait |
 /// | `priority = 0..=9` | 0 | the larger first |
-/// | `max_retries = n` or `"unlimited"` | 20 | retries after the first failure |
-/// | `min_backoff = "15s"` | 15 s | the wait before the first retry, then doubled |
-/// | `max_backoff = "7d"` | 7 d | the longest wait |
-/// | `time_limit = "30s"` or `"none"` | 10 min | of one attempt |
-/// | `max_age = "1h"` or `"none"` | none | after which the job makes no sense |
-/// | `notify_shutdown` | no | [`Context::canceled`] tells of a shutdown |
+/// | `max_retries = n` or `"unlimited"` | 20 (d) | retries after the first failure |
+/// | `min_backoff = "15s"` | 15 s (d) | the wait before the first retry, then doubled |
+/// | `max_backoff = "7d"` | 7 d (d) | the longest wait |
+/// | `time_limit = "30s"` or `"none"` | 10 min (d) | of one attempt |
+/// | `max_age = "1h"` or `"none"` | none (d) | after which the job makes no sense |
+/// | `notify_shutdown` | no (d) | [`Context::canceled`] tells of a shutdown |
 /// | `throws(Pattern, ...)` | | errors that no retry would mend: dead-lettered at once |
 /// | `retry_when = f` | | `fn(retries: u32, error: &E) -> bool`; `false` gives up |
-/// | `store_results` | no | what it returns is kept: [`Broker::result`] |
-/// | `result_ttl = "10m"` | 10 min | how long |
+/// | `store_results` | no (d) | what it returns is kept: [`Broker::result`] |
+/// | `result_ttl = "10m"` | 10 min (d) | how long |
 /// | `on_success = actor` | | is sent a [`JobReport`] of each job that was done |
 /// | `on_failure = actor` | | of each attempt that failed |
 /// | `on_exhausted = actor` | | of each job whose last retry failed |

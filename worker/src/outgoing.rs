@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::actor::{Actor, ActorOptions};
 use crate::broker::Broker;
+use crate::defaults::Defaults;
 use crate::draft::{self, Draft};
 use crate::encoding::{Encoding, Json};
 use crate::failure::BoxError;
@@ -35,14 +36,27 @@ use crate::trace::TraceContext;
 pub struct OutgoingJob {
     pub(crate) draft: Draft,
     pub(crate) trace: Option<TraceContext>,
+    pub(crate) unsaid: Unsaid,
     /// Why it cannot be sent.
     pub(crate) error: Option<BoxError>,
+}
+
+/// What neither a job nor its actor says: the defaults of the broker do that it is sent to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Unsaid {
+    max_retries: bool,
+    max_age: bool,
 }
 
 impl OutgoingJob {
     /// A job of this actor. `#[actor]` makes a `with` that takes the arguments one by one.
     pub fn new<A: Actor>(actor: &A, arguments: &A::Args) -> Self {
         Self::draft_of(actor, A::Encoding::encode(arguments))
+    }
+
+    /// A job that says everything itself.
+    pub(crate) fn of_draft(draft: Draft) -> Self {
+        Self { draft, trace: None, unsaid: Unsaid::default(), error: None }
     }
 
     /// A job of this actor that is told nothing.
@@ -56,7 +70,12 @@ impl OutgoingJob {
             Ok(payload) => (payload, None),
             Err(error) => (Vec::new(), Some(error)),
         };
-        let ActorOptions { queue, priority, max_age, max_retries, .. } = options;
+        let unsaid = Unsaid {
+            max_retries: options.max_retries.is_none(),
+            max_age: options.max_age.is_none(),
+        };
+        let Defaults { max_age, max_retries, .. } = Defaults::default().of_actor(&options);
+        let ActorOptions { queue, priority, .. } = options;
         let draft = Draft {
             queue: queue.into_owned(),
             message_type: A::NAME.to_owned(),
@@ -65,10 +84,22 @@ impl OutgoingJob {
             priority,
             ..Draft::default()
         };
-        let job = Self { draft, trace: None, error }.max_retries(max_retries);
-        match max_age {
+        let job = Self { draft, trace: None, unsaid, error }.max_retries(max_retries);
+        let job = match max_age {
             Some(age) => job.max_age(age),
             None => job,
+        };
+        Self { unsaid, ..job }
+    }
+
+    /// What is not said is as these say.
+    pub(crate) fn fill(&mut self, defaults: &Defaults) {
+        let Unsaid { max_retries, max_age } = std::mem::take(&mut self.unsaid);
+        if max_retries {
+            self.draft.set_attempts(attempts(defaults.max_retries));
+        }
+        if let Some(age) = defaults.max_age.filter(|_| max_age) {
+            self.draft.set_ttl(age);
         }
     }
 
@@ -119,14 +150,15 @@ impl OutgoingJob {
     }
 
     /// How long it makes sense, instead of its actor's `max_age`.
-    pub fn max_age(self, age: Duration) -> Self {
-        // To the broker, none at all means for ever.
-        self.change(|draft| draft.ttl_ms = Some(draft::millis(age).max(1)))
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.unsaid.max_age = false;
+        self.change(|draft| draft.set_ttl(age))
     }
 
     /// How often it is tried again when it fails, instead of its actor's `max_retries`; `None`: without
     /// end.
-    pub fn max_retries(self, retries: impl Into<Option<u32>>) -> Self {
+    pub fn max_retries(mut self, retries: impl Into<Option<u32>>) -> Self {
+        self.unsaid.max_retries = false;
         let attempts = attempts(retries.into());
         self.change(|draft| draft.set_attempts(attempts))
     }
@@ -144,6 +176,59 @@ impl OutgoingJob {
     /// The longest wait before a retry, instead of its actor's `max_backoff`.
     pub fn max_backoff(self, backoff: Duration) -> Self {
         self.header(overrides::MAX_BACKOFF_MS, millis(backoff))
+    }
+
+    /// Its context tells of a shutdown, or does not, whatever its actor says.
+    pub fn notify_shutdown(self, notify: bool) -> Self {
+        self.header(overrides::NOTIFY_SHUTDOWN, if notify { "1" } else { "0" })
+    }
+
+    /// Told when this one is done, instead of its actor's `on_success`: in the record that settles it. Made
+    /// by `after`, it gets a [`JobReport`](crate::JobReport) as its first argument; made by `with`, it has
+    /// all arguments of its own. It travels in the message's headers, which have room for 16 KiB.
+    ///
+    /// ```
+    /// use qbroker_worker::{JobReport, actor};
+    ///
+    /// #[actor]
+    /// async fn charge(order: u64) {}
+    ///
+    /// #[actor]
+    /// async fn tell_shop(report: JobReport, shop: String) {}
+    ///
+    /// let job = charge::with(7).on_success(tell_shop::after("north"));
+    /// # drop(job);
+    /// ```
+    pub fn on_success(self, job: Self) -> Self {
+        self.call_back(overrides::ON_SUCCESS, job)
+    }
+
+    /// Told of each attempt of this one that failed, instead of its actor's `on_failure`; see
+    /// [`OutgoingJob::on_success`].
+    pub fn on_failure(self, job: Self) -> Self {
+        self.call_back(overrides::ON_FAILURE, job)
+    }
+
+    /// Told when its last retry has failed, instead of its actor's `on_exhausted`; see
+    /// [`OutgoingJob::on_success`].
+    pub fn on_exhausted(self, job: Self) -> Self {
+        self.call_back(overrides::ON_EXHAUSTED, job)
+    }
+
+    fn call_back(mut self, key: &str, mut job: Self) -> Self {
+        if job.unsaid.max_retries {
+            // As its actor says where it is done.
+            job.draft.max_attempts = None;
+        }
+        let encoded = match job.error.take() {
+            Some(error) => Err(error),
+            None => serde_json::to_string(&job.draft).map_err(BoxError::from),
+        };
+        match encoded {
+            Ok(encoded) => self.set_header(key, encoded),
+            Err(error) => self.error = self.error.or(Some(error)),
+        }
+        self
     }
 
     /// An id of your own, 1-64 characters of `[A-Za-z0-9_-]`: inside the queue's dedup window (5
@@ -258,7 +343,7 @@ pub(crate) fn attempts(retries: Option<u32>) -> Limit {
 }
 
 fn millis(duration: Duration) -> String {
-    duration.as_millis().to_string()
+    draft::millis(duration).to_string()
 }
 
 /// Why a job was not sent.

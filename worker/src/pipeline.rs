@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::broker::Broker;
+use crate::defaults::Defaults;
 use crate::draft::Draft;
 use crate::failure::BoxError;
 use crate::outgoing::{OutgoingJob, SendError};
@@ -92,9 +93,15 @@ impl Pipeline {
     /// It cannot be written, is too large for its headers, or the broker does not take it.
     pub async fn send(mut self, broker: &Broker) -> Result<SentPipeline, SendError> {
         let id = self.id.take().unwrap_or_else(random_id);
+        self.fill(&broker.defaults);
         let (job, message_ids) = self.into_job(&id)?;
         broker.send(job).await?;
         Ok(SentPipeline { message_ids })
+    }
+
+    /// What its steps do not say is as these say.
+    pub(crate) fn fill(&mut self, defaults: &Defaults) {
+        self.jobs.iter_mut().for_each(|job| job.fill(defaults));
     }
 
     /// A header of every step.
@@ -172,15 +179,12 @@ impl Rest {
     pub(crate) fn into_next(self, json: &str) -> Result<Option<OutgoingJob>, BoxError> {
         let mut steps = self.0.into_iter();
         let Some(mut next) = steps.next() else { return Ok(None) };
-        if let Some(name) = next.fills.take() {
-            let arguments = std::str::from_utf8(&next.payload)?;
-            next.payload = crate::draft::fill(arguments, &name, json)?.into_bytes();
-        }
+        next.fill_in(json)?;
         let rest: Vec<Draft> = steps.collect();
         if !rest.is_empty() {
             next.headers.insert(overrides::THEN.to_owned(), serde_json::to_string(&rest)?);
         }
-        Ok(Some(OutgoingJob { draft: next, trace: None, error: None }))
+        Ok(Some(OutgoingJob::of_draft(next)))
     }
 }
 

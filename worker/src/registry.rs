@@ -7,6 +7,7 @@ use qbroker_client::{Message, ScheduleSpec};
 
 use crate::actor::{Actor, ActorOptions, Work};
 use crate::context::Context;
+use crate::defaults::Defaults;
 use crate::encoding::Encoding;
 use crate::failure::{JobError, Verdict};
 use crate::outgoing::OutgoingJob;
@@ -16,6 +17,8 @@ use crate::{group, overrides};
 pub(crate) struct Registered {
     pub(crate) name: &'static str,
     pub(crate) options: ActorOptions,
+    /// How its jobs are treated, where they do not say.
+    pub(crate) treatment: Defaults,
     /// The job that its schedule sends.
     pub(crate) scheduled: Option<ScheduleSpec>,
     start: Box<Start>,
@@ -24,10 +27,11 @@ pub(crate) struct Registered {
 type Start = dyn Fn(Context, &Message) -> Result<Work, JobError> + Send + Sync;
 
 impl Registered {
-    fn new<A: Actor>(actor: A) -> Self {
+    fn new<A: Actor>(actor: A, defaults: &Defaults) -> Self {
         let options = actor.options();
         let scheduled = options.schedule.clone().map(|cron| {
-            let job = OutgoingJob::without_arguments(&actor);
+            let mut job = OutgoingJob::without_arguments(&actor);
+            job.fill(defaults);
             let spec = job.schedule(A::NAME, cron).expect("nothing can be written");
             spec.time_zone(options.time_zone.clone())
                 .catch_up(options.catch_up)
@@ -38,7 +42,8 @@ impl Registered {
             let arguments = decode::<A>(message)?;
             Ok(actor.work(context, arguments))
         };
-        Self { name: A::NAME, options, scheduled, start: Box::new(start) }
+        let treatment = defaults.of_actor(&options);
+        Self { name: A::NAME, options, treatment, scheduled, start: Box::new(start) }
     }
 
     /// The work that the message asks for.
@@ -83,8 +88,8 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    pub(crate) fn add<A: Actor>(&mut self, actor: A) {
-        if self.actors.insert(A::NAME, Registered::new(actor)).is_some() {
+    pub(crate) fn add<A: Actor>(&mut self, actor: A, defaults: &Defaults) {
+        if self.actors.insert(A::NAME, Registered::new(actor, defaults)).is_some() {
             self.duplicate = Some(A::NAME);
         }
     }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use qbroker_client::{Leased, Limit, Message, Outcome, Settlement as Whole};
 
-use crate::actor::ActorOptions;
 use crate::backoff;
 use crate::context::Context;
+use crate::defaults::Defaults;
 use crate::failure::{JobError, JobResult, Verdict};
 use crate::middleware::Settlement;
 use crate::{outgoing, overrides};
@@ -18,7 +18,7 @@ const DELAY_MAX: Duration = Duration::from_hours(365 * 24);
 pub(crate) fn decide(
     result: &JobResult,
     context: &Context,
-    options: &ActorOptions,
+    treatment: &Defaults,
     random: f64,
 ) -> Settlement {
     let Err(error) = result else { return Settlement::Ack };
@@ -31,11 +31,11 @@ pub(crate) fn decide(
         Verdict::Lost => Settlement::Nothing,
         Verdict::Retry { delay } => {
             let failures = context.failures();
-            let limit = attempts_max(context.leased(), options);
+            let limit = attempts_max(context.leased(), treatment);
             if matches!(limit, Limit::AtMost(attempts) if attempts <= failures.saturating_add(1)) {
                 return Settlement::DeadLetter { exhausted: true };
             }
-            let backoff = || backoff_delay(context.message(), options, failures, random);
+            let backoff = || backoff_delay(context.message(), treatment, failures, random);
             Settlement::Retry { delay: delay.unwrap_or_else(backoff).min(DELAY_MAX) }
         }
     }
@@ -43,9 +43,9 @@ pub(crate) fn decide(
 
 /// The message's own limit, which it was sent with; else the actor's, within the queue's as the delivery
 /// told it.
-fn attempts_max(leased: &Leased, options: &ActorOptions) -> Limit {
+fn attempts_max(leased: &Leased, treatment: &Defaults) -> Limit {
     leased.message.max_attempts.unwrap_or_else(|| {
-        let actors = outgoing::attempts(options.max_retries);
+        let actors = outgoing::attempts(treatment.max_retries);
         match (actors, leased.max_attempts) {
             (Limit::AtMost(one), Some(Limit::AtMost(other))) => Limit::AtMost(one.min(other)),
             (Limit::Unlimited, Some(queues)) => queues,
@@ -54,10 +54,10 @@ fn attempts_max(leased: &Leased, options: &ActorOptions) -> Limit {
     })
 }
 
-fn backoff_delay(message: &Message, options: &ActorOptions, retries: u32, random: f64) -> Duration {
+fn backoff_delay(message: &Message, treatment: &Defaults, retries: u32, random: f64) -> Duration {
     let own = |key| overrides::duration(&message.headers, key);
-    let min = own(overrides::MIN_BACKOFF_MS).unwrap_or(options.min_backoff);
-    let max = own(overrides::MAX_BACKOFF_MS).unwrap_or(options.max_backoff);
+    let min = own(overrides::MIN_BACKOFF_MS).unwrap_or(treatment.min_backoff);
+    let max = own(overrides::MAX_BACKOFF_MS).unwrap_or(treatment.max_backoff);
     backoff::delay(retries, min, max, random)
 }
 
@@ -69,13 +69,13 @@ pub(crate) fn whole(
     settlement: Settlement,
     error: Option<&JobError>,
     leased: &Leased,
-    options: &ActorOptions,
+    treatment: &Defaults,
 ) -> Option<Whole> {
     let failure = error.map(JobError::to_failure);
     let nack = |delay, failure| {
         let whole = Whole::from(Outcome::Nack { delay, failure });
         match leased.max_attempts {
-            Some(_) => whole.max_attempts(attempts_max(leased, options)),
+            Some(_) => whole.max_attempts(attempts_max(leased, treatment)),
             None => whole,
         }
     };
@@ -114,8 +114,8 @@ mod tests {
             Arc::new(States::default()),
             TraceContext::root(),
         );
-        let options = ActorOptions { max_retries: Some(2), ..ActorOptions::default() };
-        decide(&Err(error), &context, &options, 0.0)
+        let treatment = Defaults::new().max_retries(2);
+        decide(&Err(error), &context, &treatment, 0.0)
     }
 
     fn failed() -> JobError {
@@ -192,11 +192,11 @@ mod tests {
 
     #[test]
     fn the_broker_counts_as_the_worker_does() {
-        let options = ActorOptions { max_retries: Some(2), ..ActorOptions::default() };
+        let treatment = Defaults::new().max_retries(2);
         let failure = Some(failed().to_failure());
         let nack = |delay| Whole::from(Outcome::Nack { delay, failure: failure.clone() });
         let told = |settlement, leased: &Leased| {
-            whole(settlement, Some(&failed()), leased, &options).expect("something is told")
+            whole(settlement, Some(&failed()), leased, &treatment).expect("something is told")
         };
         let mut leased = Leased::default();
         let delay = Duration::from_secs(1);

@@ -152,7 +152,7 @@ impl Worker {
     /// Adds an actor. Unless [`Worker::queues`] says something else, messages are taken from the queues
     /// of all actors, in turn.
     pub fn register<A: Actor>(mut self, actor: A) -> Self {
-        self.actors.add(actor);
+        self.actors.add(actor, &self.broker.defaults);
         self
     }
 

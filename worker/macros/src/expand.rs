@@ -246,8 +246,8 @@ mod tests {
             "pub id : u64 , pub name : String",
             "name : impl :: core :: convert :: Into < String >",
             "options . max_retries = :: core :: option :: Option :: Some (5)",
-            "options . min_backoff = :: core :: time :: Duration :: from_millis (1000u64)",
-            "options . time_limit = :: core :: option :: Option :: None",
+            "options . min_backoff = :: core :: option :: Option :: Some (:: core :: time :: Duration :: from_millis (1000u64))",
+            "options . time_limit = :: core :: option :: Option :: Some (:: core :: time :: Duration :: MAX)",
             "{ work () }",
         ] {
             assert!(made.contains(part), "{part:?} is not in {made}");

@@ -73,21 +73,23 @@ impl Options {
             }
             "priority" => self.set(name, priority(&assigned(input)?)?),
             "max_retries" => {
-                self.set(name, limit(&assigned(input)?, "unlimited", |e| Ok(e.to_token_stream()))?)
+                let unlimited = quote!(::core::primitive::u32::MAX);
+                let retries = limit(&assigned(input)?, ("unlimited", unlimited), |retries| {
+                    Ok(retries.to_token_stream())
+                });
+                self.set(name, some(retries?))
             }
-            "min_backoff" | "max_backoff" | "result_ttl" | "jitter" => {
-                self.set(name, duration(&assigned(input)?)?)
+            "min_backoff" | "max_backoff" | "result_ttl" => {
+                self.set(name, some(duration(&assigned(input)?)?))
             }
+            "jitter" => self.set(name, duration(&assigned(input)?)?),
             "catch_up" => self.set(name, assigned::<Expr>(input)?.to_token_stream()),
-            "time_limit" | "max_age" => self.set(name, limit(&assigned(input)?, "none", duration)?),
-            "notify_shutdown" | "store_results" | "skip_if_unfinished" => {
-                let flag = if input.peek(Token![=]) {
-                    assigned::<Expr>(input)?.to_token_stream()
-                } else {
-                    quote!(true)
-                };
-                self.set(name, flag);
+            "time_limit" | "max_age" => {
+                let none = quote!(::core::time::Duration::MAX);
+                self.set(name, some(limit(&assigned(input)?, ("none", none), duration)?))
             }
+            "notify_shutdown" | "store_results" => self.set(name, some(flag(input)?)),
+            "skip_if_unfinished" => self.set(name, flag(input)?),
             "on_success" | "on_failure" | "on_exhausted" => {
                 let actor: Path = assigned(input)?;
                 self.set(name, quote!(::core::option::Option::Some(#actor::with)));
@@ -114,6 +116,19 @@ impl Options {
 fn assigned<T: Parse>(input: ParseStream<'_>) -> Result<T> {
     input.parse::<Token![=]>()?;
     input.parse()
+}
+
+/// A value that was given.
+fn some(value: TokenStream) -> TokenStream {
+    quote!(::core::option::Option::Some(#value))
+}
+
+/// What stands behind `=`, or nothing, which is a yes.
+fn flag(input: ParseStream<'_>) -> Result<TokenStream> {
+    match input.peek(Token![=]) {
+        true => Ok(assigned::<Expr>(input)?.to_token_stream()),
+        false => Ok(quote!(true)),
+    }
 }
 
 /// A text that is not empty, not too long, and right.
@@ -148,18 +163,15 @@ fn duration(value: &Expr) -> Result<TokenStream> {
     Ok(quote!(::core::time::Duration::from_millis(#millis)))
 }
 
-/// A value that may be absent, for which there is a word.
+/// A limit, or the word for none and what stands for that.
 fn limit(
     value: &Expr,
-    none: &str,
+    (word, none): (&str, TokenStream),
     some: impl Fn(&Expr) -> Result<TokenStream>,
 ) -> Result<TokenStream> {
     match text(value) {
-        Some(word) if word.value() == none => Ok(quote!(::core::option::Option::None)),
-        _ => {
-            let value = some(value)?;
-            Ok(quote!(::core::option::Option::Some(#value)))
-        }
+        Some(text) if text.value() == word => Ok(none),
+        _ => some(value),
     }
 }
 

@@ -7,6 +7,7 @@ mod sent;
 use std::time::Duration;
 
 use crate::broker::Broker;
+use crate::defaults::Defaults;
 use crate::outgoing::SendError;
 use crate::pipeline::{Pipeline, random_id};
 pub(crate) use gathered::{gather, gathered};
@@ -64,6 +65,16 @@ impl Member {
         match self {
             Self::Pipeline(pipeline) => Self::Pipeline(change(pipeline)),
             Self::Group(group) => Self::Group(group.change(change)),
+        }
+    }
+
+    fn filled(self, defaults: &Defaults) -> Self {
+        match self {
+            Self::Pipeline(mut pipeline) => {
+                pipeline.fill(defaults);
+                Self::Pipeline(pipeline)
+            }
+            Self::Group(group) => Self::Group(group.filled(defaults)),
         }
     }
 }
@@ -143,6 +154,15 @@ impl Group {
         self.change(&|member| member.delay(delay))
     }
 
+    /// What its jobs do not say is as these say.
+    fn filled(mut self, defaults: &Defaults) -> Self {
+        for pipeline in self.on_complete.iter_mut().chain(&mut self.on_expire) {
+            pipeline.fill(defaults);
+        }
+        self.members = self.members.into_iter().map(|member| member.filled(defaults)).collect();
+        self
+    }
+
     fn change(mut self, change: &impl Fn(Pipeline) -> Pipeline) -> Self {
         self.members = self.members.into_iter().map(|member| member.change(change)).collect();
         self
@@ -157,7 +177,7 @@ impl Group {
     pub async fn send(mut self, broker: &Broker) -> Result<SentGroup, SendError> {
         let id = self.id.take().unwrap_or_else(random_id);
         let mut plan = Plan::default();
-        let sent = plan.add(self, &id)?;
+        let sent = plan.add(self.filled(&broker.defaults), &id)?;
         // All of them are there before the first member is.
         for barrier in plan.barriers {
             barrier.create(broker).await?;

@@ -136,7 +136,7 @@ mod tests {
 
     fn job(bytes: usize) -> OutgoingJob {
         let draft = Draft { payload: vec![b' '; bytes], ..Draft::default() };
-        OutgoingJob { draft, trace: None, error: None }
+        OutgoingJob::of_draft(draft)
     }
 
     #[test]

@@ -193,12 +193,12 @@ impl Middleware for Prometheus {
         settlement: Settlement,
         settled: Result<(), &qbroker_client::Error>,
     ) {
-        let labels = Labels::of(context);
         match settlement {
             Settlement::Retry { .. } => {
-                self.0.errors.get_or_create(&labels).inc();
+                self.0.errors.get_or_create(&Labels::of(context)).inc();
             }
             Settlement::DeadLetter { .. } => {
+                let labels = Labels::of(context);
                 self.0.errors.get_or_create(&labels).inc();
                 if settled.is_ok() {
                     self.0.rejects.get_or_create(&labels).inc();

@@ -6,6 +6,7 @@ mod harness;
 mod jobs;
 mod retries;
 mod attempts;
+mod defaults;
 mod limits;
 mod shutdown;
 mod middleware;

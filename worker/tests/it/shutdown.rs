@@ -69,23 +69,34 @@ async fn what_takes_too_long_is_ended_and_handed_back_uncounted() {
 
 #[actor(notify_shutdown)]
 async fn told(ctx: Context) -> Result<(), Release> {
-    write(&ctx, "begun");
+    stop_early(&ctx).await
+}
+
+#[actor]
+async fn told_if_asked(ctx: Context) -> Result<(), Release> {
+    stop_early(&ctx).await
+}
+
+async fn stop_early(ctx: &Context) -> Result<(), Release> {
+    write(ctx, "begun");
     assert_eq!(ctx.canceled().await, CancelReason::Shutdown);
-    write(&ctx, "stops early");
+    write(ctx, "stops early");
     Err(Release::now())
 }
 
 #[tokio::test]
 async fn a_job_that_asks_for_it_is_told_of_the_shutdown() {
-    let mut bench = Bench::start().await;
-    let worker = run(bench.worker().register(told));
-    told::send(&bench.broker).await.unwrap();
-    assert_eq!(bench.line().await, "begun");
-    worker.stop().await.unwrap();
-    assert_eq!(bench.line().await, "stops early");
-    let message = bench.messages("default", 1).await.remove(0);
-    assert_eq!((message.attempt, message.state), (1, MessageState::Ready));
-    bench.stop().await;
+    for job in [told::with(), told_if_asked::with().notify_shutdown(true)] {
+        let mut bench = Bench::start().await;
+        let worker = run(bench.worker().register(told).register(told_if_asked));
+        job.send(&bench.broker).await.unwrap();
+        assert_eq!(bench.line().await, "begun");
+        worker.stop().await.unwrap();
+        assert_eq!(bench.line().await, "stops early");
+        let message = bench.messages("default", 1).await.remove(0);
+        assert_eq!((message.attempt, message.state), (1, MessageState::Ready));
+        bench.stop().await;
+    }
 }
 
 /// A thread that nothing ends.
