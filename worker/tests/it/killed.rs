@@ -75,17 +75,51 @@ async fn run_poisoned() {
     worker.session_grace(GRACE).run_until_shutdown().await.unwrap();
 }
 
+/// Where all that a crowded worker runs have begun.
+struct Crowd(Option<tokio::sync::Barrier>);
+
+#[actor(queue = "poisoned", max_retries = 9)]
+async fn beside(ctx: Context, poison: bool) {
+    if let Some(all) = &ctx.state::<Crowd>().0 {
+        all.wait().await;
+        if !poison {
+            std::future::pending::<()>().await;
+        }
+    }
+    if poison {
+        std::process::abort();
+    }
+}
+
+/// A worker that runs the poison and its neighbours at a time; as a test of its own it does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn crowded_worker() {
+    run_beside(Some(tokio::sync::Barrier::new(4)), 4).await;
+}
+
+/// One that runs one job at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn careful_worker() {
+    run_beside(None, 1).await;
+}
+
+async fn run_beside(all: Option<tokio::sync::Barrier>, concurrency: u32) {
+    let Ok(url) = std::env::var(URL) else { return };
+    let broker = Broker::connect(url).await.unwrap();
+    let worker = Worker::new(broker).register(beside).state(Crowd(all)).concurrency(concurrency);
+    worker.session_grace(GRACE).run_until_shutdown().await.unwrap();
+}
+
 const CRASHES_MAX: u32 = 2;
 
-/// A poison and three neighbours, which wait in the same worker each time.
-async fn poison(bench: &Bench) {
+/// A queue whose messages may crash so often.
+async fn make_queue(bench: &Bench) {
     let policy = qbroker_client::QueuePolicy {
         max_crashes: Some(qbroker_client::Limit::AtMost(CRASHES_MAX)),
         ..qbroker_client::QueuePolicy::default()
     };
     let spec = qbroker_client::QueueSpec::new("poisoned").policy(policy);
     bench.client().create_queue(spec).await.unwrap();
-    bench.broker.send_all([true, false, false, false].map(job::with)).await.unwrap();
 }
 
 /// Lets a worker take the poison, and waits until nobody has any job of it. What the queue holds then.
@@ -129,10 +163,37 @@ async fn a_job_that_kills_its_worker_of_many_threads_ends_all_the_same() {
 /// Starts such workers until the poison has an end.
 async fn check_poisoned(worker: &str) {
     let bench = Bench::start().await;
-    poison(&bench).await;
+    make_queue(&bench).await;
+    // A poison and three neighbours, which wait in the same worker each time.
+    bench.broker.send_all([true, false, false, false].map(job::with)).await.unwrap();
     // Where the report is lost with its process, the crash does not count.
     while take_poison(&bench, worker).await.len() == 4 {}
     check_poison(&bench).await;
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_beside_a_job_that_kills_its_worker_has_crashed_as_well() {
+    let bench = Bench::start().await;
+    make_queue(&bench).await;
+    let jobs = [true, false, false, false];
+    let jobs = jobs.map(|poison| beside::with(poison).priority(if poison { 9 } else { 0 }));
+    bench.broker.send_all(jobs).await.unwrap();
+    // Whose fault it was nobody can tell.
+    let crashed = take_poison(&bench, "crowded_worker").await;
+    assert_eq!(crashed.iter().map(|it| it.attempt).collect::<Vec<_>>(), [2; 4]);
+    // Where one runs at a time, it can.
+    let left = take_poison(&bench, "careful_worker").await;
+    assert_eq!(left.iter().map(|it| it.attempt).collect::<Vec<_>>(), [2; 3]);
+    let letter = bench.messages("poisoned.dead", 1).await.remove(0).message;
+    assert_eq!(&letter.payload[..], br#"{"poison":true}"#);
+    let letter = letter.dead_letter.unwrap();
+    assert_eq!(letter.reason, qbroker_client::DeadLetterReason::MaxCrashes);
+    let worker = run(bench.worker().register(beside).state(Crowd(None)));
+    bench.empty("poisoned").await;
+    let stats = bench.client().get_queue("poisoned").await.unwrap().stats;
+    assert_eq!(stats.acked_total, 3);
+    worker.stop().await.unwrap();
     bench.stop().await;
 }
 
