@@ -175,6 +175,8 @@ fn jobs_are_measured_beside_the_bare_client() {
     // Of memory that was there already, that may be none.
     assert!(0.0 <= number(&figure(&report, "memory of 500 jobs")["value"]));
     assert!(0.0 < number(&figure(&report, "stop with 100 jobs")["value"]));
+    // Of those that may end while it stops; on a busy machine fewer do in time.
+    assert!(number(&figure(&report, "jobs that have ended by then")["value"]) <= 50.0);
     assert!(number(&figure(&report, "jobs lost or repeated")["value"]).abs() < 0.5);
 }
 

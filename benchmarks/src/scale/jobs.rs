@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use qbroker_client::OutgoingMessage;
@@ -14,11 +14,11 @@ use tokio::task::JoinHandle;
 use super::beside::Beside;
 use super::figure::{Figure, MEBIBYTE, Unit};
 use super::footprint::Footprint;
-use super::numbered;
 use super::stage::{Done, Phase, Stage};
 use super::streams::drain_all;
 use super::traffic::{bounded, in_flight, publish};
 use super::{Findings, ScaleArgs, Scenario};
+use super::{jobs_stop, numbered};
 use crate::report::thousands;
 use crate::system::{Fallible, System as _};
 
@@ -37,7 +37,7 @@ pub(crate) struct JobsArgs {
     /// Jobs that are at work at once, for the memory they take
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     at_once: u32,
-    /// Jobs that are at work when the worker is stopped
+    /// Jobs that are at work when the worker is stopped; half of them end meanwhile
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     at_stop: u32,
     #[command(flatten)]
@@ -49,7 +49,6 @@ const MEMORY_MAX: f64 = 200.0 * MEBIBYTE;
 
 const BARE: &str = "bare";
 const EMPTY: &str = "empty";
-const HELD: &str = "held";
 
 /// Jobs that were done, and who waits for how many.
 #[derive(Debug, Default)]
@@ -90,12 +89,12 @@ async fn held(ctx: Context) {
 }
 
 /// A worker in the background.
-struct Running {
+pub(super) struct Running {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), WorkerError>>,
 }
 
-fn run(worker: Worker) -> Running {
+pub(super) fn run(worker: Worker) -> Running {
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(worker.run_until(async {
         // Without a sender nobody waits for it any more.
@@ -105,7 +104,7 @@ fn run(worker: Worker) -> Running {
 }
 
 impl Running {
-    async fn stop(self) -> Fallible<()> {
+    pub(super) async fn stop(self) -> Fallible<()> {
         drop(self.stop);
         Ok(self.task.await.context("the worker panicked")??)
     }
@@ -142,7 +141,7 @@ impl Scenario for JobsArgs {
         }
         let mut figures = beside.figures("empty jobs", "the bare client's consume + ack")?.to_vec();
         figures.push(self.memory(stage).await?);
-        figures.extend(self.shutdown(stage).await?);
+        figures.extend(jobs_stop::stop(stage, self.at_stop).await?);
         Ok(Findings { figures, missing: Vec::new() })
     }
 }
@@ -200,11 +199,7 @@ impl JobsArgs {
     }
 
     /// Sends jobs that wait, and runs a worker that has all of them at work.
-    async fn hold(
-        &self,
-        stage: &Stage,
-        jobs: u32,
-    ) -> Fallible<(Running, Arc<Semaphore>, Arc<Tally>)> {
+    async fn hold(&self, stage: &Stage, jobs: u32) -> Fallible<(Running, Arc<Semaphore>)> {
         let broker = Broker::new(stage.broker()?.client().clone());
         let tally = Arc::new(Tally::default());
         tally.wanted.store(jobs.into(), Ordering::Relaxed);
@@ -218,13 +213,13 @@ impl JobsArgs {
             left -= batch;
         }
         tally.all_done().await?;
-        Ok((running, gate, tally))
+        Ok((running, gate))
     }
 
     async fn memory(&self, stage: &Stage) -> Fallible<Figure> {
         let held_bytes = || Footprint::of(std::process::id()).map_or(0, |of| of.held_bytes);
         let before = held_bytes();
-        let (running, gate, _) = self.hold(stage, self.at_once).await?;
+        let (running, gate) = self.hold(stage, self.at_once).await?;
         let grown = held_bytes().saturating_sub(before);
         gate.add_permits(self.at_once as usize);
         running.stop().await?;
@@ -232,27 +227,5 @@ impl JobsArgs {
         Ok(Figure::new(title, grown as f64, Unit::Bytes)
             .in_flight(self.at_once)
             .at_most(MEMORY_MAX))
-    }
-
-    /// Stops the worker with jobs at work, which then end.
-    async fn shutdown(&self, stage: &Stage) -> Fallible<[Figure; 2]> {
-        let client = stage.broker()?.client().clone();
-        let before = client.get_queue(HELD).await?.stats;
-        let (running, gate, tally) = self.hold(stage, self.at_stop).await?;
-        let begin = Instant::now();
-        let stopping = tokio::spawn(running.stop());
-        gate.add_permits(self.at_stop as usize);
-        bounded(async { stopping.await.context("the worker panicked")? }).await?;
-        let seconds = begin.elapsed().as_secs_f64();
-        let stats = client.get_queue(HELD).await?.stats;
-        let jobs = u64::from(self.at_stop);
-        let done = tally.done.load(Ordering::Relaxed);
-        let lost = jobs - (stats.acked_total - before.acked_total).min(jobs);
-        let wrong = (lost + done.abs_diff(jobs)) as f64;
-        let title = format!("stop with {} jobs at work", thousands(self.at_stop.into()));
-        Ok([
-            Figure::new(title, seconds, Unit::Seconds).in_flight(self.at_stop),
-            Figure::new("jobs lost or repeated by it", wrong, Unit::Count).at_most(0.0),
-        ])
     }
 }

@@ -13,6 +13,7 @@ mod figure;
 mod footprint;
 mod idle;
 mod jobs;
+mod jobs_stop;
 mod latency;
 mod numbered;
 mod open_loop;
