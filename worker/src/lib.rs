@@ -21,7 +21,7 @@
 //!
 //! // In the application: on disk when it returns.
 //! send_welcome::send(&broker, 123, "user@example.com").await?;
-//! send_welcome::with(123, "user@example.com").delay(Duration::from_mins(30)).send(&broker).await?;
+//! send_welcome::with(123, "user@example.com").delay(Duration::from_mins(30)).priority(5).send(&broker).await?;
 //!
 //! // In the worker: until SIGTERM.
 //! Worker::new(broker).register(send_welcome).concurrency(8).run_until_shutdown().await?;
