@@ -16,3 +16,4 @@ mod rates;
 mod killed;
 mod scheduled;
 mod process;
+mod guide;
