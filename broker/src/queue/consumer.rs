@@ -102,15 +102,15 @@ impl Consumer {
         self.blocked.len()
     }
 
-    /// It had its turn at a queue and got so many messages; where none, it has left the queue's line,
-    /// and what did not have its turn only because others came before comes first next time.
+    /// It had its turn at a queue and got so many messages; where none, it has left the queue's line.
+    /// Who waits longest comes next, and the queue that gave last comes last.
     pub(super) fn had_turn(&mut self, queue: &Arc<str>, got: usize, reached: u64) {
         if 0 < got {
             self.gave_last = Some(queue.clone());
-        } else if self.room() == 0 && self.gave_last.as_ref() != Some(queue) {
-            self.blocked.push_front(queue.clone());
         } else {
-            self.blocked.push_back(queue.clone());
+            let last = self.blocked.back();
+            let before_last = self.room() == 0 && last.is_some() && last == self.gave_last.as_ref();
+            self.blocked.insert(self.blocked.len() - usize::from(before_last), queue.clone());
         }
         if let Some((shares, place)) = self.share_mut(queue) {
             shares.gave(place, u32::try_from(got).unwrap_or(u32::MAX), reached);

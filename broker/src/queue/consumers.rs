@@ -457,7 +457,22 @@ mod tests {
             give(&mut consumers, &names[0]);
             assert!(consumers.line_up_further().is_empty(), "there is no room");
         }
-        assert_eq!(turns, ["c", "b", "a", "c", "b", "a"]);
+        assert_eq!(turns, ["b", "c", "a", "b", "c", "a"]);
+    }
+
+    #[test]
+    fn a_queue_that_has_a_message_now_and_then_does_not_pass_who_waits() {
+        let mut consumers = full_at(["c", "d", "e"]);
+        consumers.next_taker("d", 1).expect("it stands there");
+        consumers.served(CONSUMER, &Arc::from("d"), 1, 0);
+        consumers.took(CONSUMER, 10);
+        // What is ready in one that waits, and then in one that was empty.
+        for queue in ["c", "e"] {
+            consumers.next_taker(queue, 1).expect("it stands there");
+            consumers.served(CONSUMER, &Arc::from(queue), 0, 0);
+        }
+        consumers.gave_back(CONSUMER, 10);
+        assert_eq!(consumers.line_up_freed(), [Arc::from("c")]);
     }
 
     #[test]
