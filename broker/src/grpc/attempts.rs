@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
 use qbroker_proto::v1::AttemptInfo;
 use qbroker_storage::{Lsn, ReadError, StoredRecord};
 use tracing::warn;
@@ -113,12 +112,6 @@ pub(super) async fn carry(
         }
     }
     Ok(())
-}
-
-/// Bytes of the failures that a settlement carries.
-pub(super) fn carried_bytes(settlement: &Settlement) -> usize {
-    let earlier = failure(&settlement.outcome).map_or(&[][..], |failure| &failure.earlier);
-    earlier.iter().map(StoredAttempt::encoded_len).sum()
 }
 
 fn failure(outcome: &Outcome) -> Option<&StoredFailure> {

@@ -172,7 +172,8 @@ async fn settle_part(
     for place in unfit.into_iter().rev() {
         part.settlements.remove(place);
     }
-    let bytes = part.settlements.iter().map(|it| bytes_of(it) + attempts::carried_bytes(it)).sum();
+    // Failures are not counted: what settles without effects never waits for what is published.
+    let bytes = part.settlements.iter().map(bytes_of).sum();
     let permit = engine.reserve(bytes).await;
     let (lsn, refused) = engine.turn(|core, now, out| core.settle(&part, now, out))?;
     engine.release_when_durable(lsn, permit);

@@ -168,8 +168,9 @@ async fn a_message_is_shown_with_what_its_attempts_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_of_many_failures_is_parted_and_each_carries_those_before() {
     const MESSAGES: usize = 300;
-    // What is read of the failures before is within the bytes of a batch.
-    let broker = Broker::start(&["--segment-bytes", "4MiB", "--max-batch-messages", "1000"]).await;
+    // What is read of the failures before is within the bytes of a batch: a few messages in each part.
+    let sizes = ["--max-batch-bytes", "64KiB", "--max-payload", "1KiB"];
+    let broker = Broker::start(&[&sizes[..], &["--max-batch-messages", "1000"]].concat()).await;
     let job =
         |number: usize| OutgoingMessage { message_id: format!("m{number}"), ..message("job") };
     broker.publish(publish("q", (0..MESSAGES).map(job).collect())).await.unwrap();

@@ -1,5 +1,6 @@
 //! A message's failures while the log that had them goes.
 
+use prost::Message as _;
 use qbroker_proto::raw::SettleRequest;
 use qbroker_proto::v1::{self, settlement};
 
@@ -153,4 +154,17 @@ async fn what_an_older_version_wrote_is_told_as_far_as_the_log_has_it() {
     let carried: Vec<u32> = carried.iter().map(|it| it.attempt).collect();
     assert_eq!(carried, [1, 2, 3]);
     assert_eq!(stage.told(birth).await, texts(1..=4));
+}
+
+#[tokio::test]
+async fn a_failure_does_not_wait_behind_what_is_published() {
+    let mut stage = Stage::set();
+    create(&mut stage);
+    stage.publish("q");
+    let (birth, _) = stage.context.engine.look(|_| ());
+    stage.fail("q", nack(&text(1))).await;
+    let everything = stage.context.engine.reserve(usize::MAX).await;
+    stage.fail("q", nack(&text(2))).await;
+    drop(everything);
+    assert_eq!(stage.told(birth).await, texts(1..=2));
 }
