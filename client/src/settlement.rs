@@ -11,6 +11,9 @@ use crate::message::{Failure, OutgoingMessage};
 use crate::state::{self, CounterChange};
 use crate::time;
 
+/// The largest limit of failures that a broker takes.
+const ATTEMPTS_MAX: u32 = 1_000_000;
+
 /// What became of the work on a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -116,9 +119,13 @@ impl Settlement {
     /// [`Leased::max_attempts`](crate::Leased::max_attempts), or less. So who does something together with
     /// the last failure knows that it is the last, or is not. A limit of the message's own counts first. Of
     /// any other outcome than a nack it is left out, and a broker before feature "nack_max_attempts" passes
-    /// over it.
+    /// over it. 0 counts as 1, and more than 1,000,000 as that.
     pub fn max_attempts(mut self, max: Limit) -> Self {
-        self.max_attempts = Some(max);
+        self.max_attempts = Some(match max {
+            // The broker would refuse the whole call for it, other messages' settlements included.
+            Limit::AtMost(max) => Limit::AtMost(max.clamp(1, ATTEMPTS_MAX)),
+            Limit::Unlimited => max,
+        });
         self
     }
 
