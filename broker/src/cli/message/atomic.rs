@@ -7,12 +7,15 @@ use qbroker::exit::Exit;
 use qbroker_client::{BatchReceipt, Error, OutgoingMessage};
 use serde_json::json;
 
-use super::bulk::{self, LINE_BYTES_MAX};
+use super::bulk;
 use super::publish::PublishArgs;
 use crate::cli::Outcome;
 use crate::cli::failure::Failure;
 use crate::cli::globals::Globals;
 use crate::cli::output::{Item, column};
+
+/// Bytes of a file that is read at all: a batch has 15 MiB at most, of which each byte may be written as six.
+const FILE_BYTES_MAX: u64 = 128 << 20;
 
 /// Publishes the file at `path` and returns once all of it is on disk.
 pub(super) async fn publish(globals: &Globals, args: &PublishArgs, path: &Path) -> Outcome {
@@ -36,8 +39,8 @@ async fn read(
     while bulk::read_line(source.as_mut(), &mut line).await? {
         number += 1;
         bytes += line.len() as u64;
-        if LINE_BYTES_MAX <= bytes {
-            let most = HumanBytes(LINE_BYTES_MAX);
+        if FILE_BYTES_MAX <= bytes {
+            let most = HumanBytes(FILE_BYTES_MAX);
             let message =
                 format!("{most} or more: no broker takes that at once; nothing is stored");
             return Err(Failure::new(Exit::Data, message));
