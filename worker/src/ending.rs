@@ -47,18 +47,19 @@ impl Ending<'_> {
             Told::Refused(delivery, why) => (delivery, why),
             Told::Nothing => return None,
         };
-        error!(error = %why, "what follows the job is refused");
+        error!(error = %why.text, "what follows the job is refused");
         if settlement != Settlement::Ack {
             return self.tell_without_callbacks(delivery, result, settlement).await;
         }
-        let text = format!("what follows the job is refused: {why}");
-        let failed =
-            Err(JobError::of_kind("CallbackNotSent", text, Verdict::Retry { delay: None }));
+        let text = format!("what follows the job is refused: {}", why.text);
+        // What cannot be read now will never be.
+        let verdict = if why.is_final { Verdict::GiveUp } else { Verdict::Retry { delay: None } };
+        let failed = Err(JobError::of_kind("CallbackNotSent", text, verdict));
         let settlement = settle::decide(&failed, self.context, self.treatment, rand::random());
         match self.tell_all(delivery, &failed, settlement).await {
             Told::Answered(settled) => Some((settlement, settled)),
             Told::Refused(delivery, why) => {
-                error!(error = %why, "what follows the failure is refused");
+                error!(error = %why.text, "what follows the failure is refused");
                 self.tell_without_callbacks(delivery, &failed, settlement).await
             }
             Told::Nothing => None,
@@ -78,7 +79,9 @@ impl Ending<'_> {
         let follow_up = FollowUp::of(context, self.options, self.treatment, result, settlement);
         let mut follow_up = match follow_up {
             Ok(follow_up) => follow_up,
-            Err(why) => return Told::Refused(delivery, why.to_string()),
+            Err(why) => {
+                return Told::Refused(delivery, Why { text: why.to_string(), is_final: true });
+            }
         };
         if follow_up.is_empty() {
             return Told::Answered(delivery.settle(whole).await);
@@ -93,7 +96,7 @@ impl Ending<'_> {
             Err(SendError::Broker(error)) if !matches!(error, Error::Refused(_)) => {
                 Told::Answered(Err(error))
             }
-            Err(error) => Told::Refused(delivery, error.to_string()),
+            Err(error) => Told::Refused(delivery, Why { text: error.to_string(), is_final: false }),
             Ok(()) => Told::Answered(Ok(())),
         }
     }
@@ -129,6 +132,9 @@ impl Ending<'_> {
         let alone = self.whole(result, settlement)?;
         let (context, broker) = (self.context, &self.shared.broker);
         let rest = FollowUp::without_jobs(context, self.treatment, result, settlement);
+        if rest.as_ref().is_ok_and(FollowUp::is_empty) {
+            return Some((settlement, delivery.settle(alone).await));
+        }
         let rest = rest.map_err(|why| why.to_string()).and_then(|mut rest| {
             rest.add_to(alone.clone(), broker, context).map_err(|why| why.to_string())
         });
@@ -148,12 +154,19 @@ impl Ending<'_> {
     }
 }
 
+/// Why what follows a job is not taken.
+struct Why {
+    text: String,
+    /// It will not be taken another time either.
+    is_final: bool,
+}
+
 /// What came of telling the broker how a job ended.
 enum Told {
     /// It has answered.
     Answered(Result<(), Error>),
     /// It does not take what follows from it: nothing was done.
-    Refused(Delivery, String),
+    Refused(Delivery, Why),
     /// There is nothing to tell.
     Nothing,
 }

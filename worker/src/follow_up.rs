@@ -165,7 +165,7 @@ impl FollowUp {
             (exhausted, overrides::ON_EXHAUSTED, options.on_exhausted),
         ];
         for (_, key, actors) in due.into_iter().filter(|(due, ..)| *due) {
-            let report = || JobReport::new(context.actor(), context.leased(), result);
+            let report = || JobReport::new(context.leased(), result);
             if let Some(own) = context.message().headers.get(key) {
                 self.jobs.push(own_callback(own, &report())?);
             } else if let Some(callback) = actors {

@@ -152,7 +152,8 @@ async fn reject(shared: &Shared, delivery: Delivery) {
     };
     let error = JobError::of_kind("UnknownActor", why, Verdict::GiveUp);
     error!(queue = message.queue, message_id = message.message_id, %error, "message dead-lettered");
-    // Nobody sees this context: an actor that is not known has no hooks, and no callbacks.
+    // Nobody sees this context: an actor that is not known has no hooks, and its job only the callbacks
+    // that it has with it.
     let context = context_of(shared, "", &delivery, trace_of(&message).1);
     let options = ActorOptions::default();
     let treatment = &shared.broker.defaults;

@@ -58,12 +58,12 @@ pub struct ReportedFailure {
 }
 
 impl JobReport {
-    pub(crate) fn new(actor: &str, leased: &Leased, result: &JobResult) -> Self {
+    pub(crate) fn new(leased: &Leased, result: &JobResult) -> Self {
         let message = &leased.message;
         let failure = result.as_ref().err().map(ReportedFailure::new);
         let returned = result.as_ref().map_or("null", JobOutput::json);
         Self {
-            actor: actor.to_owned(),
+            actor: message.message_type.clone(),
             queue: message.queue.clone(),
             message_id: message.message_id.clone(),
             correlation_id: message.correlation_id.clone(),

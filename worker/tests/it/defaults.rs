@@ -140,7 +140,7 @@ async fn a_job_may_name_who_is_told_of_it_instead_of_those_of_its_actor() {
     lines.sort();
     assert_eq!(lines, ["attempt 1", "attempt 2", "the actor's: 1", "the actor's: 2"]);
 
-    let unreadable = told_of::with(false).header("job-on-success", "nobody").max_retries(0);
+    let unreadable = told_of::with(false).header("job-on-success", "nobody");
     unreadable.send(&bench.broker).await.unwrap();
     assert_eq!(bench.line().await, "attempt 1");
     let letters = bench.messages("jobs.dead", 3).await;
