@@ -41,6 +41,8 @@ impl<I: Index> Core<I> {
     pub(super) fn end_ttls(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
         let mut births = Vec::new();
         self.index.ttl_over(now, STEP_MAX, &mut births)?;
+        // Those of one ordering key come to the dead-letter queue in their order, whatever clocks they go by.
+        births.sort_unstable();
         let (mut draft, mut gone) = (self.draft(), Vec::new());
         for birth in births {
             let message = self.index.message(birth)?.expect("what expires is there");
