@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use qbroker_client::{Delivery, Error, Reason, Settlement as Whole};
+use qbroker_client::{Delivery, Error, Reason, Settlement as Whole, Settling};
 use tracing::{error, warn};
 
 use crate::actor::ActorOptions;
 use crate::context::Context;
 use crate::defaults::Defaults;
-use crate::failure::{JobError, JobResult, Verdict};
+use crate::failure::{BoxError, JobError, JobResult, Verdict};
 use crate::follow_up::FollowUp;
 use crate::middleware::Settlement;
 use crate::outgoing::SendError;
@@ -32,20 +32,46 @@ pub(crate) struct Ending<'a> {
 pub(crate) type Settled = (Settlement, Result<(), Error>);
 
 impl Ending<'_> {
-    /// Tells the broker; `None` where there is nothing to tell.
-    ///
-    /// A job that was done but whose follow-up the broker does not take is done again rather than
-    /// forgotten; one that has failed has failed anyhow.
+    /// Tells the broker and hears its answer; `None` where there is nothing to tell.
     pub(crate) async fn tell(
         &self,
         delivery: Delivery,
         result: &JobResult,
         settlement: Settlement,
     ) -> Option<Settled> {
-        let (delivery, why) = match self.tell_all(delivery, result, settlement).await {
+        match self.begin(delivery, result, settlement)? {
+            Telling::OnItsWay(settling) => Some((settlement, settling.await)),
+            Telling::Followed(followed) => self.follow(followed, result, settlement).await,
+        }
+    }
+
+    /// Tells the broker where nothing follows; `None` where there is nothing to tell.
+    pub(crate) fn begin(
+        &self,
+        delivery: Delivery,
+        result: &JobResult,
+        settlement: Settlement,
+    ) -> Option<Telling> {
+        let whole = self.whole(result, settlement)?;
+        Some(match self.follow_up(result, settlement) {
+            None => Telling::OnItsWay(delivery.settle(whole)),
+            Some(follow_up) => Telling::Followed(Box::new(Followed { delivery, whole, follow_up })),
+        })
+    }
+
+    /// Tells the broker of an end that something follows; `None` where there is nothing to tell.
+    ///
+    /// A job that was done but whose follow-up the broker does not take is done again rather than
+    /// forgotten; one that has failed has failed anyhow.
+    pub(crate) async fn follow(
+        &self,
+        followed: Box<Followed>,
+        result: &JobResult,
+        settlement: Settlement,
+    ) -> Option<Settled> {
+        let (delivery, why) = match self.tell_all(followed).await {
             Told::Answered(settled) => return Some((settlement, settled)),
             Told::Refused(delivery, why) => (delivery, why),
-            Told::Nothing => return None,
         };
         error!(error = %why.text, "what follows the job is refused");
         if settlement != Settlement::Ack {
@@ -56,36 +82,28 @@ impl Ending<'_> {
         let verdict = if why.is_final { Verdict::GiveUp } else { Verdict::Retry { delay: None } };
         let failed = Err(JobError::of_kind("CallbackNotSent", text, verdict));
         let settlement = settle::decide(&failed, self.context, self.treatment, rand::random());
-        match self.tell_all(delivery, &failed, settlement).await {
-            Told::Answered(settled) => Some((settlement, settled)),
-            Told::Refused(delivery, why) => {
-                error!(error = %why.text, "what follows the failure is refused");
-                self.tell_without_callbacks(delivery, &failed, settlement).await
-            }
-            Told::Nothing => None,
-        }
+        // A failure: where what follows it is refused as well, it is told without that.
+        Box::pin(self.tell(delivery, &failed, settlement)).await
+    }
+
+    /// What follows a job with this end; `None`: nothing.
+    fn follow_up(&self, result: &JobResult, settlement: Settlement) -> Option<Following> {
+        let Self { context, options, treatment, .. } = self;
+        let follow_up = FollowUp::of(context, options, treatment, result, settlement);
+        Some(follow_up).filter(|follow_up| !follow_up.as_ref().is_ok_and(FollowUp::is_empty))
     }
 
     /// Tells the settlement and what follows from it, as one; waits for a while where that is refused
     /// for now.
-    async fn tell_all(
-        &self,
-        mut delivery: Delivery,
-        result: &JobResult,
-        settlement: Settlement,
-    ) -> Told {
-        let Some(whole) = self.whole(result, settlement) else { return Told::Nothing };
+    async fn tell_all(&self, followed: Box<Followed>) -> Told {
+        let Followed { mut delivery, whole, follow_up } = *followed;
         let (context, broker) = (self.context, &self.shared.broker);
-        let follow_up = FollowUp::of(context, self.options, self.treatment, result, settlement);
         let mut follow_up = match follow_up {
             Ok(follow_up) => follow_up,
             Err(why) => {
                 return Told::Refused(delivery, Why { text: why.to_string(), is_final: true });
             }
         };
-        if follow_up.is_empty() {
-            return Told::Answered(delivery.settle(whole).await);
-        }
         let whole = context.clone().scope_blocking(|| follow_up.add_to(whole, broker, context));
         let tried = match whole {
             Ok(whole) => self.try_for_a_while(&mut delivery, whole).await.map_err(SendError::from),
@@ -154,6 +172,23 @@ impl Ending<'_> {
     }
 }
 
+/// How the broker is told.
+pub(crate) enum Telling {
+    /// Nothing follows, and the answer comes.
+    OnItsWay(Settling),
+    Followed(Box<Followed>),
+}
+
+/// The end of a job that something follows.
+pub(crate) struct Followed {
+    delivery: Delivery,
+    whole: Whole,
+    follow_up: Following,
+}
+
+/// What follows a job, or why that cannot be told.
+type Following = Result<FollowUp, BoxError>;
+
 /// Why what follows a job is not taken.
 struct Why {
     text: String,
@@ -167,6 +202,4 @@ enum Told {
     Answered(Result<(), Error>),
     /// It does not take what follows from it: nothing was done.
     Refused(Delivery, Why),
-    /// There is nothing to tell.
-    Nothing,
 }

@@ -44,13 +44,25 @@ impl Execution<'_> {
             context.set_deadline(deadline);
         }
         let work = self.actor.start(context.clone(), context.message())?;
-        let mut running = spawn(work, context.clone(), self.span.clone());
+        let running = spawn(work, context.clone(), self.span.clone());
         // Most jobs have ended once their own task has had its turn: nothing is made ready to interrupt
         // those.
         tokio::task::yield_now().await;
         if running.is_finished() {
             return ended(running.await, None);
         }
+        // In a box: those need no room for it.
+        Box::pin(self.watch(context, running, limit, deadline)).await
+    }
+
+    /// Waits for the end of the work, or interrupts it.
+    async fn watch(
+        &self,
+        context: &Context,
+        mut running: JoinHandle<JobResult>,
+        limit: Option<Duration>,
+        deadline: Option<Instant>,
+    ) -> JobResult {
         let reason = tokio::select! {
             joined = &mut running => return ended(joined, None),
             reason = self.interrupted(context, deadline) => reason,

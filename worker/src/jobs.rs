@@ -7,8 +7,9 @@ use qbroker_client::{Delivery, Message};
 use tracing::{Instrument as _, Span, error, info, info_span, warn};
 
 use crate::actor::ActorOptions;
+use crate::answers::{self, Expected};
 use crate::context::Context;
-use crate::ending::Ending;
+use crate::ending::{Ending, Telling};
 use crate::execution::Execution;
 use crate::failure::{JobError, JobResult, Verdict};
 use crate::middleware::{JobEnd, Next, Settlement};
@@ -22,7 +23,7 @@ use crate::worker::Shared;
 pub(crate) async fn run(shared: Arc<Shared>, delivery: Delivery, slot: Slot) {
     let Some(actor) = shared.actors.get(&delivery.message.message_type) else {
         drop(slot);
-        return reject(&shared, delivery).await;
+        return Box::pin(reject(&shared, delivery)).await;
     };
     begin(&shared, &delivery).await;
     let (parent, trace) = trace_of(&delivery.message);
@@ -127,17 +128,23 @@ impl Job<'_> {
     }
 
     async fn settle(&self, delivery: Delivery, result: JobResult, settlement: Settlement) {
-        let Self { shared, actor, context, .. } = *self;
+        let Self { shared, actor, context, span } = *self;
         let (options, treatment) = (&actor.options, &actor.treatment);
         let ending = Ending { shared, context, options, treatment };
-        let Some((settlement, settled)) = ending.tell(delivery, &result, settlement).await else {
-            return;
+        let followed = match ending.begin(delivery, &result, settlement) {
+            None => return,
+            Some(Telling::OnItsWay(settling)) => {
+                let (context, span) = (context.clone(), span.clone());
+                let unfinished = shared.jobs.token();
+                let expected = Expected { context, span, settlement, settling, unfinished };
+                return shared.answers.expect(expected);
+            }
+            Some(Telling::Followed(followed)) => followed,
         };
-        if let Err(error) = &settled {
-            warn!(%error, ?settlement, "the settlement was refused: the job may be done again");
-        }
-        for middleware in shared.middleware().iter().rev() {
-            middleware.after_settle(context, settlement, settled.as_ref().copied());
+        // In a box: a job that nothing follows needs no room for it.
+        let settled = Box::pin(ending.follow(followed, &result, settlement)).await;
+        if let Some((settlement, answer)) = settled {
+            answers::tell(shared.middleware(), context, span, settlement, &answer);
         }
     }
 }

@@ -49,6 +49,7 @@
 #![warn(missing_docs)]
 
 mod actor;
+mod answers;
 mod defaults;
 mod encoding;
 mod draft;

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::actor::Actor;
+use crate::answers::Answers;
 use crate::broker::Broker;
 use crate::context::States;
 use crate::jobs;
@@ -60,6 +61,9 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) slots: Slots,
     pub(crate) life: Life,
+    pub(crate) answers: Answers,
+    /// Those that are not settled.
+    pub(crate) jobs: TaskTracker,
     consumer: Consumer,
 }
 
@@ -282,12 +286,11 @@ impl Worker {
             middleware.after_worker_boot();
         }
         info!(concurrency = shared.settings.concurrency, "the worker takes messages");
-        let jobs = TaskTracker::new();
         let taken = tokio::select! {
-            taken = take(&shared, &jobs) => taken,
+            taken = take(&shared) => taken,
             () = shutdown => Ok(()),
         };
-        end(&shared, &jobs).await;
+        end(&shared).await;
         let jobs = shared.slots.stuck_jobs();
         if jobs == 0 {
             return taken;
@@ -329,13 +332,14 @@ impl Worker {
         }
         let consumer = consumer.client_id(settings.client_id.clone()).open().await?;
         let slots = Slots::new(settings.concurrency as usize, settings.stuck_max);
-        let (states, life) = (Arc::new(states), Life::default());
-        Ok(Shared { broker, actors, states, settings, slots, life, consumer })
+        let answers = Answers::new(Arc::clone(&broker.middleware));
+        let (states, life, jobs) = (Arc::new(states), Life::default(), TaskTracker::new());
+        Ok(Shared { broker, actors, states, settings, slots, life, answers, jobs, consumer })
     }
 }
 
 /// Takes messages and begins their jobs, until something ends it.
-async fn take(shared: &Arc<Shared>, jobs: &TaskTracker) -> Result<(), WorkerError> {
+async fn take(shared: &Arc<Shared>) -> Result<(), WorkerError> {
     loop {
         tokio::select! {
             next = next(shared) => {
@@ -346,7 +350,7 @@ async fn take(shared: &Arc<Shared>, jobs: &TaskTracker) -> Result<(), WorkerErro
                 }
                 for (slot, delivery) in slots.into_iter().zip(deliveries) {
                     // In a box: what a task itself holds is copied when it begins and when it ends.
-                    jobs.spawn(Box::pin(jobs::run(Arc::clone(shared), delivery, slot)));
+                    shared.jobs.spawn(Box::pin(jobs::run(Arc::clone(shared), delivery, slot)));
                 }
             }
             () = shared.slots.stuck_changed() => shared.follow_stuck(),
@@ -365,7 +369,8 @@ async fn next(shared: &Shared) -> Result<(Vec<Slot>, Vec<Delivery>), WorkerError
 }
 
 /// Takes no more, lets jobs finish, ends the others, and hands back what is not done.
-async fn end(shared: &Shared, jobs: &TaskTracker) {
+async fn end(shared: &Shared) {
+    let jobs = &shared.jobs;
     for middleware in shared.middleware().iter().rev() {
         middleware.before_worker_shutdown();
     }

@@ -19,7 +19,7 @@ pub type JobFuture<'a> = Pin<Box<dyn Future<Output = JobResult> + Send + 'a>>;
 /// Sees jobs at every point of their way, and may change what happens to them.
 ///
 /// What begins is seen by the middleware that was added first, first; what ends, last. A hook that
-/// panics fails the job that it was called for.
+/// panics fails the job that it was called for; once that is settled, it is only logged.
 ///
 /// ```
 /// use qbroker_worker::{Context, JobError};
@@ -82,6 +82,9 @@ pub trait Middleware: Send + Sync + 'static {
     ///
     /// It may be another one than [`Middleware::after_process`] was told of: where the broker does not take
     /// what follows a job that was done, the job has failed, as `CallbackNotSent`.
+    ///
+    /// Most jobs are told of by one task, one after the other, while others begin: who takes long here has
+    /// them wait in memory, and a worker that stops wait for them.
     fn after_settle(
         &self,
         context: &Context,

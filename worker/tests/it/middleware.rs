@@ -168,6 +168,37 @@ async fn a_hook_that_panics_fails_its_job_and_nothing_else() {
     bench.stop().await;
 }
 
+/// Writes that a job is settled, and panics where it was asked to.
+struct Nervous(Log);
+
+impl Middleware for Nervous {
+    fn after_settle(
+        &self,
+        context: &Context,
+        _settlement: Settlement,
+        _settled: Result<(), &qbroker_client::Error>,
+    ) {
+        self.0.write("settled");
+        assert!(!context.message().headers.contains_key("nervous"), "oh no");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_after_its_job_was_settled_keeps_no_other_from_being_told() {
+    let mut bench = Bench::start().await;
+    let broker = bench.broker.clone().middleware(Nervous(bench.log()));
+    let worker = run(bench.worker_of(broker).register(work).concurrency(1));
+    for _ in 0..2 {
+        work::with().header("nervous", "yes").send(&bench.broker).await.unwrap();
+        let mut seen = bench.lines(2).await;
+        seen.sort_unstable();
+        assert_eq!(seen, ["settled", "work"]);
+    }
+    // It waits for those that are settled, and ends.
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}
+
 /// Lets a job wait until the test opens it.
 struct Gate(std::sync::Arc<tokio::sync::Semaphore>, Log);
 
