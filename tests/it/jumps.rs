@@ -1,10 +1,13 @@
-//! A wall clock that jumps, over restarts too: leases and schedules. Delays and times to live are in
-//! `time.rs`.
+//! A wall clock that jumps, over restarts too: leases, operations and schedules. Delays and times to live
+//! are in `time.rs`.
 
 use std::time::Duration;
 
 use qbroker::queue::time::Now;
-use qbroker_client::{Client, Leased, MessageQuery, OutgoingMessage, ScheduleSpec};
+use qbroker_client::{
+    Client, Leased, MessageFilter, MessageQuery, OperationOptions, OperationState, OutgoingMessage,
+    ScheduleSpec,
+};
 use qbroker_proto::v1::{PullRequest, QueueSelector};
 use qbroker_tests::embedded::{Embedded, clock};
 use qbroker_tests::folder::Folder;
@@ -59,6 +62,26 @@ async fn a_lease_lasts_as_long_as_it_lasts_wherever_the_wall_clock_jumps() {
     assert!(pull(&broker).await.is_empty(), "the lease runs anew from the start on");
     broker.pass(MS);
     assert_eq!(pull(&broker).await.len(), 1);
+    broker.stop().await;
+}
+
+/// A bug: by the clock they seemed to have come since the operation was begun, and it left them alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_meets_what_was_delayed_before_the_wall_clock_was_set_back() {
+    let (folder, clock) = (Folder::new(), clock());
+    let broker = Embedded::start(&folder, &clock).await;
+    let client = broker.client().await;
+    let delayed = OutgoingMessage::new("later").delay(Duration::from_hours(10));
+    client.publish("q", vec![delayed; 3]).await.unwrap();
+    clock.set(now(WALL_MS - HOUR_MS, BOOT_MS + 1));
+    let begun = client.delete_matching("q", MessageFilter::all(), OperationOptions::default());
+    let mut operation = begun.await.unwrap();
+    while operation.state == OperationState::Running {
+        broker.pass(SECOND);
+        operation = client.get_operation(&operation.operation_id).await.unwrap();
+    }
+    assert_eq!((operation.state, operation.done), (OperationState::Succeeded, 3));
+    assert_eq!(client.get_queue("q").await.unwrap().stats.scheduled, 0);
     broker.stop().await;
 }
 

@@ -11,7 +11,7 @@ use super::{Engine, Scan, Stopped};
 use crate::queue::filter::Needs;
 use crate::queue::record::OperationKind;
 use crate::queue::refused::Refused;
-use crate::queue::{Operation, OperationStep, Pace, StartOperation};
+use crate::queue::{Candidate, Operation, OperationStep, Pace, StartOperation};
 
 /// Messages that one step does at most: as many as any other step.
 const STEP_MESSAGES: u64 = 1_000;
@@ -79,7 +79,12 @@ impl Engine {
             needs: Needs { message: is_move, failure: false, letter: is_move },
             wanted: usize::try_from(wanted).unwrap_or(usize::MAX),
         };
-        let scanned = self.scan(scan).await?;
+        let mut scanned = self.scan(scan).await?;
+        let in_doubt = |it: &Candidate| operation.needs_record(it.birth, &it.message);
+        if !is_move && scanned.found.iter().any(|it| in_doubt(&it.candidate)) {
+            let needs = Needs { message: true, ..scan.needs };
+            scanned = self.scan(Scan { needs, ..scan }).await?;
+        }
         let step = OperationStep {
             operation: id,
             found: scanned.found.into_iter().map(|it| (it.candidate, it.told)).collect(),

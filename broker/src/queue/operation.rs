@@ -61,6 +61,13 @@ impl Operation {
         }
     }
 
+    /// Whether a message's own record has to be read to say whether it was there when this was begun: by the
+    /// wall clock alone, which may have been set back since, it came later.
+    pub fn needs_record(&self, birth: Lsn, message: &Message) -> bool {
+        let operation = Lsn(self.progress.operation);
+        came(birth, message, operation, &self.started) == Came::SinceByTheClock
+    }
+
     /// Messages that matched and were not done, when they were last looked at.
     pub fn failed(&self) -> u64 {
         self.progress.refused.iter().map(|refused| refused.count).sum()
@@ -322,9 +329,14 @@ impl<I: Index> Core<I> {
                 && message.patched == seen.patched
                 && message.last_failure == seen.last_failure
                 && message.dead_letter == seen.dead_letter;
-            // What came later may be what this very operation has moved, given up once more.
-            let was_there = birth.max(message.dead_letter) < step.operation;
-            let is_meant = was_there && !came_since(&message, step.operation, started);
+            let is_meant = match came(birth, &message, step.operation, started) {
+                Came::Before => true,
+                Came::Since => false,
+                // What was not moved since it was published has been there all the time.
+                Came::SinceByTheClock => {
+                    told.as_ref().and_then(|told| told.publish_ms) == Some(message.since_ms)
+                }
+            };
             if same && is_meant && started.filter.may_hold(birth, &message) {
                 chosen.push((candidate, message, told.as_ref()));
             }
@@ -391,11 +403,31 @@ impl OperationStepped {
     }
 }
 
-/// Whether a message was moved into its queue after the operation was begun: two that move to and fro
-/// would never end. What became ready since has another place, but was there before.
-fn came_since(message: &Message, operation: Lsn, started: &OperationStarted) -> bool {
-    match message.place {
-        Lsn(0) => started.wall_ms < message.since_ms,
+/// When a message came into its queue, as far as the core knows it.
+#[derive(PartialEq, Eq)]
+enum Came {
+    /// Before an operation was begun.
+    Before,
+    /// Since then.
+    Since,
+    /// Since then by the wall clock alone, which may have been set back meanwhile.
+    SinceByTheClock,
+}
+
+/// What came since is left alone: it may be what this very operation has moved, given up once more, and two
+/// that move to and fro would never end. What became ready since has another place, but was there before.
+fn came(birth: Lsn, message: &Message, operation: Lsn, started: &OperationStarted) -> Came {
+    if operation <= birth.max(message.dead_letter) {
+        return Came::Since;
+    }
+    let by_the_clock = started.wall_ms < message.since_ms;
+    let seems_new = match message.place {
+        Lsn(0) => by_the_clock,
         place => operation < place && started.wall_ms <= message.since_ms,
+    };
+    match (seems_new, by_the_clock) {
+        (false, _) => Came::Before,
+        (true, false) => Came::Since,
+        (true, true) => Came::SinceByTheClock,
     }
 }

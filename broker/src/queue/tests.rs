@@ -61,6 +61,7 @@ scripts! {
     due_order
     pull_bytes
     chase
+    operation_clock
     state_values
     state_counters
     state_permits
