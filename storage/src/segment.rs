@@ -46,7 +46,8 @@ pub(crate) struct SegmentHeader {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HeaderFound {
     Valid(SegmentHeader),
-    /// Zeros: the file was prepared, and a crash came before its first sync.
+    /// Its copy is zeros: the file was prepared, and a crash or a failed write came before its first sync,
+    /// which would have had both.
     Blank,
     /// Neither.
     Bad,
@@ -90,11 +91,14 @@ impl SegmentHeader {
 
     /// Looks at a segment's first 4096 bytes; either copy will do.
     pub(crate) fn decode(bytes: &[u8]) -> HeaderFound {
-        let copies = [bytes, bytes.get(COPY_AT..).unwrap_or_default()];
+        let copy = bytes.get(COPY_AT..);
+        let copies = [bytes, copy.unwrap_or_default()];
         if let Some(header) = copies.iter().find_map(|copy| Self::decode_copy(copy)) {
             return HeaderFound::Valid(header);
         }
-        if bytes.iter().all(|&byte| byte == 0) { HeaderFound::Blank } else { HeaderFound::Bad }
+        // Of what is cut, all there is.
+        let is_blank = copy.unwrap_or(bytes).iter().all(|&byte| byte == 0);
+        if is_blank { HeaderFound::Blank } else { HeaderFound::Bad }
     }
 
     /// Makes a first copy of whatever fields there are one that is believed.
@@ -198,5 +202,39 @@ impl FrameIndex {
         let after =
             self.points.partition_point(|&(delta, _)| self.first_lsn + u64::from(delta) <= lsn.0);
         after.checked_sub(1).map_or(SEGMENT_HEADER_LEN, |at| self.points[at].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_was_never_synced_is_told_from_one_that_is_damaged() {
+        let header = SegmentHeader {
+            flags: 0,
+            size: 1 << 20,
+            seq: 4,
+            nonce: [7; 16],
+            log_id: [9; 16],
+            created_ms: 1,
+            epoch: 2,
+            first_lsn: Lsn(3),
+        };
+        let mut whole = Vec::new();
+        header.encode(&mut whole);
+        assert_eq!(SegmentHeader::decode(&whole), HeaderFound::Valid(header));
+        // A write that failed after so many bytes.
+        for written in [0, 1, 37, HEADER_FIELDS_LEN - 1] {
+            let mut begun = whole.clone();
+            begun[written..].fill(0);
+            assert_eq!(SegmentHeader::decode(&begun), HeaderFound::Blank, "{written}");
+        }
+        let mut damaged = whole.clone();
+        damaged[20] ^= 1;
+        assert_eq!(SegmentHeader::decode(&damaged), HeaderFound::Valid(header));
+        damaged[COPY_AT + 20] ^= 1;
+        assert_eq!(SegmentHeader::decode(&damaged), HeaderFound::Bad);
+        assert_eq!(SegmentHeader::decode(&damaged[..100]), HeaderFound::Bad, "cut");
     }
 }
