@@ -49,6 +49,8 @@ pub struct Page<T> {
 pub struct QueueQuery {
     /// Only queues with this in their name; empty: all.
     pub name_contains: String,
+    /// Only queues in one of these states; empty: all.
+    pub states: Vec<QueueState>,
     /// How many on a page, at most 1,000; 0: 50.
     pub page_size: u32,
     /// Of the page before; empty: the first page.
@@ -225,9 +227,9 @@ impl Client {
             page_size: query.page_size.try_into().unwrap_or(i32::MAX),
             page_token: query.page_token,
             name_contains: query.name_contains,
+            states: query.states.into_iter().map(QueueState::into_wire).collect(),
             policy_as_set: query.policy_as_set,
             order_by: query.order.into_wire(),
-            ..v1::ListQueuesRequest::default()
         };
         let call = |channel, request| async move { admin(channel).list_queues(request).await };
         let response = self.call(true, Duration::ZERO, request, call).await?;

@@ -348,6 +348,14 @@ pub enum QueueState {
 }
 
 impl QueueState {
+    pub(super) fn into_wire(self) -> i32 {
+        let state = match self {
+            Self::Active => v1::QueueState::Active,
+            Self::Paused => v1::QueueState::Paused,
+        };
+        state.into()
+    }
+
     pub(super) fn from_wire(state: v1::QueueState) -> Self {
         match state {
             v1::QueueState::Paused => Self::Paused,

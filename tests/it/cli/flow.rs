@@ -8,8 +8,11 @@ async fn queues_are_paused_and_resumed_by_name() {
     stage.publish("work", &["one"]).await;
     stage.shell.out(&["queue", "pause", "work"]).await;
     assert_eq!(stage.show("work").await["state"], "paused");
-    let listed = stage.shell.out(&["queue", "list", "--no-headers", "-o", "plain"]).await;
-    assert!(listed.ends_with("\tpaused\n"), "{listed}");
+    stage.publish("other", &["one"]).await;
+    let list = ["queue", "list", "--paused", "--no-headers", "-o", "plain"];
+    let listed = stage.shell.out(&list).await;
+    assert!(listed.starts_with("work\t") && listed.ends_with("\tpaused\n"), "{listed}");
+    assert_eq!(listed.lines().count(), 1, "{listed}");
     stage.publish("work", &["two"]).await;
     stage.shell.out(&["queue", "pause", "work", "--publishing"]).await;
     let refused = stage.shell.run(&["message", "publish", "work", "three"]).await;

@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use qbroker::exit::Exit;
-use qbroker_client::{Client, Queue, QueueOrder, QueueQuery, QueueSpec, QueueUpdate, Reason};
+use qbroker_client::{
+    Client, Queue, QueueOrder, QueueQuery, QueueSpec, QueueState, QueueUpdate, Reason,
+};
 
 use self::policy::PolicyArgs;
 use self::view::{DETAILS, LIST, MADE, item};
@@ -68,6 +70,9 @@ pub(super) struct ListArgs {
     /// Only queues with this in their name.
     #[arg(long, value_name = "TEXT", default_value = "")]
     contains: String,
+    /// Only paused queues.
+    #[arg(long)]
+    paused: bool,
     /// What comes first.
     #[arg(long, value_name = "ORDER", default_value = "name")]
     sort: Sort,
@@ -161,6 +166,7 @@ async fn create(args: CreateArgs, client: &Client, globals: &Globals) -> Outcome
 async fn list(args: ListArgs, client: &Client, globals: &Globals) -> Outcome {
     let mut query = QueueQuery {
         name_contains: args.contains,
+        states: if args.paused { vec![QueueState::Paused] } else { Vec::new() },
         page_size: PAGE_SIZE,
         order: args.sort.into(),
         ..QueueQuery::default()
