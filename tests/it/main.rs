@@ -3,6 +3,7 @@
 
 mod backlog;
 mod cli;
+mod compact;
 mod crash;
 mod disk;
 mod faults;

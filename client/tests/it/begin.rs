@@ -1,22 +1,15 @@
 //! Work that begins: it is reported, and who wants to know waits until the report has left.
 
 use bytes::Bytes;
-use qbroker_client::{OutgoingMessage, Settlement};
+use qbroker_client::{ConsumerBuilder, OutgoingMessage, Settlement};
 use qbroker_proto::v1::consume_request;
 
-use crate::broker::{Broker, ConsumeTalk, soon, tokens};
-use crate::consume::{hear_window, take};
+use crate::broker::{ConsumeTalk, soon, tokens};
+use crate::consume::{open_with, take};
 
 #[tokio::test]
 async fn what_is_begun_is_reported_and_again_after_a_break() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let opening = tokio::spawn(client.consumer(["mails"]).report_started().open());
-    let mut talk = broker.consume_talk().await;
-    assert!(talk.hear_open().await.reports_started);
-    talk.say_opened("c1", false, &[]);
-    hear_window(&mut talk).await;
-    let consumer = soon(opening).await.unwrap().unwrap();
+    let (mut broker, consumer, mut talk) = open_with(ConsumerBuilder::report_started).await;
     talk.deliver(&["a", "b", "c"]);
     let batch = take(&consumer, 3).await;
     batch[0].started();
@@ -27,7 +20,9 @@ async fn what_is_begun_is_reported_and_again_after_a_break() {
     broker.crash();
     broker.restart();
     let mut talk = broker.consume_talk().await;
-    assert_eq!(talk.hear_open().await.held_lease_tokens.len(), 3);
+    let open = talk.hear_open().await;
+    assert!(open.reports_started);
+    assert_eq!(open.held_lease_tokens.len(), 3);
     talk.say_opened("c2", true, &["b"]);
     assert_eq!(hear_started(&mut talk).await, tokens(&["a", "b"]));
     // Once is enough, and what is lost is not begun.
@@ -39,14 +34,7 @@ async fn what_is_begun_is_reported_and_again_after_a_break() {
 
 #[tokio::test]
 async fn who_waits_for_the_report_of_a_beginning_waits_for_no_stream_that_is_down() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let opening = tokio::spawn(client.consumer(["mails"]).report_started().open());
-    let mut talk = broker.consume_talk().await;
-    talk.hear_open().await;
-    talk.say_opened("c1", false, &[]);
-    hear_window(&mut talk).await;
-    let consumer = soon(opening).await.unwrap().unwrap();
+    let (mut broker, consumer, mut talk) = open_with(ConsumerBuilder::report_started).await;
     talk.deliver(&["a", "b"]);
     let batch = take(&consumer, 2).await;
     soon(batch[0].begin()).await;
@@ -71,14 +59,7 @@ async fn hear_started(talk: &mut ConsumeTalk) -> Vec<Bytes> {
 /// What fills a piece to its end leaves at once, and nothing more is there to be handed on.
 #[tokio::test]
 async fn who_waits_for_the_report_of_a_beginning_needs_nothing_to_be_sent_after_it() {
-    let mut broker = Broker::start();
-    let client = broker.client().await;
-    let opening = tokio::spawn(client.consumer(["mails"]).report_started().open());
-    let mut talk = broker.consume_talk().await;
-    talk.hear_open().await;
-    talk.say_opened("c1", false, &[]);
-    hear_window(&mut talk).await;
-    let consumer = soon(opening).await.unwrap().unwrap();
+    let (_broker, consumer, mut talk) = open_with(ConsumerBuilder::report_started).await;
     talk.deliver(&["a", "b"]);
     let mut batch = take(&consumer, 2).await;
     let (next, done) = (batch.pop().unwrap(), batch.pop().unwrap());

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qbroker_client::{
-    Consumer, Delivery, Error, Failure, Limit, LostReason, Outcome, Reason, Settlement,
+    Consumer, ConsumerBuilder, Delivery, Error, Failure, Limit, LostReason, Outcome, Reason,
+    Settlement,
 };
 use qbroker_proto::v1::{
     ConsumeOpen, ExtendLeasesResponse, GoingAway, ItemError, LeaseLostReason, LeasesLost,
@@ -474,10 +475,17 @@ async fn several_tasks_share_one_consumer() {
 }
 
 pub(crate) async fn open() -> (Broker, Consumer, ConsumeTalk) {
+    open_with(|consumer| consumer).await
+}
+
+/// A consumer of a window of 16 that is made as `with` says.
+pub(crate) async fn open_with(
+    with: impl FnOnce(ConsumerBuilder) -> ConsumerBuilder,
+) -> (Broker, Consumer, ConsumeTalk) {
     let mut broker = Broker::start();
     let client = broker.client().await;
     let session = client.session_id().to_owned();
-    let opening = tokio::spawn(client.consumer(["mails"]).window(16).open());
+    let opening = tokio::spawn(with(client.consumer(["mails"]).window(16)).open());
     let mut talk = broker.consume_talk().await;
     let open = talk.hear_open().await;
     assert_eq!(open.queues[0].queue, "mails");
@@ -489,7 +497,7 @@ pub(crate) async fn open() -> (Broker, Consumer, ConsumeTalk) {
     (broker, soon(opening).await.unwrap().unwrap(), talk)
 }
 
-pub(crate) async fn hear_window(talk: &mut ConsumeTalk) -> i32 {
+async fn hear_window(talk: &mut ConsumeTalk) -> i32 {
     match talk.hear_kind().await {
         consume_request::Kind::Flow(flow) => flow.max_outstanding_messages,
         other => panic!("{other:?}"),
