@@ -2,10 +2,11 @@
 //! and a model that judges every answer.
 //!
 //! The parts stand in the order in which a history meets them: `plan` names its steps, `choice` chooses
-//! them, `world` is the machine and `found` what its disk holds; `clients`, `pulls`, `producers`,
-//! `streams`, `works`, `keeping`, `holding` and `operators` use the broker; `model` says what must be
-//! answered, `timeline` where a crash may lead back to, `audit` compares everything with that, `rot`
-//! flips bits; `run` puts it together, and `search` looks for histories that break a promise.
+//! them, `world` is the machine and `found` what its disk holds; `clients`, `parts`, `pulls`,
+//! `producers`, `schedules`, `streams`, `works`, `keeping`, `holding` and `operators` use the broker, and
+//! `policies` says how queues are made and changed; `model` says what must be answered, `timeline` where a
+//! crash may lead back to, `audit` compares everything with that, `rot` flips bits; `run` puts it together,
+//! and `search` looks for histories that break a promise.
 
 pub mod plan;
 mod choice;
@@ -13,13 +14,16 @@ mod world;
 mod digest;
 mod found;
 mod clients;
+mod parts;
 mod pulls;
 mod producers;
+mod schedules;
 mod streams;
 mod works;
 mod keeping;
 mod holding;
 mod operators;
+mod policies;
 mod model;
 mod timeline;
 mod audit;

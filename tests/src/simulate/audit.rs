@@ -15,19 +15,23 @@ use qbroker_storage::{Lsn, StoredRecord};
 use super::holding;
 use super::keeping;
 use super::model::{
-    Due, Lease, Letter, Message, Model, SeenState, Sequence, State, Time, Why, Wrong,
+    Due, Lease, Letter, Message, Model, Policy, SeenSchedule, SeenState, Sequence, State, Time,
+    Why, Wrong,
 };
-use super::plan::{BARRIERS, KEYS, QUEUES, WORKERS};
+use super::plan::{BARRIERS, GRAVES, KEYS, QUEUES, SCHEDULES, WORKERS};
+use super::policies;
+use super::schedules;
 
 /// What there is.
 #[derive(Debug)]
 pub(super) struct Seen {
-    /// Paused, and for publishes too.
-    queues: BTreeMap<&'static str, (bool, bool)>,
+    /// Paused, and for publishes too; with their policies, and whether dead letters come there.
+    queues: BTreeMap<&'static str, (bool, bool, Policy, bool)>,
     messages: BTreeMap<Sequence, Message>,
     /// Of each queue, those that wait for each other alone.
     ready: BTreeMap<&'static str, Vec<Vec<Sequence>>>,
     kept: SeenState,
+    schedules: BTreeMap<u64, SeenSchedule>,
     /// Operations, with what they have done and whether they go on.
     works: BTreeMap<u64, (u64, bool)>,
     at: Time,
@@ -46,6 +50,34 @@ pub(super) fn payload(number: u64, bytes: usize) -> Bytes {
     payload.into()
 }
 
+/// All that is told of the message of this number and id, in which filters look.
+pub(super) fn content(number: u64, bytes: usize, id: Option<u64>) -> StoredMessage {
+    StoredMessage {
+        message_id: id.map_or_else(String::new, |id| format!("id-{id}")),
+        headers: BTreeMap::from([("of".to_owned(), header(number % 2))]),
+        message_type: message_type(number % 3),
+        correlation_id: correlation(number % 4),
+        payload: payload(number, bytes),
+        ..StoredMessage::default()
+    }
+}
+
+pub(super) fn header(of: u64) -> String {
+    format!("h-{of}")
+}
+
+pub(super) fn message_type(of: u64) -> String {
+    format!("t-{of}")
+}
+
+pub(super) fn correlation(of: u64) -> String {
+    format!("c-{of}")
+}
+
+pub(super) fn failure_type(of: u64) -> String {
+    format!("E{of}")
+}
+
 /// The number of a payload that is whole.
 pub(super) fn number(payload: &[u8]) -> Option<u64> {
     let end = payload.iter().position(|byte| *byte == b' ')?;
@@ -57,14 +89,15 @@ pub(super) fn number(payload: &[u8]) -> Option<u64> {
 /// The failure of this number.
 pub(super) fn failure(number: u64) -> StoredFailure {
     let text = str::to_owned;
-    let (kind, message, details) = (text("E"), format!("f-{number}"), text("at line 7"));
+    let (kind, message) = (failure_type(number % 2), format!("f-{number}"));
+    let details = text("at line 7");
     StoredFailure { kind, message, details, earlier: Vec::new() }
 }
 
 /// The names that are used, so that they need not be made anew for each message.
 pub(super) fn known(name: &str) -> Result<&'static str, Wrong> {
     let dead = QUEUES.iter().filter_map(|name| super::model::dead_letter_queue(name));
-    let mut all = QUEUES.into_iter().chain(dead);
+    let mut all = QUEUES.into_iter().chain(dead).chain([GRAVES]);
     all.find(|known| *known == name).ok_or_else(|| format!("nobody made the queue {name}"))
 }
 
@@ -85,6 +118,7 @@ pub(super) fn observe(engine: &Engine) -> Result<Seen, Wrong> {
         messages: BTreeMap::new(),
         ready: BTreeMap::new(),
         kept: kept(engine, now)?,
+        schedules: schedules(engine),
         works: engine.look(works).1,
         at: Time { wall_ms: now.wall_ms, boot_ms: now.boot_ms },
     };
@@ -92,7 +126,9 @@ pub(super) fn observe(engine: &Engine) -> Result<Seen, Wrong> {
     let definitions: Vec<_> = engine.look(list).1;
     for definition in definitions {
         let (id, name) = (definition.queue_id(), known(&definition.name)?);
-        seen.queues.insert(name, (definition.paused, definition.publishing_paused));
+        let policy = policies::seen(&definition.policy)?;
+        let it = (definition.paused, definition.publishing_paused, policy);
+        seen.queues.insert(name, (it.0, it.1, it.2, definition.is_dead_letter_queue));
         seen.ready.insert(name, look(engine, |core| lines(core, id))?);
         let listed = look(engine, |core| {
             let mut listed = Vec::new();
@@ -151,6 +187,15 @@ fn kept(engine: &Engine, now: Now) -> Result<SeenState, Wrong> {
     Ok(kept)
 }
 
+fn schedules(engine: &Engine) -> BTreeMap<u64, SeenSchedule> {
+    let of = |core: &Core, schedule: u64| {
+        let it = core.schedule_named(&schedules::name(schedule)).ok()?;
+        let seen = (it.paused, it.next_ms, it.tick_ms, it.published_total, it.skipped_total);
+        Some((schedule, seen))
+    };
+    engine.look(|core| (0..SCHEDULES).filter_map(|it| of(core, it)).collect()).1
+}
+
 /// The messages of a queue, where there is one.
 pub(super) fn births(engine: &Engine, queue: &str) -> Result<BTreeSet<Sequence>, Wrong> {
     let id = engine.look(|core| core.queue(queue).ok().map(|it| it.definition.queue_id())).1;
@@ -185,8 +230,14 @@ fn read(
     birth: Lsn,
     message: &index::Message,
 ) -> Result<Message, Wrong> {
-    let stored: StoredMessage = body(&record(engine, message.content(birth))?)?;
+    let mut stored: StoredMessage = body(&record(engine, message.content(birth))?)?;
     let number = number(&stored.payload).ok_or_else(|| format!("{birth} has another payload"))?;
+    // Those of a schedule's ticks have two more.
+    schedules::HEADERS.iter().for_each(|header| drop(stored.headers.remove(*header)));
+    let id = stored.message_id.strip_prefix("id-").and_then(|id| id.parse().ok());
+    if stored != content(number, stored.payload.len() - format!("m-{number} ").len(), id) {
+        return Err(format!("{birth} is not what was published: {stored:?}"));
+    }
     let (letter, last) = match message.dead_letter {
         Lsn(0) => (None, None),
         at => letter(&record(engine, at)?).map(|(letter, last)| (Some(letter), last))?,
@@ -211,12 +262,16 @@ fn read(
         ttl_end: message.ttl_end.map(|due| Due { wall_ms: due.wall_ms, boot_ms: due.boot_ms }),
         failure: failure.map(|it| failure_number(&it)).transpose()?,
         letter,
+        id,
         unique: None,
         ordering: None,
         fairness: None,
+        attempts: (message.max_attempts != 0).then_some(message.max_attempts),
         bytes: message.size.into(),
         leads: false,
         since_ms: 0,
+        published_ms: 0,
+        touched: 0,
     })
 }
 
@@ -285,7 +340,10 @@ pub(super) fn compare(seen: &Seen, model: &Model) -> Result<(), Wrong> {
     let queues: BTreeMap<_, _> = model
         .queues
         .iter()
-        .map(|(&name, queue)| (name, (queue.paused, queue.publishing_paused)))
+        .map(|(&name, queue)| {
+            let is_dead = super::model::is_dead(name);
+            (name, (queue.paused, queue.publishing_paused, queue.policy, is_dead))
+        })
         .collect();
     if seen.queues != queues {
         return Err(format!("queues {:?}, expected {queues:?}", seen.queues));
@@ -308,6 +366,10 @@ pub(super) fn compare(seen: &Seen, model: &Model) -> Result<(), Wrong> {
     let kept = model.seen_state(seen.at);
     if seen.kept != kept {
         return Err(format!("state {:?}, expected {kept:?}", seen.kept));
+    }
+    let schedules: BTreeMap<_, _> = model.seen_schedules().collect();
+    if seen.schedules != schedules {
+        return Err(format!("schedules {:?}, expected {schedules:?}", seen.schedules));
     }
     let works: BTreeMap<_, _> =
         model.works.iter().map(|(id, it)| (*id, (it.done, it.goes_on))).collect();

@@ -82,6 +82,7 @@ impl Run {
             unique: (0 < offer.unique).then_some(offer.unique),
             ordering: (0 < offer.ordering).then_some(offer.ordering),
             fairness: (0 < offer.fairness).then_some(offer.fairness),
+            attempts: (offer.attempts != 0).then_some(offer.attempts),
             bytes: message.body.len() as u64,
         };
         (message, new)
@@ -137,9 +138,9 @@ impl Run {
             let failure = audit::failure(number);
             let (outcome, ours) = match *verdict {
                 Verdict::Ack => (queue::Outcome::Ack, Outcome::Ack),
-                Verdict::Nack(delay_ms) => (
-                    queue::Outcome::Nack { delay_ms, failure, chance: 0.0, max_attempts: None },
-                    Outcome::Nack(delay_ms, number),
+                Verdict::Nack(delay_ms, max_attempts) => (
+                    queue::Outcome::Nack { delay_ms, failure, chance: 0.0, max_attempts },
+                    Outcome::Nack(delay_ms, number, max_attempts),
                 ),
                 Verdict::Release(delay_ms) => {
                     (queue::Outcome::Release { delay_ms }, Outcome::Release(delay_ms))
@@ -250,7 +251,12 @@ impl Run {
         let mut model = self.timeline.now().clone();
         model.notice(self.world.time());
         model.has_room = !self.world.is_low();
-        change(&mut model).map_err(|wrong| self.wrong(wrong))?;
+        change(&mut model).map_err(|wrong| match self.world.is_powered() {
+            true => Stopped::Wrong(wrong),
+            // It was decided on what could not be read any more, and is told to nobody. What it left is judged
+            // after the start.
+            false => Stopped::Log,
+        })?;
         self.timeline.push(model);
         Ok(())
     }
@@ -348,12 +354,11 @@ impl Run {
 }
 
 fn message(offer: &Offer, number: u64, due: Option<NewDue>) -> NewMessage {
-    let payload = audit::payload(number, offer.bytes);
-    let payload_bytes = payload.len() as u64;
-    let stored = queue::body::StoredMessage { payload, ..queue::body::StoredMessage::default() };
+    let stored = audit::content(number, offer.bytes, (0 < offer.id).then_some(offer.id));
+    let payload_bytes = stored.payload.len() as u64;
     NewMessage {
         queue: QUEUES[offer.queue].into(),
-        message_id: if offer.id == 0 { String::new() } else { format!("id-{}", offer.id) },
+        message_id: stored.message_id.clone(),
         id_hash: (0 < offer.id).then(|| u128::from(offer.id) << 64 | 7),
         payload_bytes,
         due,
@@ -362,8 +367,8 @@ fn message(offer: &Offer, number: u64, due: Option<NewDue>) -> NewMessage {
         unique_hash: (0 < offer.unique).then_some(offer.unique),
         ordering_hash: (0 < offer.ordering).then_some(offer.ordering),
         fairness_hash: (0 < offer.fairness).then_some(offer.fairness),
+        max_attempts: (offer.attempts != 0).then_some(offer.attempts),
         body: stored.into_body(&mut bytes::BytesMut::new()),
-        ..NewMessage::default()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Values and counters, and settlements that change them together with everything else.
 
+use std::collections::BTreeMap;
+
 use bytes::{Bytes, BytesMut};
 use qbroker::engine::Core;
 use qbroker::queue::body::StoredMessage;
@@ -128,9 +130,10 @@ impl Run {
         let Some(published) = self.facts_of(token.birth)? else { return Ok(()) };
         let (number, failure) = (self.last_number + 1, self.last_number + 2);
         self.last_number = failure;
-        let payload = audit::payload(number, bytes);
-        let payload_bytes = payload.len() as u64;
-        let stored = StoredMessage { payload, ..StoredMessage::default() };
+        let messages = &self.timeline.now().messages;
+        let id = messages.get(&token.birth.0).and_then(|message| message.id);
+        let stored = audit::content(number, bytes, id);
+        let payload_bytes = stored.payload.len() as u64;
         let body = stored.into_body(&mut BytesMut::new());
         let size = body.len() as u64;
         let patch = Patch { published, priority: None, payload_bytes, body };
@@ -170,6 +173,28 @@ impl Run {
             Ok(Record::Patched(patched)) => Ok(Some(patched.published)),
             other => Err(self.wrong(format!("the content of {birth} is {other:?}"))),
         }
+    }
+
+    /// The messages that were published after this record, and not after that one, by their numbers.
+    pub(super) fn published_between(
+        &self,
+        after: Lsn,
+        through: Lsn,
+    ) -> Result<BTreeMap<u64, Sequence>, Stopped> {
+        let mut published = BTreeMap::new();
+        for lsn in after.0 + 1..=through.0 {
+            let stored = match audit::record(&self.world.engine, Lsn(lsn)) {
+                Ok(stored) => stored,
+                Err(_) if !self.world.is_powered() => return Err(Stopped::Log),
+                Err(wrong) => return Err(self.wrong(wrong)),
+            };
+            if !matches!(Record::decode_head(&stored.head), Ok(Record::Published(_))) {
+                continue;
+            }
+            let content = audit::body::<StoredMessage>(&stored).map_err(|it| self.wrong(it))?;
+            published.extend(audit::number(&content.payload).map(|number| (number, lsn)));
+        }
+        Ok(published)
     }
 
     /// The first message that was born after this record, and not after that one.

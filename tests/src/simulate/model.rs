@@ -6,12 +6,14 @@
 mod barriers;
 mod bounds;
 mod calls;
+mod filters;
 mod keys;
 mod life;
 mod order;
 mod permits;
 mod producers;
 mod pulls;
+mod schedules;
 mod sessions;
 mod settle;
 mod state;
@@ -20,11 +22,15 @@ mod works;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::plan::GRAVES;
+
 pub(crate) use barriers::{Arrival, Gathered, Gathering};
 pub(crate) use calls::{New, Refusal};
+pub(crate) use filters::{Filter, Meant};
 pub(crate) use permits::{Holder, PermitName};
 pub(crate) use producers::{Fate, Opened as OpenedProducer, Opening};
 pub(crate) use pulls::{Delivered, Pull};
+pub(crate) use schedules::{Missed, SeenSchedule, Ticked};
 pub(crate) use sessions::{Connect, Grant};
 pub(crate) use settle::Outcome;
 pub(crate) use state::{Finish, Seen as SeenState};
@@ -140,42 +146,65 @@ pub(crate) struct Message {
     /// The last failure told, by the number that it was told with.
     pub(crate) failure: Option<u64>,
     pub(crate) letter: Option<Letter>,
+    pub(crate) id: Option<u64>,
     pub(crate) unique: Option<u64>,
     pub(crate) ordering: Option<u64>,
     pub(crate) fairness: Option<u64>,
+    /// Its own limit of failures; -1: there is none.
+    pub(crate) attempts: Option<i32>,
     /// What it takes of its queue's room.
     pub(crate) bytes: u64,
     /// It is the first of its ordering key.
     pub(crate) leads: bool,
-    /// When it came into its queue, by the wall clock.
+    /// When it came into its queue, by the wall clock, and when it was published.
     pub(crate) since_ms: u64,
+    pub(crate) published_ms: u64,
+    /// How often something was done to it.
+    pub(crate) touched: u64,
 }
 
 impl Message {
     /// What can be seen of it.
     pub(crate) fn seen(&self) -> Self {
-        let (place, leads, since_ms) = (0, false, 0);
+        let (place, leads, since_ms, published_ms, touched) = (0, false, 0, 0, 0);
         let (unique, ordering, fairness) = (None, None, None);
-        Self { place, unique, ordering, fairness, leads, since_ms, ..self.clone() }
+        Self {
+            place,
+            unique,
+            ordering,
+            fairness,
+            leads,
+            since_ms,
+            published_ms,
+            touched,
+            ..self.clone()
+        }
     }
 }
 
 /// What of a queue's policy the model knows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
-    pub(crate) max_attempts: u32,
-    pub(crate) max_crashes: u32,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) max_crashes: Option<u32>,
     pub(crate) backoff_ms: u64,
     pub(crate) ttl_ms: Option<u64>,
+    /// The queue for dead letters, where it is not the one of its own name.
+    pub(crate) letters: Option<&'static str>,
     pub(crate) discards: bool,
     pub(crate) max_messages: Option<usize>,
+    pub(crate) max_bytes: Option<u64>,
     pub(crate) overflow: Overflow,
     pub(crate) retention_ms: Option<u64>,
     pub(crate) max_leased: Option<usize>,
     /// Of one fairness key.
     pub(crate) max_leased_of_key: Option<usize>,
+    /// Shares of the fairness keys 1 to 4.
+    pub(crate) weights: [u32; 4],
     /// Between two deliveries.
     pub(crate) interval_ms: Option<u64>,
+    /// How long a message id is remembered.
+    pub(crate) dedup_ms: u64,
     pub(crate) retention_bytes: Option<u64>,
 }
 
@@ -190,17 +219,21 @@ pub(crate) enum Overflow {
 impl Policy {
     /// What a queue has that nobody made.
     pub(crate) const DEFAULT: Self = Self {
-        max_attempts: 20,
-        max_crashes: 5,
+        max_attempts: Some(20),
+        max_crashes: Some(5),
         backoff_ms: 5_000,
         ttl_ms: None,
+        letters: None,
         discards: false,
         max_messages: None,
+        max_bytes: None,
         overflow: Overflow::Reject,
         retention_ms: None,
         max_leased: None,
         max_leased_of_key: None,
+        weights: [1; 4],
         interval_ms: None,
+        dedup_ms: REMEMBERED_MS,
         retention_bytes: None,
     };
 }
@@ -229,6 +262,9 @@ pub(crate) struct Model {
     pub(crate) kept: state::Kept,
     permits: BTreeMap<PermitName, permits::Permit>,
     barriers: BTreeMap<u64, barriers::Barrier>,
+    schedules: BTreeMap<u64, schedules::Schedule>,
+    /// Who waits for a key's permits, in the order of coming, by our names for them.
+    standing: BTreeMap<u64, Vec<u64>>,
     /// Pulls that wait, by our names for them.
     waits: BTreeMap<u64, Pull>,
     /// When a queue that may not deliver as it likes did so last.
@@ -249,10 +285,15 @@ pub(crate) struct Model {
     now: Time,
 }
 
-/// How long a settlement is remembered for certain, and a message id.
+/// How long a settlement is remembered for certain, and a message id where its queue says nothing.
 const REMEMBERED_MS: u64 = 5 * 60 * 1_000;
 
-/// The queue for the dead letters of another one; `None` for a dead-letter queue.
+/// Whether a queue is for dead letters: by its name, or since policies name it.
+pub(crate) fn is_dead(queue: &str) -> bool {
+    queue.ends_with(".dead") || queue == GRAVES
+}
+
+/// The queue for the dead letters of another one that names none; `None` for a dead-letter queue.
 pub(crate) fn dead_letter_queue(queue: &str) -> Option<&'static str> {
     match queue {
         "plain" => Some("plain.dead"),
@@ -276,8 +317,16 @@ impl Model {
         self.queues.get(queue).map_or(Policy::DEFAULT, |queue| queue.policy)
     }
 
+    /// Where the dead letters of a queue go that is not one itself.
+    pub(crate) fn letters_of(&self, queue: &str) -> &'static str {
+        let own = || dead_letter_queue(queue).expect("it is no dead-letter queue");
+        self.policy(queue).letters.unwrap_or_else(own)
+    }
+
     fn message(&mut self, sequence: Sequence) -> &mut Message {
-        self.messages.get_mut(&sequence).expect("the caller has found it")
+        let message = self.messages.get_mut(&sequence).expect("the caller has found it");
+        message.touched += 1;
+        message
     }
 
     /// Ready again, at its old place or, where it has none, at a new one.
@@ -318,7 +367,7 @@ impl Model {
             Why::Expired | Why::Overflow => message.failures + message.crashes,
             _ => 1 + message.failures + message.crashes,
         };
-        let Some(to) = dead_letter_queue(from) else {
+        if is_dead(from) {
             let message = self.message(sequence);
             match why {
                 // It is failed for good where it is.
@@ -330,11 +379,12 @@ impl Model {
                 (message.state, message.leads) = (State::Parked, false);
             }
             return;
-        };
+        }
         if self.policy(from).discards {
             self.messages.remove(&sequence);
             return;
         }
+        let to = self.letters_of(from);
         self.queue_or_new(to, Policy::DEFAULT);
         let message = self.message(sequence);
         message.queue = to;

@@ -1,84 +1,46 @@
 //! What operators do to queues.
 
+use qbroker::queue::body::StoredDeadLetter;
 use qbroker::queue::index::StateSet;
-use qbroker::queue::policy::{self, Retry};
 use qbroker::queue::refused::Refused;
-use qbroker::queue::{CreateQueue, DeleteQueue, Lost, PauseQueue, PurgeStep};
+use qbroker::queue::{
+    CreateQueue, DeleteQueue, LetterRecord, Lost, PauseQueue, PurgeStep, UpdateQueue,
+};
 
+use super::audit;
 use super::clients::Told;
-use super::model::{Overflow, Policy};
-use super::plan::{LETTERS, QUEUES};
+use super::model::Policy;
+use super::plan::{Change, LETTERS, QUEUES};
+use super::policies;
 use super::run::{Run, Stopped};
-
-/// What the model is told of each queue's policy.
-fn expected(queue: usize) -> Policy {
-    match queue {
-        0 => Policy { max_attempts: 3, max_crashes: 2, backoff_ms: 1_000, ..Policy::DEFAULT },
-        1 => Policy {
-            max_attempts: 2,
-            max_crashes: 1,
-            backoff_ms: 0,
-            max_leased: Some(4),
-            ..Policy::DEFAULT
-        },
-        3 => Policy {
-            max_messages: Some(6),
-            overflow: Overflow::DeadLetterOldest,
-            ..Policy::DEFAULT
-        },
-        4 => Policy { max_messages: Some(8), retention_ms: Some(60_000), ..Policy::DEFAULT },
-        5 => Policy { max_leased_of_key: Some(2), ..Policy::DEFAULT },
-        6 => Policy { interval_ms: Some(500), ..Policy::DEFAULT },
-        7 => Policy { retention_bytes: Some(3_000), ..Policy::DEFAULT },
-        _ => Policy {
-            max_attempts: 2,
-            max_crashes: 3,
-            ttl_ms: Some(20_000),
-            discards: true,
-            max_messages: Some(12),
-            overflow: Overflow::DropOldest,
-            ..Policy::DEFAULT
-        },
-    }
-}
-
-/// The same for the broker.
-fn policy(queue: usize) -> policy::Policy {
-    let limit = |max: u32| Some(i32::try_from(max).expect("small"));
-    let leases = |max: usize| u32::try_from(max).expect("small");
-    let it = expected(queue);
-    let overflow = match it.overflow {
-        Overflow::Reject => policy::Overflow::RejectPublish,
-        Overflow::DropOldest => policy::Overflow::DropOldest,
-        Overflow::DeadLetterOldest => policy::Overflow::DeadLetterOldest,
-    };
-    policy::Policy {
-        max_attempts: limit(it.max_attempts),
-        max_crashes: limit(it.max_crashes),
-        retry: Some(Retry { initial_ms: Some(it.backoff_ms), ..Retry::default() }),
-        message_ttl_ms: it.ttl_ms,
-        discard_dead_letters: Some(it.discards),
-        max_messages: it.max_messages.map(|max| max as u64),
-        overflow: Some(overflow.into()),
-        retention_ms: it.retention_ms,
-        max_leased: it.max_leased.map(leases),
-        max_leased_per_fairness_key: it.max_leased_of_key.map(leases),
-        max_delivery_rate: it.interval_ms.map(|ms| 1_000.0 / ms as f64),
-        retention_bytes: it.retention_bytes,
-        ..policy::Policy::default()
-    }
-}
 
 impl Run {
     pub(super) fn create(&mut self, queue: usize) -> Result<(), Stopped> {
         let name = QUEUES.get(queue).copied().unwrap_or(LETTERS);
-        let create =
-            CreateQueue { name: name.to_owned(), policy: policy(queue), ..CreateQueue::default() };
+        let made = policies::made(queue);
+        let policy = policies::told(&made);
+        let create = CreateQueue { name: name.to_owned(), policy, ..CreateQueue::default() };
         let (lsn, answer) =
             self.world.engine.turn(|core, now, out| core.create_queue(&create, now, out))?;
         let done = self.is_done(&answer, "QUEUE_EXISTS")?;
         self.note(format!("create {name}: {done}"));
-        self.done(|model| model.create(name, expected(queue), done))?;
+        self.done(|model| model.create(name, made, done))?;
+        self.later(lsn, Told::Answer)
+    }
+
+    /// Changes something of a queue's policy, and leaves the rest of it as it is.
+    pub(super) fn change(&mut self, queue: usize, change: Change) -> Result<(), Stopped> {
+        let name = QUEUES.get(queue).copied().unwrap_or(LETTERS);
+        let found = self.timeline.now().queues.get(name);
+        let before = found.map_or(Policy::DEFAULT, |queue| queue.policy);
+        let after = policies::changed(before, change, policies::made(queue));
+        let policy = policies::told(&after);
+        let update = UpdateQueue { name: name.to_owned(), policy, ..UpdateQueue::default() };
+        let (lsn, answer) =
+            self.world.engine.turn(|core, now, out| core.update_queue(&update, now, out))?;
+        let done = self.is_done(&answer, "QUEUE_NOT_FOUND")?;
+        self.note(format!("change {name}, {change:?}: {done}"));
+        self.done(|model| model.change(name, after, done))?;
         self.later(lsn, Told::Answer)
     }
 
@@ -107,10 +69,15 @@ impl Run {
         self.later(lsn, Told::Answer)
     }
 
-    pub(super) fn purge(&mut self, queue: usize) -> Result<(), Stopped> {
+    pub(super) fn purge(
+        &mut self,
+        queue: usize,
+        states: u32,
+        letters: bool,
+    ) -> Result<(), Stopped> {
         let name = QUEUES[queue];
         let engine = self.world.engine.clone();
-        let begun = engine.look(|core| core.begin_purge(name, StateSet::ALL, Lost::Purged)).1;
+        let begun = engine.look(|core| core.begin_purge(name, StateSet(states), Lost::Purged)).1;
         let mut deleted = 0;
         let (lsn, deleted) = match begun {
             Err(_) => (engine.look(|_| ()).0, None),
@@ -124,9 +91,56 @@ impl Run {
                 }
             },
         };
-        self.note(format!("purge {name}: {deleted:?}"));
-        self.done(|model| model.purge(name, deleted))?;
+        self.note(format!("purge {name} {states:b}: {deleted:?}"));
+        self.done(|model| model.purge(name, states, deleted))?;
+        self.later(lsn, Told::Answer)?;
+        if letters { self.purge_letters(name, states) } else { Ok(()) }
+    }
+
+    /// Deletes the dead letters that came from a queue.
+    fn purge_letters(&mut self, name: &'static str, states: u32) -> Result<(), Stopped> {
+        let engine = self.world.engine.clone();
+        let begun = engine.look(|core| core.begin_letters_purge(name, StateSet(states))).1;
+        let mut lsn = engine.look(|_| ()).0;
+        let mut deleted = if begun.is_ok() { Some(0) } else { None };
+        let mut purge = begun.ok().flatten();
+        while let Some(going) = &mut purge {
+            let looked_at = engine.look_up(|core| core.next_letters(going))?.1;
+            let of_queue = self.letters_from(name, &looked_at.letters)?;
+            let turn =
+                engine.turn(|core, _, out| core.purge_letters(going, &looked_at, &of_queue, out));
+            let (last, step) = turn?;
+            let PurgeStep { deleted: more, is_last } =
+                step.map_err(|refused| self.wrong(format!("purge: {refused}")))?;
+            (lsn, deleted) = (last, deleted.map(|deleted| deleted + more));
+            if is_last {
+                break;
+            }
+        }
+        self.note(format!("purge the dead letters of {name} {states:b}: {deleted:?}"));
+        self.done(|model| model.purge_letters(name, states, deleted))?;
         self.later(lsn, Told::Answer)
+    }
+
+    /// Those of the letters that came from this queue.
+    fn letters_from(
+        &self,
+        name: &str,
+        letters: &[LetterRecord],
+    ) -> Result<Vec<LetterRecord>, Stopped> {
+        let mut of_queue = Vec::new();
+        for letter in letters {
+            let source = audit::record(&self.world.engine, letter.record).and_then(|record| {
+                StoredDeadLetter::source_queue(&record.body).map_err(|error| error.to_string())
+            });
+            match source {
+                Ok(source) if source == name => of_queue.push(*letter),
+                Ok(_) => {}
+                Err(_) if !self.world.is_powered() => return Err(Stopped::Log),
+                Err(wrong) => return Err(self.wrong(wrong)),
+            }
+        }
+        Ok(of_queue)
     }
 
     fn is_done(&self, answer: &Result<(), Refused>, unless: &str) -> Result<bool, Stopped> {

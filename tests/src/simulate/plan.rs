@@ -17,8 +17,14 @@ pub const WORKERS: [&str; 3] = ["w-0", "w-1", "w-2"];
 /// A dead-letter queue that is made with a policy of its own, as one more than [`QUEUES`].
 pub const LETTERS: &str = "few.dead";
 
+/// A dead-letter queue that is one only since policies name it.
+pub const GRAVES: &str = "graves";
+
 /// Keys of values, counters and permits.
 pub const KEYS: u64 = 5;
+
+/// Schedules.
+pub const SCHEDULES: u64 = 3;
 
 /// Keys of barriers, and those who may arrive at one.
 pub const BARRIERS: u64 = 3;
@@ -39,6 +45,27 @@ pub struct Attach {
     pub forgets: bool,
 }
 
+/// Which messages an operation means.
+#[derive(Clone, Copy, Debug)]
+pub enum Term {
+    /// By the number of the payload: of this type, with this header, of this correlation, ending so.
+    Type(u64),
+    Header(u64),
+    Correlation(u64),
+    Digit(u64),
+    /// Published in the last so many milliseconds, or before.
+    Younger(u64),
+    Older(u64),
+    /// The last failure is of this type.
+    Failure(u64),
+    /// Dead for this reason, or of this queue.
+    Reason(usize),
+    Source(usize),
+    /// Of those that are there, from this one on every so many.
+    Named(usize, usize),
+    Id(u64),
+}
+
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
@@ -49,12 +76,43 @@ pub enum Job {
     Redrive,
 }
 
+/// Milliseconds between two deliveries that a rate may say.
+pub const INTERVALS_MS: [u64; 5] = [100, 200, 500, 1_000, 2_000];
+
+/// What an operator changes of a queue's policy; nothing named: without such a limit.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    Attempts(Option<u32>),
+    Crashes(Option<u32>),
+    Backoff(u64),
+    Ttl(Option<u64>),
+    /// The dead-letter queue: that of its own name, [`LETTERS`] or [`GRAVES`].
+    Letters(usize),
+    Discards(bool),
+    /// Messages at most, and what becomes of others.
+    Messages(Option<usize>, usize),
+    /// Bytes at most, likewise.
+    Bytes(Option<u64>, usize),
+    Retention(Option<u64>),
+    Leased(Option<usize>),
+    LeasedOfKey(Option<usize>),
+    /// Shares of the fairness keys 1 to 4.
+    Weights([u32; 4]),
+    /// Between two deliveries.
+    Interval(Option<u64>),
+    DedupWindow(u64),
+    RetentionBytes(Option<u64>),
+    /// It is again as it was made.
+    Back,
+}
+
 /// What a client makes of a lease.
 #[derive(Clone, Copy, Debug)]
 pub enum Verdict {
     Ack,
-    /// Failed; with the delay that the policy says, or this one.
-    Nack(Option<u64>),
+    /// Failed; with the delay that the policy says, or this one, and by the limit of failures that the
+    /// queue has, or this one.
+    Nack(Option<u64>, Option<i32>),
     Release(u64),
     DeadLetter,
 }
@@ -86,6 +144,8 @@ pub struct Offer {
     pub ordering: u64,
     /// 0: none.
     pub fairness: u64,
+    /// Failures until it is given up, -1: never; 0: as the queue says.
+    pub attempts: i32,
 }
 
 /// How the machine goes down.
@@ -103,6 +163,8 @@ pub enum End {
 #[derive(Clone, Debug)]
 pub enum Step {
     Publish(Vec<Offer>),
+    /// A batch in part: each message stands alone.
+    PublishEach(Vec<Offer>),
     Connect(usize, Attach),
     Disconnect(usize),
     Close(usize),
@@ -123,6 +185,14 @@ pub enum Step {
         queue: usize,
         max: u32,
         lease_ms: u64,
+    },
+    /// A pull of several queues, by their bits, some of a worse rank.
+    PullOf {
+        queues: usize,
+        worse: usize,
+        max: u32,
+        lease_ms: u64,
+        waits: bool,
     },
     /// Somebody who waits goes.
     GiveUp(u64),
@@ -145,11 +215,30 @@ pub enum Step {
     },
     /// Gives a permit back.
     GiveBack(u64),
-    /// Makes a barrier.
+    /// Makes a schedule that publishes every so many seconds, or changes it; the number says what becomes
+    /// of ticks that were missed: the last one is published, none, or each.
+    PutSchedule {
+        schedule: u64,
+        every_s: u64,
+        catch_up: usize,
+        offer: Offer,
+    },
+    PauseSchedule(u64, bool),
+    DropSchedule(u64),
+    /// Stands in the line for a key's permits.
+    StandFor(u64),
+    /// One who stands in such a line takes a permit, for a time, or goes.
+    Next {
+        pick: u64,
+        ttl_ms: u64,
+    },
+    LeaveLine(u64),
+    /// Makes a barrier, which publishes when it is complete, or another message when it is late.
     Gather {
         key: u64,
         ttl_ms: u64,
         offer: Offer,
+        late: Offer,
     },
     /// Arrives at a barrier.
     Arrive(u64, u64),
@@ -167,14 +256,16 @@ pub enum Step {
         priority: Option<u8>,
         delay: Delay,
     },
-    Purge(usize),
-    /// An operation is begun.
-    Operate(usize, Job),
+    /// Deletes what is in some states, by their bits, and then, perhaps, such dead letters of the queue.
+    Purge(usize, u32, bool),
+    /// An operation is begun on the messages of which all terms hold.
+    Operate(usize, Job, Vec<Term>),
     /// A step of each operation.
     Work,
     Pause(usize, bool),
     Resume(usize),
     Create(usize),
+    Change(usize, Change),
     Drop(usize),
     /// Time passes.
     Pass(u64),

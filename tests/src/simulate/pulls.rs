@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::clients::{Pending, Told};
 use super::model::{Delivered, Pull, dead_letter_queue};
-use super::plan::QUEUES;
+use super::plan::{GRAVES, QUEUES};
 use super::run::{Run, Stopped};
 
 /// A pull that waits for something to come.
@@ -30,12 +30,10 @@ pub(super) struct Answered {
 /// As many as wait at once.
 const WAITING_MAX: usize = 6;
 
-/// A queue, or, beyond those, one of their dead-letter queues.
+/// A queue, or, beyond those, one of their dead-letter queues, or the one that policies name.
 fn queue_of(queue: usize) -> &'static str {
-    match QUEUES.get(queue) {
-        Some(queue) => queue,
-        None => dead_letter_queue(QUEUES[queue - QUEUES.len()]).expect("each of them has one"),
-    }
+    let of_letters = || dead_letter_queue(QUEUES.get(queue - QUEUES.len())?);
+    QUEUES.get(queue).copied().or_else(of_letters).unwrap_or(GRAVES)
 }
 
 fn delivered(deliveries: &[Delivery]) -> Vec<Delivered> {
@@ -44,6 +42,7 @@ fn delivered(deliveries: &[Delivery]) -> Vec<Delivered> {
         token: it.token.to_bytes(),
         failures: it.failures,
         crashes: it.crashes,
+        limit: it.failures_max,
     };
     deliveries.iter().map(delivered).collect()
 }
@@ -51,23 +50,49 @@ fn delivered(deliveries: &[Delivery]) -> Vec<Delivered> {
 impl Run {
     /// Takes what there is, and does not wait.
     pub(super) fn pull(&mut self, queue: usize, max: u32, lease_ms: u64) -> Result<(), Stopped> {
-        self.pull_of(queue_of(queue), max, lease_ms, false)
+        if queue_of(queue) == GRAVES && !self.timeline.now().queues.contains_key(GRAVES) {
+            // A pull would make it a queue like others.
+            return Ok(());
+        }
+        self.pull_of(&[(queue_of(queue), 0)], max, lease_ms, false)
     }
 
     /// Takes what there is, or waits for some.
     pub(super) fn wait(&mut self, queue: usize, max: u32, lease_ms: u64) -> Result<(), Stopped> {
-        self.pull_of(queue_of(queue), max, lease_ms, self.waiting.len() < WAITING_MAX)
+        self.pull_of(&[(queue_of(queue), 0)], max, lease_ms, self.may_wait())
     }
 
-    fn pull_of(
+    fn may_wait(&self) -> bool {
+        self.waiting.len() < WAITING_MAX
+    }
+
+    /// Takes what there is of several queues, by their bits, those of a worse rank last.
+    pub(super) fn pull_of_several(
         &mut self,
-        queue: &'static str,
+        (queues, worse): (usize, usize),
         max: u32,
         lease_ms: u64,
         waits: bool,
     ) -> Result<(), Stopped> {
+        let of = |at: usize| (QUEUES[at], i32::from(worse >> at & 1 == 1));
+        let queues: Vec<_> = (0..QUEUES.len()).filter(|at| queues >> at & 1 == 1).map(of).collect();
+        self.pull_of(&queues, max, lease_ms, waits && self.may_wait())
+    }
+
+    fn pull_of(
+        &mut self,
+        queues: &[(&'static str, i32)],
+        max: u32,
+        lease_ms: u64,
+        waits: bool,
+    ) -> Result<(), Stopped> {
+        let selector = |(at, (queue, rank)): (u32, &(&'static str, i32))| Selector {
+            rank: *rank,
+            weight: 1 + at % 3,
+            ..Selector::plain(*queue)
+        };
         let asked = queue::Pull {
-            queues: vec![Selector::plain(queue)],
+            queues: (0..).zip(queues).map(selector).collect(),
             messages_max: max,
             lease_duration_ms: Some(lease_ms),
             session: String::new(),
@@ -81,20 +106,21 @@ impl Run {
                 self.world.engine.cancel_pull(id, answer);
                 (Vec::new(), None)
             }
-            Err(refused) => return Err(self.wrong(format!("pull of {queue}: {refused}"))),
+            Err(refused) => return Err(self.wrong(format!("pull of {queues:?}: {refused}"))),
         };
         let got = delivered(&deliveries);
         let sequences: Vec<_> = got.iter().map(|it| it.sequence).collect();
-        self.note(format!("pull {max} of {queue} for {lease_ms} ms: {sequences:?}"));
-        let pull = Pull { queue, max: max.try_into().expect("small"), duration_ms: lease_ms };
-        self.done(|model| model.pull(pull, &got))?;
+        self.note(format!("pull {max} of {queues:?} for {lease_ms} ms: {sequences:?}"));
+        let (queues, max) = (queues.iter().copied().collect(), max.try_into().expect("small"));
+        let pull = Pull { queues, max, duration_ms: lease_ms };
+        self.done(|model| model.pull(&pull, &got))?;
         if let Some((id, answer)) = waiting {
             self.last_number += 1;
             let name = self.last_number;
             self.note(format!("it waits as {name}"));
             self.waiting.push(Waiting { name, id, answer });
             self.done(|model| {
-                model.wait(name, pull);
+                model.wait(name, pull.clone());
                 Ok(())
             })?;
         }
@@ -158,7 +184,7 @@ impl Run {
                 return Ok(());
             }
             let before = self.held.clone();
-            self.pull_of(queue, 5, 30_000, false)?;
+            self.pull_of(&[(queue, 0)], 5, 30_000, false)?;
             self.world.write()?;
             self.tell()?;
             let new = |token: &&LeaseToken| !before.contains(token);

@@ -11,6 +11,7 @@ use super::audit;
 use super::clients::{Call, Pending};
 use super::digest::Digest;
 use super::found::Found;
+use super::holding::InLine;
 use super::keeping::Finishing;
 use super::model::{Model, Sequence, Token};
 use super::plan::{End, LETTERS, PRODUCERS, Step, WORKERS};
@@ -61,10 +62,12 @@ pub(super) struct Run {
     pub(super) workers: [Worker; WORKERS.len()],
     /// Pulls that wait.
     pub(super) waiting: Vec<Waiting>,
+    /// Who stands in lines for permits.
+    pub(super) standing: Vec<InLine>,
     /// Permits that clients were told of, lately.
     pub(super) permits: Vec<PermitId>,
-    /// What streams were given and not told, with failures and crashes.
-    pub(super) granted: BTreeMap<Token, (u32, u32)>,
+    /// What streams were given and not told, with failures, crashes and the limit of failures.
+    pub(super) granted: BTreeMap<Token, (u32, u32, Option<u32>)>,
     pub(super) producers: [Producer; PRODUCERS.len()],
     /// Names payloads and failures.
     pub(super) last_number: u64,
@@ -93,6 +96,7 @@ impl Run {
             last_finish: None,
             workers: Default::default(),
             waiting: Vec::new(),
+            standing: Vec::new(),
             permits: Vec::new(),
             granted: BTreeMap::new(),
             producers: Default::default(),
@@ -193,18 +197,27 @@ impl Run {
     fn step(&mut self, step: &Step) -> Result<(), Stopped> {
         match step {
             Step::Publish(offers) => self.publish(offers),
+            Step::PublishEach(offers) => self.publish_each(offers),
             Step::Connect(worker, attach) => self.connect(*worker, attach),
             Step::Disconnect(worker) => self.disconnect(*worker),
             Step::Close(worker) => self.close(*worker),
             Step::Begin(worker) => self.begin(*worker),
-            Step::Operate(queue, job) => self.operate(*queue, *job),
+            Step::Operate(queue, job, terms) => self.operate(*queue, *job, terms),
             Step::Work => self.work(),
             Step::Finish { pick, offer, key } => self.finish(*pick, offer, *key),
             Step::RepeatFinish => self.repeat_finish(),
             Step::Patch(pick, bytes) => self.patch(*pick, *bytes),
             Step::Acquire { key, ttl_ms, holder } => self.acquire(*key, *ttl_ms, *holder),
             Step::GiveBack(pick) => self.give_back(*pick),
-            Step::Gather { key, ttl_ms, offer } => self.gather(*key, *ttl_ms, offer),
+            Step::PutSchedule { schedule, every_s, catch_up, offer } => {
+                self.put_schedule(*schedule, *every_s, *catch_up, offer)
+            }
+            Step::PauseSchedule(schedule, paused) => self.pause_schedule(*schedule, *paused),
+            Step::DropSchedule(schedule) => self.drop_schedule(*schedule),
+            Step::StandFor(key) => self.stand_for(*key),
+            Step::Next { pick, ttl_ms } => self.take_next(*pick, *ttl_ms),
+            Step::LeaveLine(pick) => self.leave_line(*pick),
+            Step::Gather { key, ttl_ms, offer, late } => self.gather(*key, *ttl_ms, (offer, late)),
             Step::Arrive(key, member) => self.arrive(*key, *member),
             Step::Store(key, ttl_ms) => self.store(*key, *ttl_ms),
             Step::Add(key, amount) => self.add(*key, *amount),
@@ -214,16 +227,24 @@ impl Run {
             Step::RepeatBatch(producer) => self.repeat_batch(*producer),
             Step::Pull { queue, max, lease_ms } => self.pull(*queue, *max, *lease_ms),
             Step::Wait { queue, max, lease_ms } => self.wait(*queue, *max, *lease_ms),
+            Step::PullOf { queues, worse, max, lease_ms, waits } => {
+                self.pull_of_several((*queues, *worse), *max, *lease_ms, *waits)
+            }
             Step::GiveUp(pick) => self.give_up(*pick),
             Step::Settle(picks) => self.settle(picks),
             Step::Repeat => self.repeat(),
             Step::Extend(pick, duration_ms) => self.extend(*pick, *duration_ms),
             Step::Delete(pick) => self.delete(*pick),
             Step::Update { pick, priority, delay } => self.update(*pick, *priority, *delay),
-            Step::Purge(queue) => self.purge(*queue),
+            Step::Purge(queue, states, letters) => self.purge(*queue, *states, *letters),
             Step::Pause(queue, publishing) => self.pause(*queue, (true, *publishing)),
             Step::Resume(queue) => self.pause(*queue, (false, false)),
             Step::Create(queue) => self.create(*queue),
+            Step::Change(queue, change) => {
+                self.change(*queue, *change)?;
+                // What is too old or too much by the new policy goes at once.
+                self.tick()
+            }
             Step::Drop(queue) => self.drop_queue(*queue),
             Step::Pass(ms) => {
                 self.world.pass(*ms);
@@ -301,6 +322,7 @@ impl Run {
     fn tick(&mut self) -> Result<(), Stopped> {
         let now = self.world.time();
         loop {
+            let before = self.world.engine.look(|_| ()).0;
             let (lsn, ticked) = self.world.engine.turn(|core, now, out| core.tick(now, out))?;
             ticked.map_err(|refused| self.wrong(format!("time is refused: {refused}")))?;
             let is_over = !self.world.is_anything_due();
@@ -310,15 +332,23 @@ impl Run {
             model.has_room = !self.world.is_low();
             // A step that meets a page which is not in memory begins anew, and may do more than one.
             let there = self.letters()?;
+            let born = self.published_between(before, lsn)?;
             let is_there = |sequence| there.contains(&sequence);
             let (world, timeline) = (&self.world, &mut self.timeline);
-            let asked = (is_there, |model: &Model| world.holds_all(model));
+            let has_all = |model: &Model| world.holds_all(model);
+            let asked = (is_there, has_all, |number| born.get(&number).copied());
             while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
                 && (is_over || !world.holds_all(&model))
             {}
+            for ticked in self.ticked_between(before, lsn)? {
+                self.note(format!("{ticked:?}"));
+                self.done(|model| model.tick_schedule(&ticked, now))?;
+            }
             self.note_grants()?;
             self.mark_at(lsn);
             if is_over {
+                let due = self.timeline.now().check_schedules(now);
+                due.map_err(|wrong| self.wrong(wrong))?;
                 self.timeline.now_mut().end_ticks();
                 return Ok(());
             }
@@ -361,11 +391,16 @@ impl Run {
         self.pending.clear();
         self.lose_producers();
         self.lose_workers();
+        let before = self.world.engine.look(|_| ()).0;
         self.world.engine.tick()?;
+        let after = self.world.engine.look(|_| ()).0;
+        let born = self.published_between(before, after)?;
+        let ticked = self.ticked_between(before, after)?;
         let seen = audit::observe(&self.world.engine).map_err(Stopped::Wrong)?;
         let now = self.world.time();
         let has_room = !self.world.is_low();
-        let crashed = self.timeline.crashed(log, &seen, (now, rebooted), has_room);
+        let seen = (&seen, &born, &ticked[..]);
+        let crashed = self.timeline.crashed(log, seen, (now, rebooted), has_room);
         let lost = crashed.map_err(Stopped::Wrong)?;
         self.note(format!("up again; {lost} moments that nobody was told of are lost"));
         Ok(())

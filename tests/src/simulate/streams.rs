@@ -211,8 +211,9 @@ impl Run {
     fn note_grant(&mut self, lsn: Lsn, grant: &Grant) -> Result<(), Stopped> {
         self.note(format!("grant {grant:?}"));
         for (sequence, token) in &grant.messages {
-            let message = &self.timeline.now().messages[sequence];
-            self.granted.insert(*token, (message.failures, message.crashes));
+            let model = self.timeline.now();
+            let (message, limit) = (&model.messages[sequence], model.limit(*sequence, None));
+            self.granted.insert(*token, (message.failures, message.crashes, limit));
         }
         self.done(|model| model.grant(grant))?;
         let moment = self.timeline.moment();
@@ -272,7 +273,7 @@ impl Run {
                 return Err(self.wrong(format!("{token:?} is told before it is durable")));
             }
             let expected = self.granted.remove(&token.to_bytes());
-            if expected != Some((delivery.failures, delivery.crashes)) {
+            if expected != Some((delivery.failures, delivery.crashes, delivery.failures_max)) {
                 return Err(self.wrong(format!("{delivery:?}, expected {expected:?}")));
             }
         }
@@ -299,5 +300,6 @@ impl Run {
             worker.stream = None;
         }
         self.waiting.clear();
+        self.standing.clear();
     }
 }

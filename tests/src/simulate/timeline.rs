@@ -7,7 +7,7 @@ use qbroker_storage::Lsn;
 
 use super::audit::{self, Seen};
 use super::found::Found;
-use super::model::{Model, Time, Wrong};
+use super::model::{Model, Sequence, Ticked, Time, Wrong};
 
 /// Moments are numbered; the last one is now.
 pub(super) struct Timeline {
@@ -101,7 +101,7 @@ impl Timeline {
     pub(super) fn crashed(
         &mut self,
         log: Found,
-        seen: &Seen,
+        (seen, born, ticked): (&Seen, &BTreeMap<u64, Sequence>, &[Ticked]),
         (now, rebooted): (Time, bool),
         has_room: bool,
     ) -> Result<usize, Wrong> {
@@ -121,8 +121,10 @@ impl Timeline {
             model.notice(now);
             model.has_room = has_room;
             model.end_waits(now, |model| then.push(model.clone()));
-            model.tick(now, |it| seen.has(it), |model| then.push(model.clone()));
-            match audit::compare(seen, &model) {
+            let born = |number| born.get(&number).copied();
+            let asked = (|it| seen.has(it), born);
+            let judged = model.tick(now, asked, ticked, |model| then.push(model.clone()));
+            match judged.and_then(|()| audit::compare(seen, &model)) {
                 Ok(()) => {
                     found.push_back(started);
                     ticks = then;

@@ -1,15 +1,15 @@
 //! Operations on many messages, a step at a time, with everything else between the steps.
 
-use qbroker::queue::filter::{Filter, Is, Told as Records};
+use qbroker::queue::filter::{self, Filter, HeaderIs, Is, Names, Told as Records};
 use qbroker::queue::index::{Index as _, StateSet};
-use qbroker::queue::record::{OperationKind, Record};
+use qbroker::queue::record::{DeadLetterReason, OperationKind, Record};
 use qbroker::queue::{Candidate, Operation, OperationStep, StartOperation, StepBounds, Work};
 use qbroker_storage::{Lsn, StoredRecord};
 
 use super::audit;
 use super::clients::Told;
-use super::model::{Moved, Sequence};
-use super::plan::{Job, QUEUES};
+use super::model::{self, Meant, Moved, Sequence, Why};
+use super::plan::{Job, QUEUES, Term};
 use super::run::{Run, Stopped};
 
 /// Messages of one step: few, so that there are many steps.
@@ -17,8 +17,13 @@ const AT_ONCE: usize = 3;
 
 impl Run {
     /// Begins an operation.
-    pub(super) fn operate(&mut self, queue: usize, job: Job) -> Result<(), Stopped> {
-        let dead = super::model::dead_letter_queue(QUEUES[queue]).expect("each of them has one");
+    pub(super) fn operate(
+        &mut self,
+        queue: usize,
+        job: Job,
+        terms: &[Term],
+    ) -> Result<(), Stopped> {
+        let dead = self.timeline.now().letters_of(QUEUES[queue]);
         let to = |destination: &str| Work::Move {
             destination: destination.to_owned(),
             reset_attempts: job == Job::Redrive,
@@ -29,16 +34,61 @@ impl Run {
             Job::Move(other) if other == queue => return Ok(()),
             Job::Move(other) => (QUEUES[queue], to(QUEUES[other]), StateSet::ALL),
         };
-        let filter = Filter::of(Is::In(states.0));
+        let (is, meant): (Vec<Is>, Vec<Meant>) = terms.iter().map(|term| self.meant(*term)).unzip();
+        let is = [Is::In(states.0)].into_iter().chain(is);
+        let filter = Filter { terms: is.map(|is| filter::Term { is: Some(is) }).collect() };
         let start = StartOperation { queue: from.to_owned(), filter, work, rate: 0, limit: 0 };
         let turn = self.world.engine.turn(|core, now, out| core.start_operation(&start, now, out));
         let (lsn, answer) = turn?;
-        self.note(format!("operate {job:?} on {from}: {answer:?}"));
+        self.note(format!("operate {job:?} on {from} with {meant:?}: {answer:?}"));
         let started = answer.as_ref().map(|id| id.0).map_err(|refused| refused.reason());
         let is_move = job != Job::Delete;
         let to = if let Job::Move(other) = job { Some(QUEUES[other]) } else { None };
-        self.done(|model| model.operate(from, (is_move, to), started))?;
+        let filter = model::Filter { states: states.0, terms: meant };
+        self.done(|model| model.operate(from, (is_move, to), filter, started))?;
         self.later(lsn, Told::Answer)
+    }
+
+    /// A term for the broker and for the model.
+    fn meant(&self, term: Term) -> (Is, Meant) {
+        let now_ms = self.world.time().wall_ms;
+        match term {
+            Term::Type(of) => (Is::Type(audit::message_type(of)), Meant::Rest(of, 3)),
+            Term::Header(of) => {
+                let header = HeaderIs { key: "of".to_owned(), value: audit::header(of) };
+                (Is::Header(header), Meant::Rest(of, 2))
+            }
+            Term::Correlation(of) => (Is::Correlation(audit::correlation(of)), Meant::Rest(of, 4)),
+            Term::Digit(of) => (Is::Contains(format!("{of} ").into()), Meant::Rest(of, 10)),
+            Term::Younger(ms) => {
+                (Is::PublishedAfter(now_ms - ms), Meant::PublishedAfter(now_ms - ms))
+            }
+            Term::Older(ms) => {
+                (Is::PublishedBefore(now_ms - ms), Meant::PublishedBefore(now_ms - ms))
+            }
+            Term::Failure(of) => (Is::FailureType(audit::failure_type(of)), Meant::Failure(of)),
+            Term::Reason(of) => {
+                let (is, meant) = [
+                    (DeadLetterReason::MaxAttempts, Why::MaxAttempts),
+                    (DeadLetterReason::MaxCrashes, Why::MaxCrashes),
+                    (DeadLetterReason::Expired, Why::Expired),
+                    (DeadLetterReason::ByConsumer, Why::ByConsumer),
+                    (DeadLetterReason::Overflow, Why::Overflow),
+                ][of];
+                (Is::Reason(is.into()), Meant::Reason(meant))
+            }
+            Term::Source(of) => (Is::Source(QUEUES[of].to_owned()), Meant::Source(QUEUES[of])),
+            Term::Named(from, by) => {
+                let messages = self.timeline.now().messages.keys().copied();
+                let births: Vec<Sequence> = messages.skip(from).step_by(by).collect();
+                let named = births.iter().copied().collect();
+                (Is::Named(Names { ids: Vec::new(), births }), Meant::Named(named))
+            }
+            Term::Id(id) => {
+                let (ids, births) = (vec![format!("id-{id}")], Vec::new());
+                (Is::Named(Names { ids, births }), Meant::Id(id))
+            }
+        }
     }
 
     /// Does a step of each operation that goes on.
@@ -61,18 +111,19 @@ impl Run {
         let look = |core: &qbroker::engine::Core| core.candidates(queue, filter, after, bounds);
         let found = self.world.engine.look_up(look)?.1;
         let is_move = operation.started.kind() == OperationKind::Move;
-        let mut told = Vec::new();
-        for candidate in &found.found {
-            told.push(if is_move {
-                Some(self.records_of(candidate)?)
-            } else {
-                Some(Records::default())
-            });
+        let (mut meant, mut births) = (Vec::new(), Vec::<Sequence>::new());
+        for candidate in found.found {
+            let in_doubt = operation.needs_record(candidate.birth, &candidate.message);
+            let is_read = is_move || in_doubt || filter.needs().any();
+            let told = if is_read { self.records_of(&candidate)? } else { Records::default() };
+            if filter.holds(candidate.birth, &told) {
+                births.push(candidate.birth.0);
+                meant.push((candidate, Some(told)));
+            }
         }
-        let births: Vec<Sequence> = found.found.iter().map(|it| it.birth.0).collect();
         let step = OperationStep {
             operation: id,
-            found: found.found.into_iter().zip(told).collect(),
+            found: meant,
             after: found.after,
             is_end: found.is_end,
             examined: found.examined,
@@ -104,13 +155,15 @@ impl Run {
             let record = record.map_err(|why| self.wrong(format!("record {lsn}: {why}")))?;
             Ok(Some((record, stored)))
         };
-        let (message, letter) = (
+        let (message, failure, letter) = (
             read(candidate.message.content(candidate.birth))?,
+            read(candidate.message.last_failure)?,
             read(candidate.message.dead_letter)?,
         );
         let message = message.as_ref().map(|(record, stored)| (record, &stored.body));
         let letter = letter.as_ref().map(|(record, stored)| (record, &stored.body));
-        Ok(Records::read(message, None, letter))
+        let failure = failure.as_ref().map(|(record, stored)| (record, &stored.body));
+        Ok(Records::read(message, failure, letter))
     }
 
     /// Where messages are now, the first in place first.

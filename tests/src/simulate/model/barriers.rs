@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::calls::{New, Refusal};
-use super::{Due, Model, Sequence, Time, Wrong};
+use super::{Due, Model, Policy, Sequence, Time, Wrong};
 
 /// How far a barrier is: how many have arrived, and what it does.
 pub(crate) type Gathered = (usize, Gathering);
@@ -30,6 +30,8 @@ pub(super) struct Barrier {
     gathering: Gathering,
     end: Due,
     publish: New,
+    /// Published where it is too late for the other one.
+    late: New,
 }
 
 /// How long a barrier is known whose time was over.
@@ -47,7 +49,7 @@ impl Model {
     pub(crate) fn gather(
         &mut self,
         (key, parties, ttl_ms): (u64, usize, u64),
-        publish: New,
+        (publish, late): (New, New),
         answer: Result<bool, Refusal>,
         now: Time,
     ) -> Result<(), Wrong> {
@@ -62,8 +64,8 @@ impl Model {
         if answer == Ok(true) {
             let (members, arrived, gathering) = (BTreeSet::new(), 0, Gathering::Open);
             let end = now.after(ttl_ms);
-            self.barriers
-                .insert(key, Barrier { parties, members, arrived, gathering, end, publish });
+            let barrier = Barrier { parties, members, arrived, gathering, end, publish, late };
+            self.barriers.insert(key, barrier);
         }
         Ok(())
     }
@@ -121,16 +123,32 @@ impl Model {
         self.barriers.iter().map(move |(key, barrier)| (*key, barrier.at(now)))
     }
 
-    /// Whose time is over is known to be late for a while; that waits for a disk with room.
-    pub(super) fn end_barriers(&mut self, now: Time) {
+    /// Whose time is over is known to be late for a while, and publishes, refused by nothing; that waits for
+    /// a disk with room. Whether one has published.
+    pub(super) fn end_barriers(
+        &mut self,
+        now: Time,
+        born: impl Fn(u64) -> Option<Sequence>,
+        mut each: impl FnMut(&Self),
+    ) -> bool {
         if !self.has_room {
-            return;
+            return false;
         }
         self.barriers.retain(|_, it| it.gathering == Gathering::Open || !it.end.is_over(now));
-        for barrier in self.barriers.values_mut().filter(|it| it.end.is_over(now)) {
-            barrier.gathering = Gathering::Expired;
-            barrier.end = now.after(KNOWN_MS);
+        let over = self.barriers.iter().filter(|(_, it)| it.end.is_over(now));
+        // One that was not published is missed by whoever looks at everything.
+        let late = over.map(|(key, it)| (born(it.late.number).unwrap_or(u64::MAX), *key, it.late));
+        let mut late: Vec<_> = late.collect();
+        late.sort_unstable_by_key(|(sequence, ..)| *sequence);
+        let is_any = !late.is_empty();
+        for (sequence, key, new) in late {
+            each(self);
+            self.queue_or_new(new.queue, Policy::DEFAULT);
+            self.insert(&new, sequence, now);
+            let barrier = self.barriers.get_mut(&key).expect("it was found just now");
+            (barrier.gathering, barrier.end) = (Gathering::Expired, now.after(KNOWN_MS));
         }
+        is_any
     }
 
     /// After a reboot the wall clock is believed.

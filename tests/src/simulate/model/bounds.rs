@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::calls::{New, Refusal};
-use super::{Model, Overflow, Sequence, State, Time, Why};
+use super::{Model, Overflow, Policy, Sequence, State, Time, Why};
 
 /// A message of a batch that is not a duplicate.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +11,12 @@ pub(super) struct Stored<'a> {
     pub(super) new: &'a New,
     /// It is not ready once it is stored, or may not be, or another one of the batch is its duplicate.
     pub(super) stays: bool,
+}
+
+impl Stored<'_> {
+    fn size(&self) -> Size {
+        Size::one(self.new.bytes)
+    }
 }
 
 /// What is stored of a batch, and what was there before and stays for it.
@@ -38,6 +44,45 @@ impl<'a> Storing<'a> {
     }
 }
 
+/// How much messages are, by both measures of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Size {
+    messages: usize,
+    bytes: u64,
+}
+
+impl Size {
+    fn one(bytes: u64) -> Self {
+        Self { messages: 1, bytes }
+    }
+
+    /// What a queue may hold.
+    fn most(policy: &Policy) -> Self {
+        let (messages, bytes) = (policy.max_messages, policy.max_bytes);
+        Self { messages: messages.unwrap_or(usize::MAX), bytes: bytes.unwrap_or(u64::MAX) }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { messages: self.messages + other.messages, bytes: self.bytes + other.bytes }
+    }
+
+    /// What of it is more than the other one.
+    fn beyond(self, most: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(most.messages),
+            bytes: self.bytes.saturating_sub(most.bytes),
+        }
+    }
+
+    fn at_most(self, most: Self) -> Self {
+        Self { messages: self.messages.min(most.messages), bytes: self.bytes.min(most.bytes) }
+    }
+
+    fn is_within(self, most: Self) -> bool {
+        self.beyond(most) == Self::default()
+    }
+}
+
 impl Model {
     /// Of each queue, how many of its ready messages go for a batch, and how many of the batch's first
     /// ones that are ready.
@@ -45,42 +90,68 @@ impl Model {
         &self,
         batch: &Storing<'_>,
     ) -> Result<BTreeMap<&'static str, (usize, usize)>, Refusal> {
-        let mut queues = BTreeMap::<&'static str, Vec<&Stored<'_>>>::new();
+        let mut queues = BTreeMap::<(u64, &'static str), Vec<&Stored<'_>>>::new();
         for stored in &batch.stored {
-            queues.entry(stored.new.queue).or_default().push(stored);
+            let name = stored.new.queue;
+            // One that is not there yet has no bounds.
+            let number = self.queues.get(name).map_or(u64::MAX, |queue| queue.number);
+            queues.entry((number, name)).or_default().push(stored);
         }
         let mut going = BTreeMap::new();
-        for (queue, new) in queues {
-            let policy = self.policy(queue);
-            let Some(max) = policy.max_messages else { continue };
-            let held = self.held_by(queue);
-            let excess = (held + new.len()).saturating_sub(max).min(new.len());
-            if excess == 0 {
-                continue;
+        for ((_, queue), new) in queues {
+            let (ready, of_batch) = self.going_of(queue, &new, &batch.named)?;
+            if 0 < ready + of_batch {
+                going.insert(queue, (ready, of_batch));
             }
-            if policy.overflow == Overflow::Reject {
-                return Err("QUEUE_FULL");
-            }
-            let ready = self.oldest_but(queue, &batch.named).len().min(excess);
-            let mut of_batch = 0;
-            if ready < excess {
-                let mut staying = 0;
-                for stored in &new {
-                    if max < held - ready + staying + 1 {
-                        return Err("QUEUE_FULL");
-                    }
-                    staying += usize::from(stored.stays);
-                }
-                let may_go = new[..new.len() - 1].iter().filter(|it| !it.stays).count();
-                of_batch = may_go.min(excess - ready);
-            }
-            going.insert(queue, (ready, of_batch));
         }
         Ok(going)
     }
 
-    fn held_by(&self, queue: &str) -> usize {
-        self.messages.values().filter(|message| message.queue == queue).count()
+    /// [`Self::make_room`] of one queue.
+    fn going_of(
+        &self,
+        queue: &str,
+        new: &[&Stored<'_>],
+        named: &BTreeSet<Sequence>,
+    ) -> Result<(usize, usize), Refusal> {
+        let policy = self.policy(queue);
+        let (held, most) = (self.held_by(queue), Size::most(&policy));
+        if new.iter().any(|it| !it.size().is_within(most)) {
+            return Err("MESSAGE_TOO_LARGE");
+        }
+        let all = new.iter().fold(Size::default(), |all, it| all.and(it.size()));
+        if policy.overflow == Overflow::Reject {
+            return check_room(held, most, new, |_| true).map(|()| (0, 0));
+        }
+        // What is beyond a bound for another reason goes by itself.
+        let excess = held.and(all).beyond(most).at_most(all);
+        let mut freed = Size::default();
+        let oldest = self.oldest_but(queue, named);
+        let mut ready = 0;
+        while !excess.is_within(freed)
+            && let Some(next) = oldest.get(ready)
+        {
+            freed = freed.and(Size::one(self.messages[next].bytes));
+            ready += 1;
+        }
+        if !excess.is_within(freed) {
+            check_room(held.beyond(freed), most, new, |it| it.stays)?;
+        }
+        let mut of_batch = 0;
+        let may_go = new.split_last().map_or(&[][..], |(_, before)| before);
+        for it in may_go.iter().filter(|it| !it.stays) {
+            if excess.is_within(freed) {
+                break;
+            }
+            freed = freed.and(it.size());
+            of_batch += 1;
+        }
+        Ok((ready, of_batch))
+    }
+
+    fn held_by(&self, queue: &str) -> Size {
+        let held = self.messages.values().filter(|message| message.queue == queue);
+        held.fold(Size::default(), |held, it| held.and(Size::one(it.bytes)))
     }
 
     /// The ready messages of a queue, by their places.
@@ -118,11 +189,18 @@ impl Model {
                 return Some((self.queues[name].number, going));
             }
             let policy = self.policy(name);
-            let goes = policy.overflow != Overflow::Reject;
-            let most = policy.max_messages.filter(|_| goes)?;
-            let excess = self.held_by(name).saturating_sub(most);
-            let mut ready = self.oldest_ready(name);
-            ready.truncate(excess);
+            if policy.overflow == Overflow::Reject {
+                return None;
+            }
+            let excess = self.held_by(name).beyond(Size::most(&policy));
+            let (mut freed, mut ready) = (Size::default(), self.oldest_ready(name));
+            let goes = |sequence: &Sequence| {
+                let is_more = !excess.is_within(freed);
+                freed = freed.and(Size::one(self.messages[sequence].bytes));
+                is_more
+            };
+            let count = ready.iter().copied().take_while(goes).count();
+            ready.truncate(count);
             (!ready.is_empty()).then_some((self.queues[name].number, ready))
         };
         let first = self.queues.keys().filter_map(surplus).min();
@@ -169,4 +247,23 @@ impl Model {
             self.messages.remove(&sequence);
         }
     }
+}
+
+/// Whether each message of a batch finds room beside what is held and those before it that stay.
+fn check_room(
+    held: Size,
+    most: Size,
+    new: &[&Stored<'_>],
+    stays: impl Fn(&Stored<'_>) -> bool,
+) -> Result<(), Refusal> {
+    let (mut before, mut is_full) = (Size::default(), false);
+    for it in new {
+        let with = before.and(it.size());
+        if !with.is_within(most) {
+            return Err("BATCH_TOO_LARGE");
+        }
+        is_full |= !held.and(with).is_within(most);
+        before = if stays(it) { with } else { before };
+    }
+    if is_full { Err("QUEUE_FULL") } else { Ok(()) }
 }

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::bounds::Storing;
-use super::{
-    Due, Lease, Message, Model, Policy, REMEMBERED_MS, Sequence, State, Time, Token, Wrong,
-};
+use super::{Due, Lease, Message, Model, Policy, Sequence, State, Time, Token, Wrong};
 
 /// A message as it is published.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +17,8 @@ pub(crate) struct New {
     pub(crate) unique: Option<u64>,
     pub(crate) ordering: Option<u64>,
     pub(crate) fairness: Option<u64>,
+    /// Its own limit of failures; -1: there is none.
+    pub(crate) attempts: Option<i32>,
     /// What it takes of its queue's room.
     pub(crate) bytes: u64,
 }
@@ -46,7 +46,7 @@ impl Model {
         let receipts = match (answer, self.refusal(batch, now)) {
             (Err(reason), Some(expected)) if reason == expected => return Ok(()),
             // What counts as a duplicate is not certain then.
-            (Err("DUPLICATE_IN_BATCH" | "QUEUE_FULL"), _)
+            (Err("DUPLICATE_IN_BATCH" | "QUEUE_FULL" | "BATCH_TOO_LARGE"), _)
                 if batch.iter().any(|new| new.id.is_some() && !self.is_certain(new, now)) =>
             {
                 return Ok(());
@@ -185,7 +185,7 @@ impl Model {
         }
     }
 
-    fn insert(&mut self, new: &New, sequence: Sequence, now: Time) {
+    pub(super) fn insert(&mut self, new: &New, sequence: Sequence, now: Time) {
         let place = self.next_place();
         let due = new.due.filter(|due| !due.is_over(now));
         let ttl_ms = new.ttl_ms.or_else(|| self.policy(new.queue).ttl_ms);
@@ -200,12 +200,16 @@ impl Model {
             ttl_end: ttl_ms.map(|ms| now.after(ms)),
             failure: None,
             letter: None,
+            id: new.id,
             unique: new.unique,
             ordering: new.ordering,
             fairness: new.fairness,
+            attempts: new.attempts,
             bytes: new.bytes,
             leads: false,
             since_ms: now.wall_ms,
+            published_ms: now.wall_ms,
+            touched: 0,
         };
         self.messages.insert(sequence, message);
         if due.is_none() {
@@ -213,7 +217,7 @@ impl Model {
         }
         if let (Some(id), Some(queue)) = (new.id, self.queues.get_mut(new.queue)) {
             queue.doubted.remove(&id);
-            queue.ids.insert(id, (sequence, now.wall_ms + REMEMBERED_MS));
+            queue.ids.insert(id, (sequence, now.wall_ms + queue.policy.dedup_ms));
         }
     }
 
@@ -321,16 +325,45 @@ impl Model {
         Ok(())
     }
 
-    /// Everything in a queue is deleted, whatever it does; `None` where the queue was not found.
-    pub(crate) fn purge(&mut self, queue: &str, deleted: Option<u64>) -> Result<(), Wrong> {
-        let before = self.messages.len();
-        self.messages.retain(|_, message| message.queue != queue);
-        let gone = (before - self.messages.len()) as u64;
+    /// What is in these states in a queue is deleted; `None` where the queue was not found.
+    pub(crate) fn purge(
+        &mut self,
+        queue: &str,
+        states: u32,
+        deleted: Option<u64>,
+    ) -> Result<(), Wrong> {
+        let gone = self.delete_all(|it| it.queue == queue && states & it.state.bit() != 0);
         let expected = self.queues.contains_key(queue).then_some(gone);
         if deleted == expected {
             return Ok(());
         }
         Err(format!("purge of {queue}: {deleted:?} messages, expected {expected:?}"))
+    }
+
+    /// What a queue has in these states in its dead-letter queue is deleted, and nothing of others.
+    pub(crate) fn purge_letters(
+        &mut self,
+        queue: &str,
+        states: u32,
+        deleted: Option<u64>,
+    ) -> Result<(), Wrong> {
+        let has_letters = self.queues.contains_key(queue) && !self.policy(queue).discards;
+        let letters = has_letters.then(|| self.letters_of(queue));
+        let of_queue = |it: &Message| it.letter.as_ref().is_some_and(|it| it.from == queue);
+        let gone = self.delete_all(|it| {
+            Some(it.queue) == letters && of_queue(it) && states & it.state.bit() != 0
+        });
+        let expected = self.queues.contains_key(queue).then_some(gone);
+        if deleted == expected {
+            return Ok(());
+        }
+        Err(format!("purge of the dead letters of {queue}: {deleted:?}, expected {expected:?}"))
+    }
+
+    fn delete_all(&mut self, goes: impl Fn(&Message) -> bool) -> u64 {
+        let before = self.messages.len();
+        self.messages.retain(|_, message| !goes(message));
+        (before - self.messages.len()) as u64
     }
 
     /// Pauses or resumes; the answer is whether it was done.
@@ -359,6 +392,22 @@ impl Model {
             return Err(format!("making {queue}: {done}"));
         }
         self.queue_or_new(queue, policy);
+        Ok(())
+    }
+
+    /// A queue has this policy from now on, and the dead-letter queue that it names is there; whether the
+    /// queue was.
+    pub(crate) fn change(&mut self, queue: &str, policy: Policy, done: bool) -> Result<(), Wrong> {
+        let Some(found) = self.queues.get_mut(queue).filter(|_| done) else {
+            return match done == self.queues.contains_key(queue) {
+                true => Ok(()),
+                false => Err(format!("changing {queue}: {done}")),
+            };
+        };
+        found.policy = policy;
+        if let Some(letters) = policy.letters {
+            self.queue_or_new(letters, Policy::DEFAULT);
+        }
         Ok(())
     }
 

@@ -2,21 +2,38 @@
 
 use std::collections::BTreeSet;
 
-use super::{Message, Model, Sequence, State, Time, Token, Why};
+use super::{Message, Model, Sequence, State, Ticked, Time, Token, Why, Wrong};
 
 impl Model {
     /// Everything that is due by now; `each` is told after each part that a crash may leave alone. What
-    /// `is_there` afterwards is asked where that is not said.
+    /// `is_there` afterwards is asked where that is not said, and as what a message was `born` that is
+    /// published by itself; what schedules have `ticked` is judged.
     pub(crate) fn tick(
         &mut self,
         now: Time,
-        is_there: impl Fn(Sequence) -> bool,
+        (is_there, born): (impl Fn(Sequence) -> bool, impl Fn(u64) -> Option<Sequence>),
+        mut ticked: &[Ticked],
         mut each: impl FnMut(&Self),
-    ) {
+    ) -> Result<(), Wrong> {
         self.begin_ticks();
-        let asked = (is_there, |_: &Self| true);
-        while self.tick_once(now, &asked, &mut each) {}
+        let asked = (is_there, |_: &Self| true, born);
+        loop {
+            let mut goes_on = self.tick_once(now, &asked, &mut each);
+            // In one step each schedule has one tick.
+            let mut seen = BTreeSet::new();
+            while let Some((first, rest)) = ticked.split_first()
+                && seen.insert(first.schedule)
+            {
+                self.tick_schedule(first, now)?;
+                each(self);
+                (goes_on, ticked) = (true, rest);
+            }
+            if !goes_on {
+                break;
+            }
+        }
         self.end_ticks();
+        Ok(())
     }
 
     /// What is given up from here on is given up in one moment: a step that meets a page which is not in
@@ -41,7 +58,11 @@ impl Model {
     pub(crate) fn tick_once(
         &mut self,
         now: Time,
-        (is_there, has_all): &(impl Fn(Sequence) -> bool, impl Fn(&Self) -> bool),
+        (is_there, has_all, born): &(
+            impl Fn(Sequence) -> bool,
+            impl Fn(&Self) -> bool,
+            impl Fn(u64) -> Option<Sequence>,
+        ),
         mut each: impl FnMut(&Self),
     ) -> bool {
         let place = self.place_of_letters();
@@ -67,9 +88,9 @@ impl Model {
         let trimmed = self.trim_one(is_there);
         self.kept.end(now);
         self.end_permits(now);
-        self.end_barriers(now);
+        let published = self.end_barriers(now, born, &mut each);
         self.end_waits(now, &mut each);
-        lost || trimmed
+        lost || trimmed || published
     }
 
     /// What is done before anything is delivered: what is too old goes, and lines go on.
@@ -96,7 +117,7 @@ impl Model {
         }
         let policy = self.policy(self.messages[&sequence].queue);
         let message = self.message(sequence);
-        if policy.max_crashes <= message.crashes + 1 {
+        if policy.max_crashes.is_some_and(|max| max <= message.crashes + 1) {
             self.give_up(sequence, Why::MaxCrashes, place);
         } else {
             message.crashes += 1;
@@ -174,6 +195,7 @@ impl Model {
         }
         // Of one start alone.
         self.waits.clear();
+        self.standing.clear();
         self.delivered.clear();
         self.turns.clear();
         self.lose_streams(now);

@@ -23,11 +23,22 @@ pub(super) struct Permit {
 }
 
 impl Model {
-    /// Somebody takes a permit, of so many, for a time; what was given, or why none was.
+    /// Somebody stands in the line for a key's permits from now on.
+    pub(crate) fn stand_for(&mut self, key: u64, name: u64) {
+        self.standing.entry(key).or_default().push(name);
+    }
+
+    /// And does no more.
+    pub(crate) fn leave_line(&mut self, key: u64, name: u64) {
+        self.standing.entry(key).or_default().retain(|other| *other != name);
+    }
+
+    /// Somebody takes a permit, of so many, for a time, with his name where he stands in the line; what was
+    /// given, or why none was.
     pub(crate) fn acquire(
         &mut self,
         (key, limit, ttl_ms): (u64, usize, u64),
-        holder: Holder,
+        (holder, waiter): (Holder, Option<u64>),
         answer: Result<Option<PermitName>, Refusal>,
         now: Time,
     ) -> Result<(), Wrong> {
@@ -40,12 +51,16 @@ impl Model {
             Holder::Session(_) if session.is_none() => Some("SESSION_LOST"),
             _ => (!self.has_room).then_some("DISK_FULL"),
         };
-        let taken = self.permits_taken().filter(|it| it.key == key).count();
+        let line = self.standing.get(&key).map_or(&[][..], |line| line);
+        let ahead = line.iter().take_while(|other| Some(**other) != waiter).count();
+        // Those that came before are kept theirs.
+        let taken = self.permits_taken().filter(|it| it.key == key).count() + ahead;
         match (answer, expected) {
             (Err(why), Some(expected)) if why == expected => Ok(()),
             (Ok(Some(name)), None) if taken < limit => {
                 let permit = Permit { key, end: now.after(ttl_ms), holder, session };
                 self.permits.insert(name, permit);
+                waiter.into_iter().for_each(|waiter| self.leave_line(key, waiter));
                 Ok(())
             }
             (Ok(None), None) if limit <= taken => Ok(()),

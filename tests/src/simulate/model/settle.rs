@@ -7,8 +7,8 @@ use super::{Model, REMEMBERED_MS, Sequence, State, Time, Token, Why, Wrong};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome {
     Ack,
-    /// With the delay that was asked for, if any, and the failure.
-    Nack(Option<u64>, u64),
+    /// With the delay that was asked for, if any, the failure, and the limit that it names, if any.
+    Nack(Option<u64>, u64, Option<i32>),
     Release(u64),
     DeadLetter(u64),
 }
@@ -73,7 +73,7 @@ impl Model {
             let message = self.message(sequence);
             (message.number, message.bytes) = (number, bytes);
         }
-        self.settle(token, Outcome::Nack(None, failure), refused, now)
+        self.settle(token, Outcome::Nack(None, failure, None), refused, now)
     }
 
     fn done(&mut self, sequence: Sequence, outcome: Outcome, now: Time) {
@@ -86,16 +86,35 @@ impl Model {
                 self.message(sequence).failure = Some(failure);
                 self.give_up(sequence, Why::ByConsumer, place);
             }
-            Outcome::Nack(delay_ms, failure) => self.nack(sequence, delay_ms, failure, now),
+            Outcome::Nack(delay_ms, failure, named) => {
+                let limit = self.limit(sequence, named);
+                self.nack(sequence, (delay_ms, failure), limit, now);
+            }
         }
     }
 
-    fn nack(&mut self, sequence: Sequence, delay_ms: Option<u64>, failure: u64, now: Time) {
+    /// The failures at which a message is given up: its own limit, else the one that a nack names, else
+    /// its queue's; `None`: never.
+    pub(crate) fn limit(&self, sequence: Sequence, named: Option<i32>) -> Option<u32> {
+        let message = &self.messages[&sequence];
+        match message.attempts.or(named) {
+            Some(limit) => u32::try_from(limit).ok(),
+            None => self.policy(message.queue).max_attempts,
+        }
+    }
+
+    fn nack(
+        &mut self,
+        sequence: Sequence,
+        (delay_ms, failure): (Option<u64>, u64),
+        limit: Option<u32>,
+        now: Time,
+    ) {
         let policy = self.policy(self.messages[&sequence].queue);
         let place = self.next_place();
         let message = self.message(sequence);
         message.failure = Some(failure);
-        if policy.max_attempts <= message.failures + 1 {
+        if limit.is_some_and(|limit| limit <= message.failures + 1) {
             return self.give_up(sequence, Why::MaxAttempts, place);
         }
         message.failures += 1;

@@ -1,4 +1,5 @@
-//! Fairness keys take turns: of two that have had something all the time, none gets ahead.
+//! Fairness keys take turns, in shares of their weights: of two that have had something all the time, none
+//! gets ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,13 +8,23 @@ use super::{Message, Model, State, Wrong};
 /// A fairness key; those without one are one together.
 type Key = Option<u64>;
 
-/// How many messages more than another key a key may have had while both had some: who was served last
-/// may be ahead by one, and be so again at the end.
-const AHEAD_MAX: i64 = 2;
+/// How far a message of weight 1 moves its key on; every weight divides it.
+const STEP: i64 = 30;
 
-/// Of each two keys that have had something since, how far the first one is ahead.
+/// How far a message of this key moves it on.
+fn step(key: Key, weights: [u32; 4]) -> i64 {
+    let at = key.and_then(|key| usize::try_from(key).ok()?.checked_sub(1));
+    STEP / at.and_then(|at| weights.get(at)).map_or(1, |weight| i64::from(*weight))
+}
+
+/// Who was served last may be ahead by a step, and be so again at the end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Turns(BTreeMap<(&'static str, Key, Key), i64>);
+pub(super) struct Turns {
+    /// Of each two keys that have had something since, how far the first one is ahead.
+    ahead: BTreeMap<(&'static str, Key, Key), i64>,
+    /// The largest step of each key since the start: weights change.
+    steps: BTreeMap<(&'static str, Key), i64>,
+}
 
 impl Turns {
     /// Messages of these keys were delivered; the keys that had some before it, and after it.
@@ -22,17 +33,26 @@ impl Turns {
         queue: &'static str,
         (before, after): (BTreeSet<Key>, BTreeSet<Key>),
         counts: &BTreeMap<Key, i64>,
+        weights: [u32; 4],
     ) -> Result<(), Wrong> {
+        for key in before.iter().chain(counts.keys()) {
+            let largest = self.steps.entry((queue, *key)).or_default();
+            *largest = step(*key, weights).max(*largest);
+        }
         let had = |key: &Key| before.contains(key) && after.contains(key);
-        self.0.retain(|(of, a, b), _| *of != queue || (had(a) && had(b)));
+        self.ahead.retain(|(of, a, b), _| *of != queue || (had(a) && had(b)));
         let all: Vec<Key> = before.intersection(&after).copied().collect();
         for (at, a) in all.iter().enumerate() {
             for b in &all[at + 1..] {
-                let count = |key| counts.get(key).copied().unwrap_or_default();
-                let ahead = self.0.entry((queue, *a, *b)).or_default();
-                *ahead += count(a) - count(b);
-                if AHEAD_MAX < ahead.abs() {
-                    return Err(format!("{queue}: of {a:?} {ahead} more than of {b:?}"));
+                let moved =
+                    |key: &Key| counts.get(key).copied().unwrap_or_default() * step(*key, weights);
+                let most = self.steps[&(queue, *a)] + self.steps[&(queue, *b)];
+                let ahead = self.ahead.entry((queue, *a, *b)).or_default();
+                *ahead += moved(a) - moved(b);
+                if most < ahead.abs() {
+                    return Err(format!(
+                        "{queue}: {a:?} is {ahead} ahead of {b:?}, {most} at most, by {weights:?}"
+                    ));
                 }
             }
         }
@@ -41,12 +61,13 @@ impl Turns {
 
     /// The queue is gone.
     pub(super) fn forget(&mut self, queue: &str) {
-        self.0.retain(|(of, ..), _| *of != queue);
+        self.ahead.retain(|(of, ..), _| *of != queue);
+        self.steps.retain(|(of, _), _| *of != queue);
     }
 
     /// Turns begin level.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 }
 

@@ -1,7 +1,9 @@
 //! Operations: what they delete and move, and how far they are.
 
+use std::collections::BTreeMap;
+
 use super::calls::Refusal;
-use super::{Model, Sequence, State, Time, Wrong};
+use super::{Filter, Message, Model, Sequence, State, Time, Wrong, is_dead};
 
 /// Work on the messages of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +15,9 @@ pub(crate) struct Work {
     deletes: bool,
     /// Where to; `None`: dead letters, each to where it came from.
     to: Option<&'static str>,
+    filter: Filter,
+    /// What a deletion has to meet, if nothing is done to it before: as it was when it was begun.
+    owed: BTreeMap<Sequence, Message>,
     pub(crate) done: u64,
     pub(crate) goes_on: bool,
 }
@@ -32,6 +37,7 @@ impl Model {
         &mut self,
         queue: &'static str,
         (is_move, to): (bool, Option<&'static str>),
+        filter: Filter,
         answer: Result<u64, Refusal>,
     ) -> Result<(), Wrong> {
         let closed = |name: &str| match self.queues.get(name) {
@@ -51,7 +57,14 @@ impl Model {
             (Err("LIMIT_REACHED"), None, _) => Ok(()),
             (Ok(id), None, Some(number)) => {
                 let (deletes, done, goes_on) = (!is_move, 0, true);
-                self.works.insert(id, Work { queue, number, deletes, to, done, goes_on });
+                let owed = self.messages.iter().filter(|(sequence, it)| {
+                    // When it was moved here is told by the wall clock alone, which may be set back.
+                    let is_certain = it.place != 0 || it.since_ms == it.published_ms;
+                    deletes && is_certain && it.queue == queue && filter.means(**sequence, it)
+                });
+                let owed = owed.map(|(sequence, it)| (*sequence, it.clone())).collect();
+                let work = Work { queue, number, deletes, to, filter, owed, done, goes_on };
+                self.works.insert(id, work);
                 Ok(())
             }
             other => Err(format!("operation on {queue}: {other:?}")),
@@ -95,12 +108,20 @@ impl Model {
             self.move_to(&work, (sequence, place), queue, now);
             count += 1;
         }
+        if let Some((left, as_before)) = self.left(&work).filter(|_| work.goes_on && !goes_on) {
+            return Err(format!("operation {id} has ended and left {left}: {as_before:?}"));
+        }
         let expected = work.done + count;
         if done != expected {
             return Err(format!("operation {id} says that {done} are done, not {expected}"));
         }
         self.works.insert(id, Work { done, goes_on, ..work });
         Ok(())
+    }
+
+    /// A message of which nothing but this work wanted anything since it was begun.
+    fn left<'a>(&self, work: &'a Work) -> Option<(&'a Sequence, &'a Message)> {
+        work.owed.iter().find(|(sequence, it)| self.messages.get(sequence) == Some(it))
     }
 
     fn check_work(&self, work: &Work, id: u64, sequence: Sequence, may: bool) -> Result<(), Wrong> {
@@ -111,6 +132,7 @@ impl Model {
             && is_same
             && work.goes_on
             && message.queue == work.queue
+            && work.filter.means(sequence, message)
             && sequence < id
             && !is_held
         {
@@ -126,7 +148,7 @@ impl Model {
         queue: &'static str,
         now: Time,
     ) {
-        let is_dead = queue.ends_with(".dead");
+        let is_dead = is_dead(queue);
         let message = self.message(sequence);
         message.queue = queue;
         message.since_ms = now.wall_ms;
