@@ -261,12 +261,17 @@ impl Run {
         Ok(())
     }
 
+    /// What follows by itself: what is too old goes, and lines go on.
+    pub(super) fn follow(&mut self) {
+        let (mut model, timeline) = (self.timeline.now().clone(), &mut self.timeline);
+        model.end_waits(self.world.time(), |model| timeline.push(model.clone()));
+    }
+
     /// Somebody is to be told, once it is durable. What follows by itself is not waited for.
     pub(super) fn later(&mut self, lsn: Lsn, what: Told) -> Result<(), Stopped> {
         let moment = self.timeline.moment();
         self.pending.push_back(Pending { lsn, moment, what });
-        let (mut model, timeline) = (self.timeline.now().clone(), &mut self.timeline);
-        model.end_waits(self.world.time(), |model| timeline.push(model.clone()));
+        self.follow();
         self.note_grants()?;
         self.mark_at(lsn);
         Ok(())

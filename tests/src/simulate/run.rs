@@ -343,6 +343,8 @@ impl Run {
             for ticked in self.ticked_between(before, lsn)? {
                 self.note(format!("{ticked:?}"));
                 self.done(|model| model.tick_schedule(&ticked, now))?;
+                // A full queue may have let its first one go for it.
+                self.follow();
             }
             self.note_grants()?;
             self.mark_at(lsn);
