@@ -280,10 +280,12 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Holds back room for two checkpoints of the newest one's size. Whether there was room.
-    pub(crate) fn hold_ballast(&mut self, disk: &dyn Disk) -> Result<bool, DiskError> {
+    /// Holds back room for two checkpoints of the newest one's size, and for the `growth` of the state
+    /// until they are written: it grows by what drains a full disk, too, and on a new one there is no
+    /// checkpoint yet. Whether there was room.
+    pub(crate) fn hold_ballast(&mut self, disk: &dyn Disk, growth: u64) -> Result<bool, DiskError> {
         let newest = self.kept.first().map_or(0, |&(_, bytes)| bytes);
-        let wanted = (2 * newest).next_multiple_of(4096);
+        let wanted = (2 * newest + growth).next_multiple_of(4096);
         // Not touched for a little more or less: a state grows and shrinks all the time.
         if wanted <= self.ballast_bytes && self.ballast_bytes <= 4 * wanted {
             return Ok(true);

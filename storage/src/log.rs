@@ -66,6 +66,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// How much larger than now the next two checkpoints together may be on a full disk. What is
+    /// remembered of a million settlements, the most there are, takes 25 MiB of each.
+    pub(crate) fn checkpoint_growth_bytes(&self) -> u64 {
+        u64::from(self.segment_bytes)
+    }
+
     /// The largest batch, so that a segment holds at least two and a frame is within its bound.
     pub(crate) fn batch_bytes_max(&self) -> usize {
         let half = u64::from(self.segment_bytes.saturating_sub(SEGMENT_HEADER_LEN)) / 2;

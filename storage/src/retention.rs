@@ -67,7 +67,7 @@ fn checkpoint_and_drop(
     }
     checkpoints.remove_old(&*shared.disk)?;
     shared.checkpointed_bytes.store(appended_bytes, Relaxed);
-    if !checkpoints.hold_ballast(&*shared.disk)? {
+    if !checkpoints.hold_ballast(&*shared.disk, shared.options.checkpoint_growth_bytes())? {
         shared.pool.note_full();
     }
     shared.disk.sync_dir(CKPT).doing("sync the folder", CKPT)?;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::checkpoint::{self, Checkpoints, Loaded, OPEN_END};
 use crate::disk::Disk;
 use crate::error::{Damage, DiskError, Doing as _, OpenError, WriteError};
-use crate::layout::{self, FORMAT, Floor, Folder, LOG};
+use crate::layout::{self, CKPT, FORMAT, Floor, Folder, LOG};
 use crate::liveness::Liveness;
 use crate::log::{Found, Log, Observer, Options, Shared};
 use crate::lsn::Lsn;
@@ -246,6 +246,11 @@ impl Recovery {
             options.spare_segments,
             options.disk_reserve_bytes,
         )?;
+        let mut checkpoints = Checkpoints::found(&*disk, std::mem::take(&mut self.usable));
+        if !checkpoints.hold_ballast(&*disk, options.checkpoint_growth_bytes())? {
+            pool.note_full();
+        }
+        disk.sync_dir(CKPT).doing("sync the folder", CKPT)?;
         let gone = std::mem::take(&mut self.dropped);
         let found = Found {
             disk: Arc::clone(&disk),
@@ -262,7 +267,7 @@ impl Recovery {
             cold,
             liveness: self.liveness.clone(),
             pool,
-            checkpoints: Checkpoints::found(&*disk, std::mem::take(&mut self.usable)),
+            checkpoints,
             replayed_bytes: self.report.replayed_bytes,
             held: std::mem::replace(&mut self.folder.lock, Box::new(NotHeld)),
         };
@@ -427,7 +432,7 @@ fn check_checkpoints(
         warnings => format!("no checkpoint is usable: {}", warnings.join("; ")),
     };
     let evidence = "segments were dropped, so what they settled is known to checkpoints only";
-    Err(Damage::of(layout::CKPT, problem).known_by(evidence))
+    Err(Damage::of(CKPT, problem).known_by(evidence))
 }
 
 /// Takes out segments that were dropped before the checkpoint: it lists all there were.

@@ -179,6 +179,25 @@ fn a_full_disk_refuses_publishes_and_still_drains() {
     assert_eq!(live, owner.live);
 }
 
+/// A bug: room for checkpoints was held back from the first one on. On a disk that was full by then, none
+/// could be written, no segment went, and the log stopped.
+#[test]
+fn a_disk_that_is_full_before_the_first_checkpoint_is_drained_too() {
+    let disk = SimDisk::new(3);
+    let mut owner = Owner::open(&disk, &tiny()).unwrap();
+    let used: u64 = disk.paths().iter().map(|path| disk.bytes(path).len() as u64).sum();
+    disk.set_faults(Faults { capacity: Some(used), ..Faults::default() });
+    for round in 0..60 {
+        let done: Vec<Lsn> = owner.live.keys().copied().take(1).collect();
+        owner.append(&[(round, 1000)], &done).unwrap();
+        owner.writer.step().unwrap();
+        owner.checkpoint().unwrap();
+    }
+    owner.check_bodies();
+    let (_, live) = recover(&disk.killed(), &tiny()).unwrap();
+    assert_eq!(live, owner.live);
+}
+
 /// A log with two checkpoints from which segments were dropped.
 fn checkpointed() -> (SimDisk, Owner) {
     let disk = SimDisk::new(8);
