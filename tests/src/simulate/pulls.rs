@@ -30,6 +30,11 @@ pub(super) struct Answered {
 /// As many as wait at once.
 const WAITING_MAX: usize = 6;
 
+/// How many rounds of a drain have no time between them, and how much passes then: no machine can have more
+/// settlements than it has room to remember, and these would be.
+const DRAINED_TOGETHER: u64 = 100;
+const DRAINED_MS: u64 = 100_000;
+
 /// A queue, or, beyond those, one of their dead-letter queues, or the one that policies name.
 fn queue_of(queue: usize) -> &'static str {
     let of_letters = || dead_letter_queue(QUEUES.get(queue - QUEUES.len())?);
@@ -176,12 +181,16 @@ impl Run {
     /// Takes messages and returns them, again and again, while others have the whole disk: all of it
     /// must go into the room that is kept for that.
     pub(super) fn drain(&mut self, rounds: u64) -> Result<(), Stopped> {
-        for _ in 0..rounds {
+        for round in 1..=rounds {
             let model = self.timeline.now();
             let mut queues = model.queues.keys().copied();
             let Some(queue) = queues.find(|queue| model.has_some(queue)) else { return Ok(()) };
             if !self.world.is_full() {
                 return Ok(());
+            }
+            if round % DRAINED_TOGETHER == 0 {
+                self.world.pass(DRAINED_MS);
+                self.tick()?;
             }
             let before = self.held.clone();
             self.pull_of(&[(queue, 0)], 5, 30_000, false)?;

@@ -319,7 +319,7 @@ impl Run {
         }
     }
 
-    fn tick(&mut self) -> Result<(), Stopped> {
+    pub(super) fn tick(&mut self) -> Result<(), Stopped> {
         let now = self.world.time();
         loop {
             let before = self.world.engine.look(|_| ()).0;
@@ -343,9 +343,8 @@ impl Run {
             for ticked in self.ticked_between(before, lsn)? {
                 self.note(format!("{ticked:?}"));
                 self.done(|model| model.tick_schedule(&ticked, now))?;
-                // A full queue may have let its first one go for it.
-                self.follow();
             }
+            self.follow();
             self.note_grants()?;
             self.mark_at(lsn);
             if is_over {

@@ -28,6 +28,7 @@ impl Model {
                 each(self);
                 (goes_on, ticked) = (true, rest);
             }
+            self.end_waits(now, &mut each);
             if !goes_on {
                 break;
             }
@@ -54,7 +55,8 @@ impl Model {
     }
 
     /// A step of [`Self::tick`]: of sessions and streams that are over, one, or so many that the broker
-    /// `has_all` leases that are left. Whether there may be more.
+    /// `has_all` leases that are left. Whether there may be more. Lines go on after it, and after what
+    /// schedules did in it: [`Self::end_waits`].
     pub(crate) fn tick_once(
         &mut self,
         now: Time,
@@ -65,6 +67,8 @@ impl Model {
         ),
         mut each: impl FnMut(&Self),
     ) -> bool {
+        // Of the step before.
+        self.advance();
         let place = self.place_of_letters();
         for sequence in self.leases_over(now) {
             self.crash(sequence, place);
@@ -89,7 +93,7 @@ impl Model {
         self.kept.end(now);
         self.end_permits(now);
         let published = self.end_barriers(now, born, &mut each);
-        self.end_waits(now, &mut each);
+        each(self);
         lost || trimmed || published
     }
 
