@@ -338,7 +338,7 @@ impl Run {
             let has_all = |model: &Model| world.holds_all(model);
             let asked = (is_there, has_all, |number| born.get(&number).copied());
             while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
-                && (is_over || !world.holds_all(&model))
+                && (is_over || !world.holds_all(&model) || world.has_trimmed(&model))
             {}
             for ticked in self.ticked_between(before, lsn)? {
                 self.note(format!("{ticked:?}"));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use qbroker::clock::{Clock, ManualClock};
-use qbroker::engine::{self, Engine};
+use qbroker::engine::{self, Core, Engine};
 use qbroker::queue::Limits;
 use qbroker::queue::ids::LeaseToken;
+use qbroker::queue::index::Index as _;
 use qbroker::queue::time::Now;
 use qbroker_storage::disk::Disk as _;
 use qbroker_storage::disk::sim::{Faults, Rng, SimDisk};
@@ -163,6 +164,15 @@ impl World {
     pub(super) fn holds_all(&self, model: &Model) -> bool {
         let tokens: Vec<_> = model.tokens().filter_map(|it| LeaseToken::from_bytes(&it)).collect();
         self.engine.look(|core| tokens.iter().all(|token| core.is_held(*token))).1
+    }
+
+    /// Whether the broker has let go of something of a queue that the model has still.
+    pub(super) fn has_trimmed(&self, model: &Model) -> bool {
+        let has_fewer = |(name, count): (&str, u64)| {
+            let counts = |core: &Core| Some(core.index().counts(core.queue(name).ok()?.id()));
+            self.engine.look(counts).1.is_none_or(|counts| counts.messages() < count)
+        };
+        model.counts().into_iter().any(has_fewer)
     }
 
     /// Whether anybody may be told of what was decided up to there; an error where nobody will be.

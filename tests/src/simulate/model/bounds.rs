@@ -154,6 +154,15 @@ impl Model {
         held.fold(Size::default(), |held, it| held.and(Size::one(it.bytes)))
     }
 
+    /// How many messages each queue has that has some.
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for message in self.messages.values() {
+            *counts.entry(message.queue).or_default() += 1;
+        }
+        counts
+    }
+
     /// The ready messages of a queue, by their places.
     pub(super) fn oldest_ready(&self, queue: &str) -> Vec<Sequence> {
         let ready = self.messages.iter();
