@@ -336,9 +336,10 @@ impl Run {
             let is_there = |sequence| there.contains(&sequence);
             let (world, timeline) = (&self.world, &mut self.timeline);
             let has_all = |model: &Model| world.holds_all(model);
-            let asked = (is_there, has_all, |number| born.get(&number).copied());
+            let has_trimmed = |model: &Model| world.has_trimmed(model);
+            let asked = (is_there, has_all, has_trimmed, |number| born.get(&number).copied());
             while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
-                && (is_over || !world.holds_all(&model) || world.has_trimmed(&model))
+                && (is_over || !has_all(&model) || has_trimmed(&model))
             {}
             for ticked in self.ticked_between(before, lsn)? {
                 self.note(format!("{ticked:?}"));
