@@ -326,26 +326,16 @@ impl Run {
             let (lsn, ticked) = self.world.engine.turn(|core, now, out| core.tick(now, out))?;
             ticked.map_err(|refused| self.wrong(format!("time is refused: {refused}")))?;
             let is_over = !self.world.is_anything_due();
-            let mut model = self.timeline.now().clone();
-            model.begin_ticks();
-            model.notice(now);
-            model.has_room = !self.world.is_low();
-            // A step that meets a page which is not in memory begins anew, and may do more than one.
-            let there = self.letters()?;
             let born = self.published_between(before, lsn)?;
-            let is_there = |sequence| there.contains(&sequence);
-            let (world, timeline) = (&self.world, &mut self.timeline);
-            let has_all = |model: &Model| world.holds_all(model);
-            let has_trimmed = |model: &Model| world.has_trimmed(model);
-            let asked = (is_there, has_all, has_trimmed, |number| born.get(&number).copied());
-            while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
-                && (is_over || !has_all(&model) || has_trimmed(&model))
-            {}
+            self.tick_model(is_over, &born)?;
             for ticked in self.ticked_between(before, lsn)? {
                 self.note(format!("{ticked:?}"));
                 self.done(|model| model.tick_schedule(&ticked, now))?;
             }
             self.follow();
+            if self.world.has_trimmed(self.timeline.now()) {
+                self.tick_model(is_over, &born)?;
+            }
             self.note_grants()?;
             self.mark_at(lsn);
             if is_over {
@@ -355,6 +345,26 @@ impl Run {
                 return Ok(());
             }
         }
+    }
+
+    /// What the broker did in one step by itself: all that is due, where it `is_over`. A step that meets a
+    /// page which is not in memory begins anew, and may do more than one.
+    fn tick_model(&mut self, is_over: bool, born: &BTreeMap<u64, Sequence>) -> Result<(), Stopped> {
+        let now = self.world.time();
+        let mut model = self.timeline.now().clone();
+        model.begin_ticks();
+        model.notice(now);
+        model.has_room = !self.world.is_low();
+        let there = self.letters()?;
+        let (world, timeline) = (&self.world, &mut self.timeline);
+        let is_there = |sequence| there.contains(&sequence);
+        let has_all = |model: &Model| world.holds_all(model);
+        let has_trimmed = |model: &Model| world.has_trimmed(model);
+        let asked = (is_there, has_all, has_trimmed, |number| born.get(&number).copied());
+        while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
+            && (is_over || !has_all(&model) || has_trimmed(&model))
+        {}
+        Ok(())
     }
 
     /// The dead letters of which only so many bytes are kept.
