@@ -8,7 +8,7 @@ use qbroker_client::LostReason;
 use qbroker_worker::middleware::Prometheus;
 use qbroker_worker::{CancelReason, Context, WorkerError, actor};
 
-use crate::harness::{Bench, patiently, run, write};
+use crate::harness::{Bench, run, write};
 
 /// Tells when it is dropped, as whatever a future holds is.
 struct Dropped(Context);
