@@ -8,7 +8,7 @@ use qbroker_proto::v1::{PublishResponse, PublishResult, PublishStreamResponse, p
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::batch::{self, Malformed};
+use super::convert::batch::{self, Intake, Malformed};
 use super::convert::outgoing;
 use super::fault::{Fault, flat};
 use super::{Context, publish_stream};
@@ -53,7 +53,8 @@ impl Publisher {
     /// All or nothing.
     async fn all(&self, request: PublishRequest) -> Result<Vec<PublishResult>, Status> {
         let Context { engine, limits, hasher, .. } = &self.context;
-        let messages = batch::messages(request, *limits, *hasher)
+        let messages = Intake::new(*limits, *hasher)
+            .take(request)
             .map_err(|Malformed { index, fault, .. }| fault.to_status_at(index))?;
         let permit = engine.reserve(bytes(&messages)).await;
         let publish = Publish { messages };
@@ -74,10 +75,11 @@ impl Publisher {
             allow_partial: true,
         };
         batch::check_batch(&request, *limits).map_err(|fault| fault.to_status())?;
+        let mut intake = Intake::new(*limits, *hasher);
         let publishes: Vec<Result<Publish, Fault>> = request
             .messages
             .into_iter()
-            .map(|message| batch::messages(one(message), *limits, *hasher))
+            .map(|message| intake.take(one(message)))
             .map(|messages| {
                 messages.map(|messages| Publish { messages }).map_err(|malformed| malformed.fault)
             })

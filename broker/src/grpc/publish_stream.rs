@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::Context;
-use super::convert::batch::{self, Malformed};
+use super::convert::batch::{Intake, Malformed};
 use super::convert::{bounds, outgoing};
 use super::fault::Fault;
 use super::publish::bytes;
@@ -39,8 +39,10 @@ pub(super) fn serve(
     let end = Arc::new(OnceLock::new());
     let (unanswered, answering) =
         Unanswered::new(bounds::UNCONFIRMED_BATCHES_MAX.cast_unsigned() as usize);
+    let intake = Intake::of_stream(context.limits, context.hasher);
     let reader = Reader {
         context,
+        intake,
         id,
         outbox: outbox.clone(),
         unanswered,
@@ -60,6 +62,7 @@ pub(super) fn serve(
 /// Takes a stream's requests, in order.
 struct Reader {
     context: Context,
+    intake: Intake,
     id: StreamId,
     outbox: Arc<Outbox<PublishEvent>>,
     unanswered: Unanswered,
@@ -166,10 +169,8 @@ impl Reader {
         if self.producer.is_none() {
             self.follow(number)?;
         }
-        let Context { limits, hasher, .. } = &self.context;
-        let messages = batch::messages(request, *limits, *hasher);
         let producer = self.producer.unwrap_or_default();
-        let (content, bytes) = match messages {
+        let (content, bytes) = match self.intake.take(request) {
             Ok(messages) => {
                 let bytes = bytes(&messages);
                 (Ok(Publish { messages }), bytes)

@@ -7,7 +7,7 @@ use qbroker_storage::Lsn;
 
 use super::body::prefix;
 use super::index::Index;
-use super::publish::{OnStream, Receipt, positions_of_duplicates};
+use super::publish::{OnStream, Receipt};
 use super::record::{
     BatchRefused, BatchStored, ProducerOpened as OpenedRecord, ProducersForgotten, Record,
 };
@@ -86,11 +86,13 @@ pub struct BatchOutcome {
 }
 
 impl BatchOutcome {
-    /// The outcome of a batch outside of a producer, whose messages are stored.
+    /// The outcome of a batch whose messages are stored.
     pub fn stored(batch: u64, receipts: &[Receipt]) -> Self {
         let first = receipts.iter().find(|receipt| !receipt.duplicate);
         let first = first.map_or(Lsn(0), |receipt| receipt.birth);
-        Self { batch, first, duplicates: positions_of_duplicates(receipts), refused: None }
+        let duplicates = receipts.iter().zip(0..).filter(|(receipt, _)| receipt.duplicate);
+        let duplicates = duplicates.map(|(_, position)| position).collect();
+        Self { batch, first, duplicates, refused: None }
     }
 
     /// The outcome of a batch of which nothing is stored.
@@ -216,12 +218,6 @@ impl Producers {
         let refused = self.producers.get(&on.producer).map(|producer| &producer.refused);
         let unknown = |refused: &&BatchRefused| on.confirmed_through < refused.batch;
         refused.into_iter().flatten().filter(unknown).cloned().collect()
-    }
-
-    /// The outcome of the batch that was just stored.
-    pub(super) fn outcome(&self, producer: u64, batch: u64) -> BatchOutcome {
-        let outcome = self.producers.get(&producer).and_then(|producer| producer.outcome(batch));
-        outcome.expect("a stored batch has an outcome")
     }
 
     /// A batch is refused; of `max` outcomes, and of [`REFUSED_BYTES_MAX`], the oldest go.

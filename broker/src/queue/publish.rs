@@ -145,22 +145,21 @@ impl<I: Index> Core<I> {
         let mut draft = self.draft();
         match self.draft_messages(&mut draft, &publish.messages, now) {
             Ok((receipts, evicted)) => {
-                let duplicates = positions_of_duplicates(&receipts);
+                let outcome = BatchOutcome::stored(on.batch, &receipts);
                 for refused in self.producers.refused_since_stored(on) {
                     draft.fact(Record::BatchRefused(refused));
                 }
-                let first = receipts.iter().find(|receipt| !receipt.duplicate);
                 draft.fact(Record::BatchStored(BatchStored {
                     producer: on.producer,
                     batch: on.batch,
                     wall_ms: now.wall_ms,
                     confirmed_through: on.confirmed_through,
-                    first: first.map_or(0, |receipt| receipt.birth.0),
-                    duplicates,
+                    first: outcome.first.0,
+                    duplicates: outcome.duplicates.clone(),
                 }));
                 self.commit(draft, out);
                 self.evict(&evicted, now, out);
-                Ok(self.producers.outcome(on.producer, on.batch))
+                Ok(outcome)
             }
             Err((_, Stop::Missing(missing))) => Err(missing.into()),
             Err((index, Stop::Refused(refused))) => {
@@ -364,10 +363,4 @@ impl<I: Index> Core<I> {
 #[expect(clippy::cast_possible_truncation, reason = "halves of a hash")]
 fn halves(hash: u128) -> (u64, u64) {
     ((hash >> 64) as u64, hash as u64)
-}
-
-/// The messages of a batch that were stored before.
-pub(super) fn positions_of_duplicates(receipts: &[Receipt]) -> Vec<u32> {
-    let positions = receipts.iter().enumerate().filter(|(_, receipt)| receipt.duplicate);
-    positions.map(|(index, _)| u32::try_from(index).unwrap_or(u32::MAX)).collect()
 }

@@ -27,6 +27,8 @@ pub(super) const KEY_BYTES_MAX: usize = 256;
 
 /// What a small message has before its payload, about.
 const PREFIX_BYTES: usize = 16;
+/// Memory that a stream makes at once for that.
+const PREFIXES_BYTES: usize = 4 << 10;
 
 /// Hashes message ids with the log's own key, so that nobody can choose ids that collide.
 #[derive(Clone, Copy, Debug)]
@@ -58,25 +60,49 @@ pub(in crate::grpc) struct Malformed {
     pub(in crate::grpc) bytes: usize,
 }
 
-/// A batch of messages.
-pub(in crate::grpc) fn messages(
-    request: PublishRequest,
+/// Takes in batches that come one after the other; what they have in common is made once.
+#[derive(Debug)]
+pub(in crate::grpc) struct Intake {
     limits: BatchLimits,
     hasher: IdHasher,
-) -> Result<Vec<NewMessage>, Malformed> {
-    let bytes = check_batch(&request, limits).map_err(|fault| {
-        let bytes = request.encoded_len();
-        Malformed { index: 0, fault, bytes }
-    })?;
-    let default: Arc<str> = Arc::from(request.queue);
-    // One piece of memory for what stands before the payloads of all of them.
-    let mut prefixes = BytesMut::with_capacity(PREFIX_BYTES * request.messages.len());
-    let each = request.messages.into_iter().enumerate();
-    each.map(|(index, message)| {
-        let message = new_message(message, &default, hasher, &mut prefixes);
-        message.map_err(|fault| Malformed { index, fault, bytes })
-    })
-    .collect()
+    /// Of the last batch; the next one's is mostly the same.
+    queue: Arc<str>,
+    /// One piece of memory for what stands before the payloads of many messages.
+    prefixes: BytesMut,
+}
+
+impl Intake {
+    /// Of one batch.
+    pub(in crate::grpc) fn new(limits: BatchLimits, hasher: IdHasher) -> Self {
+        Self { limits, hasher, queue: Arc::default(), prefixes: BytesMut::new() }
+    }
+
+    /// Of batches that may have one message each.
+    pub(in crate::grpc) fn of_stream(limits: BatchLimits, hasher: IdHasher) -> Self {
+        let prefixes = BytesMut::with_capacity(PREFIXES_BYTES);
+        Self { prefixes, ..Self::new(limits, hasher) }
+    }
+
+    /// The messages of a batch.
+    pub(in crate::grpc) fn take(
+        &mut self,
+        request: PublishRequest,
+    ) -> Result<Vec<NewMessage>, Malformed> {
+        let bytes = check_batch(&request, self.limits).map_err(|fault| {
+            let bytes = request.encoded_len();
+            Malformed { index: 0, fault, bytes }
+        })?;
+        if *self.queue != *request.queue {
+            self.queue = request.queue.into();
+        }
+        self.prefixes.reserve(PREFIX_BYTES * request.messages.len());
+        let each = request.messages.into_iter().enumerate();
+        each.map(|(index, message)| {
+            let message = new_message(message, &self.queue, self.hasher, &mut self.prefixes);
+            message.map_err(|fault| Malformed { index, fault, bytes })
+        })
+        .collect()
+    }
 }
 
 /// Refuses a batch that is empty or too large as a whole; else says how large it is.
