@@ -21,6 +21,11 @@ impl<I: Index> Core<I> {
         self.sessions.get(session).map_or("", |session| &session.name)
     }
 
+    /// Whether somebody of this name is connected, or holds messages and may come back.
+    pub fn has_session(&self, name: &str) -> bool {
+        self.sessions.named(name).is_some()
+    }
+
     /// Ends a stream because an operator says so; its leases wait for the session's grace, or are lost
     /// with the session, at once.
     pub fn disconnect_consumer(

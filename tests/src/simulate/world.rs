@@ -160,10 +160,14 @@ impl World {
         self.engine.look(|core| core.deadlines().is_over(self.now)).1
     }
 
-    /// Whether the broker knows all leases of the model.
+    /// Whether the broker knows all leases of the model, and all sessions.
     pub(super) fn holds_all(&self, model: &Model) -> bool {
         let tokens: Vec<_> = model.tokens().filter_map(|it| LeaseToken::from_bytes(&it)).collect();
-        self.engine.look(|core| tokens.iter().all(|token| core.is_held(*token))).1
+        let holds_all = |core: &Core| {
+            tokens.iter().all(|token| core.is_held(*token))
+                && model.session_names().all(|name| core.has_session(name))
+        };
+        self.engine.look(holds_all).1
     }
 
     /// Whether the broker has let go of something of a queue that the model has still.

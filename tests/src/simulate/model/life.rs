@@ -55,7 +55,7 @@ impl Model {
     }
 
     /// A step of [`Self::tick`]: of sessions and streams that are over, one, or so many that the broker
-    /// `has_all` leases that are left; of queues that hold too much, one, where the broker `has_trimmed` any.
+    /// `has_all` leases and sessions that are left; of queues that hold too much, one, where the broker `has_trimmed` any.
     /// Whether there may be more. Lines go on after it, and after what schedules did in it:
     /// [`Self::end_waits`].
     pub(crate) fn tick_once(

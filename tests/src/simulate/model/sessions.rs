@@ -157,6 +157,10 @@ impl Model {
         self.leased().map(|(_, lease)| lease.token)
     }
 
+    pub(crate) fn session_names(&self) -> impl Iterator<Item = &'static str> {
+        self.sessions.keys().copied()
+    }
+
     /// A stream is gone; its leases wait for the grace of its session.
     pub(crate) fn disconnect(&mut self, stream: Stream, now: Time) {
         let Some(gone) = self.consumers.remove(&stream) else { return };
