@@ -84,12 +84,12 @@ impl Size {
 }
 
 impl Model {
-    /// Of each queue, how many of its ready messages go for a batch, and how many of the batch's first
-    /// ones that are ready.
+    /// Of each queue, the oldest first, how many of its ready messages go for a batch, and how many of the
+    /// batch's first ones that are ready.
     pub(super) fn make_room(
         &self,
         batch: &Storing<'_>,
-    ) -> Result<BTreeMap<&'static str, (usize, usize)>, Refusal> {
+    ) -> Result<Vec<(&'static str, (usize, usize))>, Refusal> {
         let mut queues = BTreeMap::<(u64, &'static str), Vec<&Stored<'_>>>::new();
         for stored in &batch.stored {
             let name = stored.new.queue;
@@ -97,11 +97,11 @@ impl Model {
             let number = self.queues.get(name).map_or(u64::MAX, |queue| queue.number);
             queues.entry((number, name)).or_default().push(stored);
         }
-        let mut going = BTreeMap::new();
+        let mut going = Vec::new();
         for ((_, queue), new) in queues {
             let (ready, of_batch) = self.going_of(queue, &new, &batch.named)?;
             if 0 < ready + of_batch {
-                going.insert(queue, (ready, of_batch));
+                going.push((queue, (ready, of_batch)));
             }
         }
         Ok(going)
