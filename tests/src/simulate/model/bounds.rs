@@ -44,6 +44,10 @@ impl<'a> Storing<'a> {
     }
 }
 
+/// Of a queue, how many of its ready messages go for a batch, and how many of the batch's first ones that
+/// are ready.
+pub(super) type Leaving = (&'static str, (usize, usize));
+
 /// How much messages are, by both measures of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Size {
@@ -84,12 +88,8 @@ impl Size {
 }
 
 impl Model {
-    /// Of each queue, the oldest first, how many of its ready messages go for a batch, and how many of the
-    /// batch's first ones that are ready.
-    pub(super) fn make_room(
-        &self,
-        batch: &Storing<'_>,
-    ) -> Result<Vec<(&'static str, (usize, usize))>, Refusal> {
+    /// What goes for a batch, the oldest queue first.
+    pub(super) fn make_room(&self, batch: &Storing<'_>) -> Result<Vec<Leaving>, Refusal> {
         let mut queues = BTreeMap::<(u64, &'static str), Vec<&Stored<'_>>>::new();
         for stored in &batch.stored {
             let name = stored.new.queue;
