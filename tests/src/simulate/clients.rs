@@ -251,12 +251,7 @@ impl Run {
         let mut model = self.timeline.now().clone();
         model.notice(self.world.time());
         model.has_room = !self.world.is_low();
-        change(&mut model).map_err(|wrong| match self.world.is_powered() {
-            true => Stopped::Wrong(wrong),
-            // It was decided on what could not be read any more, and is told to nobody. What it left is judged
-            // after the start.
-            false => Stopped::Log,
-        })?;
+        change(&mut model).map_err(|wrong| self.unreadable(wrong))?;
         self.timeline.push(model);
         Ok(())
     }

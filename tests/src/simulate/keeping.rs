@@ -10,7 +10,7 @@ use qbroker::queue::index::Index as _;
 use qbroker::queue::record::{Published, Record};
 use qbroker::queue::state::{AddToCounter, ChangeCounter, Key, StateChange, StoreValue};
 use qbroker::queue::{Effects, Outcome, Patch, Settle, Settlement};
-use qbroker_storage::{Body, Lsn};
+use qbroker_storage::{Body, Lsn, StoredRecord};
 
 use super::audit;
 use super::clients::{Told, refusal};
@@ -163,16 +163,17 @@ impl Run {
     fn facts_of(&self, birth: Lsn) -> Result<Option<Published>, Stopped> {
         let look = |core: &Core| core.index().message(birth);
         let Some(message) = self.world.engine.look_up(look)?.1 else { return Ok(None) };
-        let stored = match audit::record(&self.world.engine, message.content(birth)) {
-            Ok(stored) => stored,
-            Err(_) if !self.world.is_powered() => return Err(Stopped::Log),
-            Err(wrong) => return Err(self.wrong(wrong)),
-        };
+        let stored = self.record(message.content(birth))?;
         match Record::decode_head(&stored.head) {
             Ok(Record::Published(published)) => Ok(Some(published)),
             Ok(Record::Patched(patched)) => Ok(Some(patched.published)),
             other => Err(self.wrong(format!("the content of {birth} is {other:?}"))),
         }
+    }
+
+    /// A record of the log.
+    pub(super) fn record(&self, lsn: Lsn) -> Result<StoredRecord, Stopped> {
+        audit::record(&self.world.engine, lsn).map_err(|wrong| self.unreadable(wrong))
     }
 
     /// The messages that were published after this record, and not after that one, by their numbers.
@@ -183,11 +184,7 @@ impl Run {
     ) -> Result<BTreeMap<u64, Sequence>, Stopped> {
         let mut published = BTreeMap::new();
         for lsn in after.0 + 1..=through.0 {
-            let stored = match audit::record(&self.world.engine, Lsn(lsn)) {
-                Ok(stored) => stored,
-                Err(_) if !self.world.is_powered() => return Err(Stopped::Log),
-                Err(wrong) => return Err(self.wrong(wrong)),
-            };
+            let stored = self.record(Lsn(lsn))?;
             if !matches!(Record::decode_head(&stored.head), Ok(Record::Published(_))) {
                 continue;
             }

@@ -133,11 +133,8 @@ impl Run {
             let source = audit::record(&self.world.engine, letter.record).and_then(|record| {
                 StoredDeadLetter::source_queue(&record.body).map_err(|error| error.to_string())
             });
-            match source {
-                Ok(source) if source == name => of_queue.push(*letter),
-                Ok(_) => {}
-                Err(_) if !self.world.is_powered() => return Err(Stopped::Log),
-                Err(wrong) => return Err(self.wrong(wrong)),
+            if source.map_err(|wrong| self.unreadable(wrong))? == name {
+                of_queue.push(*letter);
             }
         }
         Ok(of_queue)

@@ -122,6 +122,15 @@ impl Run {
         Stopped::Wrong(what)
     }
 
+    /// Something is wrong that was decided on what is on disk. Without power that could not be read, and
+    /// nobody is told; what is left is judged after the start.
+    pub(super) fn unreadable(&self, what: String) -> Stopped {
+        match self.world.is_powered() {
+            true => Stopped::Wrong(what),
+            false => Stopped::Log,
+        }
+    }
+
     pub(super) fn note(&mut self, line: String) {
         self.digest.add(line.as_bytes());
         if self.verbose {
@@ -369,20 +378,12 @@ impl Run {
 
     /// The dead letters of which only so many bytes are kept.
     fn letters(&self) -> Result<BTreeSet<Sequence>, Stopped> {
-        audit::births(&self.world.engine, LETTERS).map_err(|wrong| match self.world.is_powered() {
-            true => Stopped::Wrong(wrong),
-            false => Stopped::Log,
-        })
+        audit::births(&self.world.engine, LETTERS).map_err(|wrong| self.unreadable(wrong))
     }
 
     /// What there is now is exactly what the model says.
     fn audit(&self) -> Result<(), Stopped> {
-        let seen = match audit::observe(&self.world.engine) {
-            Ok(seen) => seen,
-            // It needs what is on disk.
-            Err(_) if !self.world.is_powered() => return Err(Stopped::Log),
-            Err(wrong) => return Err(Stopped::Wrong(wrong)),
-        };
+        let seen = audit::observe(&self.world.engine).map_err(|wrong| self.unreadable(wrong))?;
         audit::compare(&seen, self.timeline.now()).map_err(Stopped::Wrong)
     }
 

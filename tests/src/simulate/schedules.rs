@@ -88,11 +88,7 @@ impl Run {
     pub(super) fn ticked_between(&self, after: Lsn, through: Lsn) -> Result<Vec<Ticked>, Stopped> {
         let (mut all, mut last) = (Vec::new(), None::<(Lsn, StoredRecord)>);
         for lsn in after.0 + 1..=through.0 {
-            let stored = match audit::record(&self.world.engine, Lsn(lsn)) {
-                Ok(stored) => stored,
-                Err(_) if !self.world.is_powered() => return Err(Stopped::Log),
-                Err(wrong) => return Err(self.wrong(wrong)),
-            };
+            let stored = self.record(Lsn(lsn))?;
             match Record::decode_head(&stored.head) {
                 Ok(Record::Published(_)) => last = Some((Lsn(lsn), stored)),
                 Ok(Record::StateChanged(changed)) => {

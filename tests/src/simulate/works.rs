@@ -146,11 +146,7 @@ impl Run {
             if lsn == Lsn(0) {
                 return Ok(None);
             }
-            let unreadable = |wrong| match self.world.is_powered() {
-                true => Stopped::Wrong(wrong),
-                false => Stopped::Log,
-            };
-            let stored = audit::record(&self.world.engine, lsn).map_err(unreadable)?;
+            let stored = self.record(lsn)?;
             let record = Record::decode_head(&stored.head);
             let record = record.map_err(|why| self.wrong(format!("record {lsn}: {why}")))?;
             Ok(Some((record, stored)))
