@@ -7,6 +7,7 @@ use qbroker_client::OutgoingMessage;
 
 use super::figure::{Figure, Unit};
 use super::idle;
+use super::minutes::Minutes;
 use super::open_loop::{OpenLoop, Seen};
 use super::percentiles::{self, milliseconds};
 use super::probe::{self, Probe};
@@ -119,10 +120,14 @@ impl LatencyArgs {
 
 fn under_load(seen: &Seen, machine: &probe::Seen) -> Vec<Figure> {
     let in_flight = seen.in_flight_max;
-    let of = |what, times| {
-        let [p50, p99, rest @ ..] = percentiles::figures(what, times, in_flight);
-        let [p999, most] = rest;
-        [p50, p99.at_most(P99_MS_MAX), p999, most]
+    let of = |what, times: &Minutes| {
+        let [p50, p99, rest @ ..] = percentiles::figures(what, times.all(), in_flight);
+        let minute = |(which, nanoseconds)| {
+            let title = format!("{what}, p99 of the {which} minute");
+            Figure::new(title, milliseconds(nanoseconds), Unit::Milliseconds).in_flight(in_flight)
+        };
+        let minutes = ["best", "middle", "worst"].into_iter().zip(times.p99_spread()).map(minute);
+        [p50, p99.at_most(P99_MS_MAX)].into_iter().chain(rest).chain(minutes).collect::<Vec<_>>()
     };
     let figures = [
         of("under load: confirm", &seen.confirm),

@@ -15,6 +15,7 @@ mod idle;
 mod jobs;
 mod jobs_stop;
 mod latency;
+mod minutes;
 mod numbered;
 mod open_loop;
 mod outcome;

@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use hdrhistogram::Histogram;
 use qbroker_client::{Consumer, OutgoingMessage, SettlingAll};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
+use super::minutes::Minutes;
 use super::numbered;
 use super::progress::Progress;
 use super::traffic::{bounded, in_flight};
 use crate::qbroker::{Publisher, Qbroker};
-use crate::samples::histogram;
 use crate::system::{Fallible, Publisher as _, System as _};
 
 /// Messages that are meant to be sent one after the other, all the same time apart.
@@ -41,10 +40,10 @@ const GAP: Duration = Duration::from_millis(10);
 /// What was seen; times in nanoseconds, from when a message was meant to be sent.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    pub(crate) confirm: Histogram<u64>,
-    pub(crate) deliver: Histogram<u64>,
+    pub(crate) confirm: Minutes,
+    pub(crate) deliver: Minutes,
     /// From the ack to its answer.
-    pub(crate) ack: Histogram<u64>,
+    pub(crate) ack: Minutes,
     /// The longest in which nothing was confirmed.
     pub(crate) gap_max: u64,
     pub(crate) gaps: Vec<Gap>,
@@ -94,8 +93,13 @@ impl OpenLoop {
 
     /// When the message of this number is meant to be sent.
     fn meant(self, start: Instant, number: u64) -> Instant {
+        start + self.since(number)
+    }
+
+    /// How long after the beginning that is.
+    fn since(self, number: u64) -> Duration {
         let tick = number * self.apart / TICK_NANOS;
-        start + Duration::from_nanos((tick + 1) * TICK_NANOS)
+        Duration::from_nanos((tick + 1) * TICK_NANOS)
     }
 
     async fn publish(
@@ -128,7 +132,7 @@ impl OpenLoop {
                     latest = now;
                     let newly = messages?;
                     for number in confirmed..confirmed + newly {
-                        seen.confirm.record(self.late(start, number, now)?)?;
+                        seen.confirm.record(self.since(number), self.late(start, number, now)?, 1)?;
                     }
                     confirmed += newly;
                 }
@@ -156,8 +160,8 @@ impl OpenLoop {
         consumer: Consumer,
         start: Instant,
         progress: Arc<Progress>,
-    ) -> Fallible<(Histogram<u64>, Histogram<u64>)> {
-        let (mut deliver, mut acks) = (histogram(), Acks::new());
+    ) -> Fallible<(Minutes, Minutes)> {
+        let (mut deliver, mut acks) = (Minutes::new(), Acks::new(start));
         let mut next = 0;
         while next < self.messages || !acks.waiting.is_empty() {
             tokio::select! {
@@ -166,7 +170,7 @@ impl OpenLoop {
                     for delivery in &batch {
                         let number = numbered::number(delivery)?;
                         ensure!(number == next, "message {number} came instead of {next}");
-                        deliver.record(self.late(start, number, now)?)?;
+                        deliver.record(self.since(number), self.late(start, number, now)?, 1)?;
                         next += 1;
                     }
                     ensure!(!batch.is_empty(), "the broker drained the consumer");
@@ -185,14 +189,15 @@ impl OpenLoop {
 
 /// Acks on their way, oldest first.
 struct Acks {
+    start: Instant,
     waiting: VecDeque<(Instant, u64, SettlingAll)>,
     /// Nanoseconds to the answer, of each message.
-    times: Histogram<u64>,
+    times: Minutes,
 }
 
 impl Acks {
-    fn new() -> Self {
-        Self { waiting: VecDeque::new(), times: histogram() }
+    fn new(start: Instant) -> Self {
+        Self { start, waiting: VecDeque::new(), times: Minutes::new() }
     }
 
     fn add(&mut self, begin: Instant, messages: u64, settling: SettlingAll) {
@@ -204,7 +209,7 @@ impl Acks {
         let (begin, messages, settling) = self.waiting.front_mut().context("no ack waits")?;
         let refused = Pin::new(settling).await;
         let nanoseconds = u64::try_from(begin.elapsed().as_nanos())?;
-        self.times.record_n(nanoseconds, *messages)?;
+        self.times.record(begin.duration_since(self.start), nanoseconds, *messages)?;
         self.waiting.pop_front();
         ensure!(refused.is_empty(), "an ack was refused: {refused:?}");
         Ok(())
@@ -214,9 +219,9 @@ impl Acks {
 impl Seen {
     fn nothing() -> Self {
         Self {
-            confirm: histogram(),
-            deliver: histogram(),
-            ack: histogram(),
+            confirm: Minutes::new(),
+            deliver: Minutes::new(),
+            ack: Minutes::new(),
             gap_max: 0,
             gaps: Vec::new(),
             in_flight_max: 0,
