@@ -49,10 +49,12 @@ mod verify;
 pub mod fuzz;
 
 pub mod disk;
+mod background;
 mod error;
 mod layout;
 mod stats;
 
+pub use crate::background::give_way;
 pub use crate::error::{AppendError, Damage, DiskError, Lost, OpenError, ReadError, WriteError};
 pub use crate::follow::{Bound, FollowError, Stretch};
 pub use crate::liveness::{Kept, Liveness};

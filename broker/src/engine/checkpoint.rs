@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use qbroker_storage::{Lsn, Space, WriteError};
+use qbroker_storage::{Lsn, Space, WriteError, give_way};
 use tracing::{debug, error, warn};
 
 use super::Engine;
@@ -73,6 +73,7 @@ impl Engine {
         let engine = self.clone();
         let thread = std::thread::Builder::new().name("checkpoint".to_owned());
         thread.spawn(move || {
+            give_way();
             let (mut last, mut full) = (Instant::now(), None::<Instant>);
             while !engine.checkpoints.wait() {
                 let waits = full.is_some_and(|full| full.elapsed() < RETRY);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use qbroker_storage::Lsn;
+use qbroker_storage::{Lsn, give_way};
 
 use super::history::{self, Traces};
 use super::{Core, Engine, Stopped};
@@ -51,6 +51,7 @@ impl Engine {
         let engine = self.clone();
         let thread = std::thread::Builder::new().name("outcomes".to_owned());
         thread.spawn(move || {
+            give_way();
             while !engine.checkpoints.wait() {
                 loop {
                     match engine.write_outcomes() {

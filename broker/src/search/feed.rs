@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use qbroker_storage::{Bound, FollowError, Lsn, LsnRange, Space};
+use qbroker_storage::{Bound, FollowError, Lsn, LsnRange, Space, give_way};
 use tracing::{error, info, warn};
 
 use super::entry::{Attribute, Found, found, named};
@@ -27,6 +27,7 @@ const DISCARDED_MAX: u32 = 10;
 pub(super) fn spawn(engine: Arc<Engine>, shared: Arc<Shared>) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("search".to_owned());
     let run = move || {
+        give_way();
         let mut feeder = Feeder { engine, shared, next: Lsn(1), written: Instant::now() };
         feeder.run();
         *feeder.shared.ended.lock() = true;

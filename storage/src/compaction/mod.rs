@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::background::give_way;
 use crate::cold::ColdSegment;
 use crate::compaction::measure::Measured;
 use crate::error::{Damage, WriteError};
@@ -133,6 +134,7 @@ impl<E: Into<WriteError>> From<E> for Abandoned {
 /// The compacting thread.
 pub(crate) fn run(shared: &Arc<Shared>) {
     let guard = Unwinding { shared };
+    give_way();
     let mut appended = shared.appended_bytes();
     while shared.compaction.wait() {
         loop {
