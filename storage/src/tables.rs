@@ -1,18 +1,12 @@
-//! The tables of the frames that were read last: who takes a frame's records a few at a time, or one
-//! of many who take from its queue, does not read and check its table each time.
+//! A frame's table, as it is kept for who reads of the frame again.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+mod recent;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::frame::{Entries, Entry, Header, Position};
 use crate::lsn::Lsn;
-use crate::segment::Segment;
-
-/// Bytes of tables that are kept, at most.
-const BYTES_MAX: usize = 4 << 20;
+pub(crate) use crate::tables::recent::Tables;
 
 /// Entries from one that is known to be where it is to the next one: few are passed to find one, and
 /// little is kept of a table beside itself.
@@ -97,35 +91,6 @@ impl Table {
 
     fn bytes(&self) -> usize {
         self.bytes.len() + self.known.len() * size_of::<Position>()
-    }
-}
-
-/// Tables, the one that was used last at the end.
-#[derive(Debug, Default)]
-pub(crate) struct Tables(Mutex<VecDeque<Arc<Table>>>);
-
-impl Tables {
-    /// The table of the frame of `segment` that this record is in, while it is here.
-    pub(crate) fn of(&self, segment: &Segment, lsn: Lsn) -> Option<Arc<Table>> {
-        let mut tables = self.0.lock();
-        let has = |table: &Arc<Table>| {
-            let Header { first_lsn, .. } = table.header;
-            first_lsn <= lsn && lsn < table.header.next_lsn() && table.nonce == segment.header.nonce
-        };
-        let at = tables.iter().rposition(has)?;
-        let table = tables.remove(at).expect("it was found there");
-        tables.push_back(Arc::clone(&table));
-        Some(table)
-    }
-
-    pub(crate) fn keep(&self, table: Arc<Table>) {
-        let mut tables = self.0.lock();
-        tables.push_back(table);
-        let mut bytes: usize = tables.iter().map(|table| table.bytes()).sum();
-        while BYTES_MAX < bytes {
-            let oldest = tables.pop_front().expect("there are bytes");
-            bytes -= oldest.bytes();
-        }
     }
 }
 
