@@ -342,7 +342,8 @@ impl Run {
                 self.done(|model| model.tick_schedule(&ticked, now))?;
             }
             self.follow();
-            if self.world.has_trimmed(self.timeline.now()) {
+            let born_of = |number| born.get(&number).copied();
+            if self.world.has_trimmed(&self.timeline.now().counts(now, born_of)) {
                 self.tick_model(is_over, &born)?;
             }
             self.note_grants()?;
@@ -368,8 +369,9 @@ impl Run {
         let (world, timeline) = (&self.world, &mut self.timeline);
         let is_there = |sequence| there.contains(&sequence);
         let has_all = |model: &Model| world.holds_all(model);
-        let has_trimmed = |model: &Model| world.has_trimmed(model);
-        let asked = (is_there, has_all, has_trimmed, |number| born.get(&number).copied());
+        let born_of = |number| born.get(&number).copied();
+        let has_trimmed = |model: &Model| world.has_trimmed(&model.counts(now, born_of));
+        let asked = (is_there, has_all, has_trimmed, born_of);
         while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
             && (is_over || !has_all(&model) || has_trimmed(&model))
         {}

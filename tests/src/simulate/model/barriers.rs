@@ -135,10 +135,10 @@ impl Model {
             return false;
         }
         self.barriers.retain(|_, it| it.gathering == Gathering::Open || !it.end.is_over(now));
-        let over = self.barriers.iter().filter(|(_, it)| it.end.is_over(now));
         // One that was not published is missed by whoever looks at everything.
-        let late = over.map(|(key, it)| (born(it.late.number).unwrap_or(u64::MAX), *key, it.late));
-        let mut late: Vec<_> = late.collect();
+        let sequence = |late: &New| born(late.number).unwrap_or(u64::MAX);
+        let mut late: Vec<_> =
+            self.late(now).map(|(key, late)| (sequence(&late), key, late)).collect();
         late.sort_unstable_by_key(|(sequence, ..)| *sequence);
         let is_any = !late.is_empty();
         for (sequence, key, new) in late {
@@ -149,6 +149,13 @@ impl Model {
             (barrier.gathering, barrier.end) = (Gathering::Expired, now.after(KNOWN_MS));
         }
         is_any
+    }
+
+    /// What barriers whose time is over publish.
+    pub(super) fn late(&self, now: Time) -> impl Iterator<Item = (u64, New)> {
+        let is_late = move |it: &Barrier| it.gathering == Gathering::Open && it.end.is_over(now);
+        let late = self.barriers.iter().filter(move |(_, it)| is_late(it));
+        late.map(|(key, it)| (*key, it.late))
     }
 
     /// After a reboot the wall clock is believed.

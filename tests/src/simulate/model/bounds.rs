@@ -154,11 +154,19 @@ impl Model {
         held.fold(Size::default(), |held, it| held.and(Size::one(it.bytes)))
     }
 
-    /// How many messages each queue has that has some.
-    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+    /// How many messages each queue has that has some, with those that are `born` of late barriers and
+    /// unknown yet.
+    pub(crate) fn counts(
+        &self,
+        now: Time,
+        born: impl Fn(u64) -> Option<Sequence>,
+    ) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
         for message in self.messages.values() {
             *counts.entry(message.queue).or_default() += 1;
+        }
+        for (_, late) in self.late(now).filter(|(_, late)| born(late.number).is_some()) {
+            counts.entry(late.queue).and_modify(|count| *count += 1);
         }
         counts
     }
