@@ -27,11 +27,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use qbroker_allocator::{Allocator, keep_memory};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The broker's own, so that the floor has it too.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Measures qbroker on this machine.
 #[derive(Debug, Parser)]
@@ -70,8 +71,13 @@ enum Command {
     FloorServer(floor::FloorArgs),
 }
 
+fn main() -> ExitCode {
+    keep_memory();
+    measure()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn measure() -> ExitCode {
     match run_until_interrupted(Cli::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         // In one line and the last: a backtrace would push it out of what is kept of a long output.

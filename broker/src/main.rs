@@ -4,12 +4,13 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Payloads come and go by the mebibyte; the system's allocator gives each such buffer back to the
-/// kernel and takes the page faults again.
+use qbroker_allocator::{Allocator, keep_memory};
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     qbroker::search::end_on_panic();
+    keep_memory();
     cli::main().into()
 }
