@@ -37,10 +37,12 @@ impl Minutes {
         &self.all
     }
 
-    /// Of 99 % of a minute's times the longest: in the best minute, the middle one and the worst.
+    /// Of 99 % of a minute's times the longest: in the best minute, the middle one and the worst. A
+    /// minute with less than half of the times of the fullest is none: the last one may be a moment.
     pub(crate) fn p99_spread(&self) -> [u64; 3] {
-        let with_times = self.each.iter().filter(|minute| !minute.is_empty());
-        let mut of_each: Vec<_> = with_times.map(|times| times.value_at_quantile(0.99)).collect();
+        let most = self.each.iter().map(Histogram::len).max().unwrap_or_default();
+        let whole = self.each.iter().filter(|minute| most <= 2 * minute.len());
+        let mut of_each: Vec<_> = whole.map(|times| times.value_at_quantile(0.99)).collect();
         of_each.sort_unstable();
         let at = |index: usize| of_each.get(index).copied().unwrap_or_default();
         [at(0), at(of_each.len() / 2), at(of_each.len().saturating_sub(1))]
@@ -58,7 +60,8 @@ mod tests {
         for (second, nanoseconds) in [(0, 100), (59, 100), (60, 900), (119, 900), (240, 200)] {
             minutes.record(Duration::from_secs(second), nanoseconds, 10).unwrap();
         }
-        assert_eq!(minutes.all().len(), 50);
+        minutes.record(Duration::from_secs(300), 1, 4).unwrap();
+        assert_eq!(minutes.all().len(), 54);
         assert_eq!(minutes.p99_spread(), [100, 200, 900]);
     }
 }
