@@ -16,7 +16,7 @@ pub fn give_way() {
         let thread = Some(rustix::thread::gettid());
         if getpriority_process(thread).is_ok_and(|nice| nice < NICE) {
             // Where that is forbidden, it goes on as fast as the others.
-            let _ = setpriority_process(thread, NICE);
+            setpriority_process(thread, NICE).ok();
         }
     }
 }

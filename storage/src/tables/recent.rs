@@ -136,7 +136,7 @@ mod tests {
             flags: 0,
             count: 10,
             first_lsn,
-            table_len: BYTES as u32,
+            table_len: 0,
             body_len: 0,
             self_off: 0,
             durable_off: 0,
