@@ -343,7 +343,7 @@ impl Run {
             }
             self.follow();
             let born_of = |number| born.get(&number).copied();
-            if self.world.has_trimmed(&self.timeline.now().counts(now, born_of)) {
+            if !self.world.trimmed(&self.timeline.now().counts(now, born_of)).is_empty() {
                 self.tick_model(is_over, &born)?;
             }
             self.note_grants()?;
@@ -370,10 +370,10 @@ impl Run {
         let is_there = |sequence| there.contains(&sequence);
         let has_all = |model: &Model| world.holds_all(model);
         let born_of = |number| born.get(&number).copied();
-        let has_trimmed = |model: &Model| world.has_trimmed(&model.counts(now, born_of));
-        let asked = (is_there, has_all, has_trimmed, born_of);
+        let trimmed = |model: &Model| world.trimmed(&model.counts(now, born_of));
+        let asked = (is_there, has_all, trimmed, born_of);
         while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
-            && (is_over || !has_all(&model) || has_trimmed(&model))
+            && (is_over || !has_all(&model) || !trimmed(&model).is_empty())
         {}
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The machine: a simulated disk, a clock that stands still by itself, and the broker's own core,
 //! engine, storage and recovery on them, in one thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -171,13 +171,13 @@ impl World {
         self.engine.look(holds_all).1
     }
 
-    /// Whether the broker has let go of something of a queue that should have so many messages.
-    pub(super) fn has_trimmed(&self, counts: &BTreeMap<&'static str, u64>) -> bool {
-        let has_fewer = |(name, count): (&&str, &u64)| {
+    /// Of which queues, that should have so many messages, the broker has let go of something.
+    pub(super) fn trimmed(&self, counts: &BTreeMap<&'static str, u64>) -> BTreeSet<&'static str> {
+        let has_fewer = |(name, count): &(&&str, &u64)| {
             let counts = |core: &Core| Some(core.index().counts(core.queue(name).ok()?.id()));
-            self.engine.look(counts).1.is_none_or(|counts| counts.messages() < *count)
+            self.engine.look(counts).1.is_none_or(|counts| counts.messages() < **count)
         };
-        counts.iter().any(has_fewer)
+        counts.iter().filter(has_fewer).map(|(name, _)| *name).collect()
     }
 
     /// Whether anybody may be told of what was decided up to there; an error where nobody will be.

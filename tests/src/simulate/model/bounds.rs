@@ -200,7 +200,11 @@ impl Model {
     }
 
     /// One queue that holds too much lets go of it; whether there was one.
-    pub(super) fn trim_one(&mut self, is_there: impl Fn(Sequence) -> bool) -> bool {
+    pub(super) fn trim_one(
+        &mut self,
+        queues: &BTreeSet<&'static str>,
+        is_there: impl Fn(Sequence) -> bool,
+    ) -> bool {
         let surplus = |name: &&'static str| {
             if let Some(going) = self.beyond_retention(name, &is_there) {
                 return Some((self.queues[name].number, going));
@@ -220,7 +224,8 @@ impl Model {
             ready.truncate(count);
             (!ready.is_empty()).then_some((self.queues[name].number, ready))
         };
-        let first = self.queues.keys().filter_map(surplus).min();
+        let there = self.queues.keys().filter(|name| queues.contains(*name));
+        let first = there.filter_map(surplus).min();
         let is_any = first.is_some();
         self.evict(&first.map(|(_, ready)| ready).unwrap_or_default());
         is_any

@@ -16,7 +16,12 @@ impl Model {
         mut each: impl FnMut(&Self),
     ) -> Result<(), Wrong> {
         self.begin_ticks();
-        let asked = (is_there, |_: &Self| true, |_: &Self| true, born);
+        let asked = (
+            is_there,
+            |_: &Self| true,
+            |model: &Self| model.queues.keys().copied().collect(),
+            born,
+        );
         loop {
             let mut goes_on = self.tick_once(now, &asked, &mut each);
             // In one step each schedule has one tick.
@@ -55,16 +60,17 @@ impl Model {
     }
 
     /// A step of [`Self::tick`]: of sessions and streams that are over, one, or so many that the broker
-    /// `has_all` leases and sessions that are left; of queues that hold too much, one, where the broker `has_trimmed` any.
+    /// `has_all` leases and sessions that are left; of queues that hold too much, one that the broker has
+    /// `trimmed`.
     /// Whether there may be more. Lines go on after it, and after what schedules did in it:
     /// [`Self::end_waits`].
     pub(crate) fn tick_once(
         &mut self,
         now: Time,
-        (is_there, has_all, has_trimmed, born): &(
+        (is_there, has_all, trimmed, born): &(
             impl Fn(Sequence) -> bool,
             impl Fn(&Self) -> bool,
-            impl Fn(&Self) -> bool,
+            impl Fn(&Self) -> BTreeSet<&'static str>,
             impl Fn(u64) -> Option<Sequence>,
         ),
         mut each: impl FnMut(&Self),
@@ -91,7 +97,7 @@ impl Model {
             each(self);
         }
         self.end_retentions(now);
-        let trimmed = has_trimmed(self) && self.trim_one(is_there);
+        let trimmed = self.trim_one(&trimmed(self), is_there);
         self.kept.end(now);
         self.end_permits(now);
         let published = self.end_barriers(now, born, &mut each);
