@@ -3,7 +3,7 @@
 //! Payloads come and go by the mebibyte. The system's allocator gives each such buffer back to the
 //! kernel and takes the page faults again. mimalloc keeps it for a second; but a broker that is
 //! served unevenly needs it again after some more, and on a virtual machine whose free memory is
-//! the host's, each page that is taken anew costs some 10 µs: a burst of a few MiB, in pages that
+//! the host's, each page that is taken anew costs some 10 us: a burst of a few MiB, in pages that
 //! nobody has touched, holds up everything for tens of milliseconds.
 
 use libmimalloc_sys::{mi_option_set_default, mi_option_t};
