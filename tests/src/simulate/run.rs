@@ -342,8 +342,9 @@ impl Run {
                 self.done(|model| model.tick_schedule(&ticked, now))?;
             }
             self.follow();
-            let born_of = |number| born.get(&number).copied();
-            if !self.world.trimmed(&self.timeline.now().counts(now, born_of)).is_empty() {
+            let (there, born_of) = (self.letters()?, |number| born.get(&number).copied());
+            let counts = self.timeline.now().counts(now, born_of, (LETTERS, &there));
+            if !self.world.trimmed(&counts).is_empty() {
                 self.tick_model(is_over, &born)?;
             }
             self.note_grants()?;
@@ -370,7 +371,8 @@ impl Run {
         let is_there = |sequence| there.contains(&sequence);
         let has_all = |model: &Model| world.holds_all(model);
         let born_of = |number| born.get(&number).copied();
-        let trimmed = |model: &Model| world.trimmed(&model.counts(now, born_of));
+        let letters = (LETTERS, &there);
+        let trimmed = |model: &Model| world.trimmed(&model.counts(now, born_of, letters));
         let asked = (is_there, has_all, trimmed, born_of);
         while model.tick_once(now, &asked, |model| timeline.push(model.clone()))
             && (is_over || !has_all(&model) || !trimmed(&model).is_empty())

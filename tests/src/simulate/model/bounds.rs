@@ -155,18 +155,23 @@ impl Model {
     }
 
     /// How many messages each queue has that has some, with those that are `born` of late barriers and
-    /// unknown yet.
+    /// unknown yet, and with the `letters` of one queue that a tick is yet to bring there.
     pub(crate) fn counts(
         &self,
         now: Time,
         born: impl Fn(u64) -> Option<Sequence>,
+        (queue, letters): (&'static str, &BTreeSet<Sequence>),
     ) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();
         for message in self.messages.values() {
             *counts.entry(message.queue).or_default() += 1;
         }
-        for (_, late) in self.late(now).filter(|(_, late)| born(late.number).is_some()) {
-            counts.entry(late.queue).and_modify(|count| *count += 1);
+        let late = self.late(now).filter(|(_, late)| born(late.number).is_some());
+        let is_elsewhere =
+            |it: &&Sequence| self.messages.get(it).is_some_and(|it| it.queue != queue);
+        let coming = letters.iter().filter(is_elsewhere).map(|_| queue);
+        for queue in late.map(|(_, late)| late.queue).chain(coming) {
+            counts.entry(queue).and_modify(|count| *count += 1);
         }
         counts
     }
