@@ -45,6 +45,8 @@ pub enum SnapshotError {
         "the checkpoint's state says that the next record is the 0th; there is none before the 1st"
     )]
     NoRecord,
+    #[error("the checkpoint's state names message {0} twice")]
+    MessageTwice(Lsn),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -139,6 +141,9 @@ impl<I: Index> Core<I> {
             Item::Session(item) => self.restore_session(item),
             Item::Message(item) => {
                 let (birth, message) = item.restore()?;
+                if self.index.message(birth).is_ok_and(|there| there.is_some()) {
+                    return Err(SnapshotError::MessageTwice(birth));
+                }
                 let content = message.content(birth);
                 let needed = [content, message.last_failure, message.dead_letter];
                 needed.into_iter().filter(|lsn| *lsn != Lsn(0)).for_each(keep);
@@ -293,5 +298,17 @@ mod tests {
         };
         assert_eq!(restore(1).unwrap().last_lsn(), Lsn(0));
         assert!(matches!(restore(0), Err(SnapshotError::NoRecord)));
+    }
+
+    #[test]
+    fn a_state_that_names_a_message_twice_is_refused() {
+        let mut pieces = Pieces::default();
+        // Its birth, the first field, is 7.
+        let message = StoredState::decode(&[0x08, 7][..]).unwrap();
+        pieces.add(Item::Message(message.clone()));
+        pieces.add(Item::Message(message));
+        let state = pieces.finish().concat();
+        let restored = Core::restore(MemoryIndex::default(), Limits::default(), &state[..], |_| {});
+        assert!(matches!(restored, Err(SnapshotError::MessageTwice(Lsn(7)))));
     }
 }
