@@ -4,6 +4,8 @@
 //! contents are copied once, from where they were read to where they are sent from, and nothing is
 //! made of them in between.
 
+use std::fmt::Write as _;
+
 use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding::{
@@ -13,7 +15,7 @@ use qbroker_proto::v1::{self, AttemptInfo, DeadLetterInfo, Failure};
 use qbroker_storage::{Lsn, StoredRecord};
 
 use super::event::Names;
-use super::outgoing::{message_id, sequence};
+use super::outgoing::{BrokersId, sequence};
 use super::time::to_timestamp;
 use super::token::Seal;
 use crate::grpc::fault::Fault;
@@ -33,7 +35,7 @@ pub(in crate::grpc) struct Stored {
 /// The field of `Message` for each of `StoredMessage`; all of them are strings, bytes or entries of
 /// a map, whose content is the same in both.
 const FIELDS: [(u32, u32); 9] = [
-    (MESSAGE_ID, 1),
+    (MESSAGE_ID, MESSAGE_ID),
     (2, 4),
     (3, 5),
     (4, 6),
@@ -43,14 +45,14 @@ const FIELDS: [(u32, u32); 9] = [
     (52, 10),
     (53, 11),
 ];
-/// The number of the id's field in `StoredMessage`.
+/// The number of the id's field, in both.
 const MESSAGE_ID: u32 = 1;
 
 /// How a limit is told that there is not.
 const NO_LIMIT: i32 = -1;
 
-/// Bytes of a delivery beside its message's body, about.
-pub(in crate::grpc) const OVERHEAD_BYTES: usize = 128;
+/// Bytes of a delivery beside its message's body, about, and those of its own fields once more.
+pub(in crate::grpc) const OVERHEAD_BYTES: usize = 192;
 
 /// A delivery with what its records hold: `Delivery`, encoded at the end of `room`.
 pub(in crate::grpc) fn delivery(
@@ -59,8 +61,8 @@ pub(in crate::grpc) fn delivery(
     seal: Seal,
     room: &mut BytesMut,
 ) -> Result<Bytes, Fault> {
-    let message = Told::new(&delivery.queue, delivery.priority, stored)?;
     let last_failure = stored.last_failure.as_ref().map(failure).transpose()?.flatten();
+    let message = Told::new(&delivery.queue, delivery.priority, stored, room)?;
     put(1, &seal.close(delivery.token), room);
     encode_key(2, WireType::LengthDelimited, room);
     encode_varint(message.len() as u64, room);
@@ -85,8 +87,9 @@ pub(in crate::grpc) fn message(
     priority: u8,
     stored: &Stored,
 ) -> Result<v1::Message, Fault> {
-    let told = Told::new(queue, priority, stored)?;
-    let mut encoded = BytesMut::with_capacity(told.len());
+    let mut encoded = BytesMut::new();
+    let told = Told::new(queue, priority, stored, &mut encoded)?;
+    encoded.reserve(told.len());
     told.put(&mut encoded);
     v1::Message::decode(encoded.freeze()).map_err(|error| Fault::Damaged(error.to_string()))
 }
@@ -111,47 +114,61 @@ pub(in crate::grpc) fn names(record: &StoredRecord) -> Result<Names, Fault> {
 /// A message about to be encoded.
 struct Told<'a> {
     /// The fields that the body does not have.
-    own: Vec<u8>,
-    /// Those it has, by their numbers in `Message`.
-    body: Vec<(u32, &'a [u8])>,
+    own: BytesMut,
+    /// The record of the body; its fields were looked at.
+    record: &'a StoredRecord,
+    /// What the body's fields take.
+    body_len: usize,
 }
 
 impl<'a> Told<'a> {
-    fn new(queue: &str, priority: u8, stored: &'a Stored) -> Result<Self, Fault> {
-        let published = facts(&stored.message)?;
-        let mut own = Vec::with_capacity(OVERHEAD_BYTES);
-        let mut body = Vec::with_capacity(FIELDS.len());
-        let mut has_id = false;
-        for field in Fields::of(&stored.message) {
+    /// Uses `room`, which is empty then and afterwards.
+    fn new(
+        queue: &str,
+        priority: u8,
+        stored: &'a Stored,
+        room: &mut BytesMut,
+    ) -> Result<Self, Fault> {
+        let record = &stored.message;
+        let published = facts(record)?;
+        let letter = stored.dead_letter.as_ref();
+        let letter = letter.map(|letter| dead_letter(letter, stored.last_failure.as_ref()));
+        let letter = letter.transpose()?;
+        let (mut body_len, mut has_id) = (0, false);
+        for field in fields(record) {
             let (number, content) = field?;
             has_id |= number == MESSAGE_ID;
-            let told = FIELDS.iter().find(|(stored, _)| *stored == number);
-            body.extend(told.map(|(_, told)| (*told, content)));
+            let len = encoded_len_varint(content.len() as u64) + content.len();
+            body_len += encoding::key_len(number) + len;
         }
         if !has_id {
-            put(1, message_id("", stored.birth).as_bytes(), &mut own);
+            put_brokers_id(stored.birth, room);
         }
-        put(2, queue.as_bytes(), &mut own);
+        put(2, queue.as_bytes(), room);
         if priority != 0 {
-            encoding::int32::encode(8, &priority.into(), &mut own);
+            encoding::int32::encode(8, &priority.into(), room);
         }
-        put_facts(stored, &published, &mut own)?;
-        Ok(Self { own, body })
+        put_facts(stored.birth, &published, letter, room);
+        Ok(Self { own: room.split(), record, body_len })
     }
 
     fn len(&self) -> usize {
-        let len = |(number, content): &(u32, &[u8])| {
-            encoding::key_len(*number) + encoded_len_varint(content.len() as u64) + content.len()
-        };
-        self.own.len() + self.body.iter().map(len).sum::<usize>()
+        self.own.len() + self.body_len
     }
 
     fn put(&self, room: &mut BytesMut) {
         room.put_slice(&self.own);
-        for (number, content) in &self.body {
-            put(*number, content, room);
+        for (number, content) in fields(self.record).flatten() {
+            put(number, content, room);
         }
     }
+}
+
+/// The id of a message whose publisher gave it none.
+fn put_brokers_id(birth: Lsn, room: &mut BytesMut) {
+    write!(room, "{}", BrokersId(birth)).expect("a BytesMut grows");
+    let id = room.split();
+    put(MESSAGE_ID, &id, room);
 }
 
 /// What the record with a message's content says of the message.
@@ -164,24 +181,27 @@ pub(in crate::grpc) fn facts(record: &StoredRecord) -> Result<Published, Fault> 
 }
 
 /// What the heads of a message's records say.
-fn put_facts(stored: &Stored, published: &Published, own: &mut Vec<u8>) -> Result<(), Fault> {
-    encoding::int64::encode(12, &sequence(stored.birth), own);
-    encoding::message::encode(13, &to_timestamp(published.wall_ms), own);
+fn put_facts(
+    birth: Lsn,
+    published: &Published,
+    letter: Option<DeadLetterInfo>,
+    room: &mut BytesMut,
+) {
+    encoding::int64::encode(12, &sequence(birth), room);
+    encoding::message::encode(13, &to_timestamp(published.wall_ms), room);
     if let Some(due) = published.due {
-        encoding::message::encode(14, &to_timestamp(due.wall_ms), own);
+        encoding::message::encode(14, &to_timestamp(due.wall_ms), room);
     }
     // A dead letter has left the queue in which it had so much time.
-    if let (Some(end), None) = (published.ttl_end(), &stored.dead_letter) {
-        encoding::message::encode(15, &to_timestamp(end.wall_ms), own);
+    if let (Some(end), None) = (published.ttl_end(), &letter) {
+        encoding::message::encode(15, &to_timestamp(end.wall_ms), room);
     }
     if let Some(max_attempts) = published.max_attempts {
-        encoding::int32::encode(16, &max_attempts, own);
+        encoding::int32::encode(16, &max_attempts, room);
     }
-    if let Some(letter) = &stored.dead_letter {
-        let dead_letter = dead_letter(letter, stored.last_failure.as_ref())?;
-        encoding::message::encode(17, &dead_letter, own);
+    if let Some(letter) = letter {
+        encoding::message::encode(17, &letter, room);
     }
-    Ok(())
 }
 
 /// Puts a field of a string, of bytes or of a message that is encoded.
@@ -189,6 +209,15 @@ fn put(number: u32, content: &[u8], room: &mut impl bytes::BufMut) {
     encode_key(number, WireType::LengthDelimited, room);
     encode_varint(content.len() as u64, room);
     room.put_slice(content);
+}
+
+/// The fields of a stored body that are told, by their numbers in `Message`.
+fn fields(record: &StoredRecord) -> impl Iterator<Item = Result<(u32, &[u8]), Fault>> {
+    let number_of = |number| FIELDS.iter().find(|(stored, _)| *stored == number);
+    Fields::of(record).filter_map(move |field| match field {
+        Ok((number, content)) => number_of(number).map(|(_, told)| Ok((*told, content))),
+        Err(fault) => Some(Err(fault)),
+    })
 }
 
 /// The fields of a stored body, each with its content.

@@ -1,13 +1,24 @@
 //! What publishers get: receipts and confirms.
 
+use std::fmt;
+
 use qbroker_proto::v1::{self, PublishReceipt};
 use qbroker_storage::Lsn;
 
 use crate::grpc::fault::retold;
 use crate::queue::{BatchOutcome, Receipt};
 
+/// What a message is called whose publisher gave it no id.
+pub(in crate::grpc) struct BrokersId(pub(in crate::grpc) Lsn);
+
+impl fmt::Display for BrokersId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "q.{}", self.0)
+    }
+}
+
 pub(in crate::grpc) fn message_id(client_id: &str, birth: Lsn) -> String {
-    if client_id.is_empty() { format!("q.{birth}") } else { client_id.to_owned() }
+    if client_id.is_empty() { BrokersId(birth).to_string() } else { client_id.to_owned() }
 }
 
 pub(in crate::grpc) fn receipt(client_id: &str, receipt: Receipt) -> PublishReceipt {
