@@ -52,7 +52,8 @@ pub enum Error {
     /// The broker refused it: nothing was done.
     #[error("the broker refused: {0}")]
     Refused(Refusal),
-    /// The connection could not be made or broke: where it broke, the request may have been done.
+    /// The connection could not be made or broke, or the broker stopped before it could answer: the
+    /// request may have been done, unless the connection was never made.
     #[error("no connection to the broker: {0}")]
     Disconnected(String),
     /// There was no answer in time: the request may have been done.
@@ -164,6 +165,9 @@ impl From<tonic::Status> for Error {
                 None => return without_reason(&status),
             },
         };
+        if reason == Reason::OutcomeUnknown {
+            return Self::Disconnected(status.message().to_owned());
+        }
         Self::Refused(Refusal {
             retryable: matches!(
                 status.code(),
@@ -224,6 +228,15 @@ mod tests {
         let error = Error::from(status);
         assert_eq!(error.reason(), Some(&Reason::ShuttingDown));
         assert!(error.is_retryable() && error.nothing_was_done());
+    }
+
+    #[test]
+    fn an_outcome_that_the_broker_does_not_know_is_no_refusal() {
+        let mut status = Status::unavailable("the log has stopped");
+        status.metadata_mut().insert(REASON_TRAILER, "OUTCOME_UNKNOWN".parse().unwrap());
+        let error = Error::from(status);
+        assert_eq!(error, Error::Disconnected("the log has stopped".to_owned()));
+        assert!(error.is_retryable() && !error.nothing_was_done());
     }
 
     #[test]

@@ -116,6 +116,9 @@ reasons! {
     SearchNotReady = "SEARCH_NOT_READY",
     /// The broker is stopping.
     ShuttingDown = "SHUTTING_DOWN",
+    /// The broker stopped before it could answer: what was asked may have been done. A call that ends
+    /// so fails as [`Error::Disconnected`](crate::Error::Disconnected) instead.
+    OutcomeUnknown = "OUTCOME_UNKNOWN",
     /// A stored record fails its checksum.
     DataDamaged = "DATA_DAMAGED",
     /// A bug of the broker.

@@ -118,7 +118,8 @@ impl Fault {
             Self::ConsumerDisconnected => "CONSUMER_DISCONNECTED",
             Self::EventsGone { .. } => "EVENTS_GONE",
             Self::SearchNotReady => "SEARCH_NOT_READY",
-            Self::ShuttingDown | Self::Stopped => "SHUTTING_DOWN",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::Stopped => "OUTCOME_UNKNOWN",
             Self::Damaged(_) => "DATA_DAMAGED",
         }
     }
@@ -234,7 +235,7 @@ fn retry_delay(reason: &str) -> Option<Duration> {
         "DISK_FULL" | "LIMIT_REACHED" | "LEASES_FULL" => Some(RETRY_FULL),
         "QUEUE_FULL" => Some(RETRY_QUEUE_FULL),
         "COUNTER_OUT_OF_BOUNDS" => Some(RETRY_COUNTER),
-        "SHUTTING_DOWN" | "SEARCH_NOT_READY" => Some(RETRY_STOPPING),
+        "SHUTTING_DOWN" | "OUTCOME_UNKNOWN" | "SEARCH_NOT_READY" => Some(RETRY_STOPPING),
         _ => None,
     }
 }
@@ -311,5 +312,15 @@ mod tests {
             assert_eq!(ItemError { metadata: told.metadata.clone(), ..retold }, told);
         }
         assert!(Fault::ShuttingDown.to_item().retryable);
+    }
+
+    /// A client repeats what was refused as nothing of it was done; of this it cannot know that.
+    #[test]
+    fn a_log_that_stopped_is_no_refusal() {
+        let (refused, unknown) = (Fault::ShuttingDown.to_status(), Fault::Stopped.to_status());
+        let reason = |status: &Status| status.get_details_error_info().map(|info| info.reason);
+        assert_eq!((refused.code(), unknown.code()), (Code::Unavailable, Code::Unavailable));
+        assert_eq!(reason(&refused).as_deref(), Some("SHUTTING_DOWN"));
+        assert_eq!(reason(&unknown).as_deref(), Some("OUTCOME_UNKNOWN"));
     }
 }
