@@ -89,7 +89,7 @@ pub(super) async fn serve(
 
 /// A name for a session whose client chose none.
 fn fresh_session() -> String {
-    format!("s.{:032x}", rand::random::<u128>())
+    format!("s-{:032x}", rand::random::<u128>())
 }
 
 /// The consumer while either half of its stream lives; with both gone, it is disconnected.

@@ -315,6 +315,24 @@ async fn a_consumer_is_opened_well_or_not_at_all() {
     assert_eq!(broker.stats("q").await.consumers, 0);
 }
 
+/// The broker's own names of sessions were none that a request could give.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_chose_no_session_comes_back_to_the_one_it_was_told() {
+    let broker = Broker::start(&[]).await;
+    broker.publish(publish("q", vec![message("a")])).await.unwrap();
+    let mut older = broker.consuming(Some(Consume::Open(consume("q", "")))).await;
+    let ConsumeOpened { consumer_id, session_id, .. } = older.opened().await;
+    let held: Vec<_> = older.deliveries().await.into_iter().map(|d| d.lease_token).collect();
+    let again = ConsumeOpen {
+        previous_consumer_id: consumer_id,
+        held_lease_tokens: held,
+        ..consume("q", &session_id)
+    };
+    let opened = broker.consuming(Some(Consume::Open(again))).await.opened().await;
+    assert_eq!((opened.resumed, opened.lost_lease_tokens.len()), (true, 0));
+    assert_eq!(opened.session_id, session_id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_replaced_ends_and_its_successor_holds_the_leases() {
     let broker = Broker::start(&[]).await;
