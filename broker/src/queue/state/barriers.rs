@@ -18,7 +18,7 @@ use crate::queue::index::Index;
 use crate::queue::policy;
 use crate::queue::refused::Refused;
 use crate::queue::time::{Due, Now};
-use crate::queue::{Core, Draft, NewDue, NewMessage, Output, Turn};
+use crate::queue::{Core, Draft, Limits, NewDue, NewMessage, Output, Turn};
 
 /// Bytes of a barrier's messages and of what its members bring: they are in memory, and published at
 /// once.
@@ -31,6 +31,13 @@ const COMPLETION_BYTES_MAX: u64 = ((COLLECTING_MESSAGES_MAX + 1) * BARRIER_BYTES
 pub(super) const REMEMBERED_MS: u64 = 60 * 60 * 1_000;
 /// What a member takes of memory whatever it brings, about.
 const MEMBER_BYTES: usize = 64;
+
+impl Limits {
+    /// Bytes of what barriers publish in one commit.
+    pub fn completion_bytes_max(&self) -> u64 {
+        COMPLETION_BYTES_MAX.max(self.payload_bytes_max)
+    }
+}
 
 /// Makes a barrier.
 #[derive(Clone, Debug)]
@@ -243,7 +250,7 @@ impl<I: Index> Core<I> {
     /// Whether one commit can hold what barriers publish, with all else that is published with it.
     pub(in crate::queue) fn check_completions(&self, messages: &[NewMessage]) -> Turn<()> {
         let bytes: u64 = messages.iter().map(|message| message.body.len() as u64).sum();
-        let max = COMPLETION_BYTES_MAX.max(self.limits.payload_bytes_max);
+        let max = self.limits.completion_bytes_max();
         if max < bytes {
             let max = usize::try_from(max).unwrap_or(usize::MAX);
             return Err(Refused::Limit { what: "completion_bytes", max }.into());
