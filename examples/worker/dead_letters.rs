@@ -32,11 +32,13 @@ async fn list(client: &Client, letters: &str) -> anyhow::Result<()> {
             let Some(letter) = message.dead_letter else { continue };
             let failure = letter.failure.unwrap_or_default();
             let arguments = String::from_utf8_lossy(&message.payload);
-            println!("{} {} {arguments}", message.message_id, message.message_type);
+            // The one name that a message keeps in every queue.
+            let name = format!("q.{}", message.sequence);
+            println!("{name} {} {arguments}", message.message_type);
             println!("  {:?} after {} attempts", letter.reason, letter.attempts);
             println!("  {}: {}", failure.kind, failure.message);
             // The tail of the story: what each attempt told.
-            let whole = client.get_message(letters, &message.message_id).await?;
+            let whole = client.get_message(letters, &name).await?;
             for attempt in whole.attempts {
                 println!("  attempt {}: {}", attempt.attempt, attempt.failure.message);
             }
