@@ -146,8 +146,8 @@ pub static SETTINGS: &[Setting] = &[
         takes: "SIZE",
         default: Fallback::Text("64MiB"),
         doc: "The most memory for values, counters, permits and barriers, at some 250 to 500 bytes each \
-              and twice the key; values themselves are on the disk. What needs more is refused with \
-              LIMIT_REACHED. From 64KiB to 16GiB.",
+              and twice the key, and for schedules with their messages; values themselves are on the \
+              disk. What needs more is refused with LIMIT_REACHED. From 64KiB to 16GiB.",
         advanced: true,
         set: |settings, text| {
             settings.state_bytes_max = value::memory_within(text, 64 << 10, 16 << 30)?;
@@ -337,7 +337,7 @@ pub static SETTINGS: &[Setting] = &[
         takes: "COUNT",
         default: Fallback::Text("4096"),
         doc: "The most gRPC connections at once; what comes beyond is closed. Each takes a file \
-              descriptor: mind `ulimit -n`.",
+              descriptor, and all of them at most half of those allowed: mind `ulimit -n`.",
         advanced: false,
         set: |settings, text| {
             settings.connections_max = value::count_within(text, 1, 1_000_000)?;
