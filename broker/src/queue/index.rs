@@ -301,8 +301,8 @@ pub trait Index: Send {
     /// When [`Self::ttl_over`] will have something, as the earliest time on each clock; never missing.
     fn next_ttl_end(&self) -> (Option<u64>, Option<u64>);
 
-    /// Adds up to `max` messages that are older than their queue's retention, the first to expire
-    /// first. What somebody holds is not among them.
+    /// Adds up to `max` messages that are older than their queue's retention. What somebody holds is not
+    /// among them.
     fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()>;
 
     /// When [`Self::expired`] will have something.

@@ -16,8 +16,16 @@ use crate::queue::ids::QueueId;
 /// Pages by their first message.
 type Order = BTreeSet<(u64, Lsn, Number)>;
 
-/// A time in milliseconds, and the page whose turn it is then.
-pub(super) type Earliest = Option<(u64, Lsn)>;
+/// Pages by the earliest time of their messages, and by their first birth.
+type TimeOrder = BTreeSet<(u64, Lsn, Number)>;
+
+/// The page of an order's earliest time: nothing in any page comes before both of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Earliest {
+    pub(super) time_ms: u64,
+    pub(super) birth: Lsn,
+    pub(super) page: Lsn,
+}
 
 /// Invariant: a page is in the order of its queue and state, in the orders of its due times and of the
 /// ends of its times to live, in `expiries` where its queue has a retention, and in `ready_since` where
@@ -32,11 +40,11 @@ pub(super) struct Cold {
     /// How many pages are of messages that have fairness keys.
     in_lanes: usize,
     counts: BTreeMap<QueueId, Counts>,
-    due_boot: BTreeSet<(u64, Number)>,
-    due_wall: BTreeSet<(u64, Number)>,
-    ttl_boot: BTreeSet<(u64, Number)>,
-    ttl_wall: BTreeSet<(u64, Number)>,
-    expiries: BTreeSet<(u64, Number)>,
+    due_boot: TimeOrder,
+    due_wall: TimeOrder,
+    ttl_boot: TimeOrder,
+    ttl_wall: TimeOrder,
+    expiries: TimeOrder,
     /// Pages of ready messages, by when the oldest came into its queue.
     ready_since: BTreeSet<(QueueId, u64, Number)>,
     /// Pages by the keys of their messages.
@@ -125,26 +133,34 @@ impl Cold {
 
     fn add_times(&mut self, page: &Page, number: Number, retention_ms: Option<u64>) {
         self.add_ends(page, number);
-        self.expiries.extend(expiry(page, retention_ms).map(|expiry| (expiry, number)));
+        self.expiries.extend(in_time(expiry(page, retention_ms), page, number));
     }
 
     fn add_ends(&mut self, page: &Page, number: Number) {
-        self.due_boot.extend(page.due_boot_ms.map(|due| (due, number)));
-        self.due_wall.extend(page.due_wall_ms.map(|due| (due, number)));
-        self.ttl_boot.extend(page.ttl_boot_ms.map(|end| (end, number)));
-        self.ttl_wall.extend(page.ttl_wall_ms.map(|end| (end, number)));
+        for (order, time) in self.ends_of(page) {
+            order.extend(in_time(time, page, number));
+        }
     }
 
     fn remove_times(&mut self, page: &Page, number: Number, retention_ms: Option<u64>) {
         self.remove_ends(page, number);
-        expiry(page, retention_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
+        in_time(expiry(page, retention_ms), page, number).map(|it| self.expiries.remove(&it));
     }
 
     fn remove_ends(&mut self, page: &Page, number: Number) {
-        page.due_boot_ms.map(|due| self.due_boot.remove(&(due, number)));
-        page.due_wall_ms.map(|due| self.due_wall.remove(&(due, number)));
-        page.ttl_boot_ms.map(|end| self.ttl_boot.remove(&(end, number)));
-        page.ttl_wall_ms.map(|end| self.ttl_wall.remove(&(end, number)));
+        for (order, time) in self.ends_of(page) {
+            in_time(time, page, number).map(|it| order.remove(&it));
+        }
+    }
+
+    /// The orders of due times and of the ends of times to live, and the page's time in each.
+    fn ends_of(&mut self, page: &Page) -> [(&mut TimeOrder, Option<u64>); 4] {
+        [
+            (&mut self.due_boot, page.due_boot_ms),
+            (&mut self.due_wall, page.due_wall_ms),
+            (&mut self.ttl_boot, page.ttl_boot_ms),
+            (&mut self.ttl_wall, page.ttl_wall_ms),
+        ]
     }
 
     /// The queue of a page.
@@ -238,18 +254,18 @@ impl Cold {
         self.counts.get(&queue).copied().unwrap_or_default()
     }
 
-    /// The earliest due time on each clock, and its page.
-    pub(super) fn next_due(&self) -> (Earliest, Earliest) {
-        (self.earliest(&self.due_boot), self.earliest(&self.due_wall))
+    /// The earliest due time on each clock, the boot clock's first.
+    pub(super) fn next_due(&self) -> [Option<Earliest>; 2] {
+        [self.earliest(&self.due_boot), self.earliest(&self.due_wall)]
     }
 
-    /// When the first time to live ends on each clock, and its page.
-    pub(super) fn next_ttl_end(&self) -> (Earliest, Earliest) {
-        (self.earliest(&self.ttl_boot), self.earliest(&self.ttl_wall))
+    /// When the first time to live ends on each clock, the boot clock's first.
+    pub(super) fn next_ttl_end(&self) -> [Option<Earliest>; 2] {
+        [self.earliest(&self.ttl_boot), self.earliest(&self.ttl_wall)]
     }
 
-    /// When the first message expires, and its page.
-    pub(super) fn next_expiry(&self) -> Earliest {
+    /// When the first message expires.
+    pub(super) fn next_expiry(&self) -> Option<Earliest> {
         self.earliest(&self.expiries)
     }
 
@@ -263,15 +279,15 @@ impl Cold {
         let orders = (queue, 0, Lane(0))..=(queue, u32::MAX, Lane(u8::MAX));
         for &(.., number) in self.orders.range(orders).flat_map(|(_, order)| order) {
             let page = page_of(&self.pages, number);
-            expiry(page, before_ms).map(|expiry| self.expiries.remove(&(expiry, number)));
-            self.expiries.extend(expiry(page, after_ms).map(|expiry| (expiry, number)));
+            in_time(expiry(page, before_ms), page, number).map(|it| self.expiries.remove(&it));
+            self.expiries.extend(in_time(expiry(page, after_ms), page, number));
         }
     }
 
     /// All times are the wall clock's from now on.
     pub(super) fn forget_boot_clock(&mut self) {
         let by_boot = self.due_boot.iter().chain(&self.ttl_boot);
-        let numbers: BTreeSet<Number> = by_boot.map(|&(_, number)| number).collect();
+        let numbers: BTreeSet<Number> = by_boot.map(|&(.., number)| number).collect();
         for number in numbers {
             let page = self.pages[number as usize].take().expect("an order names a page");
             self.remove_ends(&page, number);
@@ -288,8 +304,11 @@ impl Cold {
         self.by_lsn.values().filter_map(page).collect()
     }
 
-    fn earliest(&self, order: &BTreeSet<(u64, Number)>) -> Earliest {
-        order.first().map(|&(time, number)| (time, Lsn(self.page(number).lsn)))
+    fn earliest(&self, order: &TimeOrder) -> Option<Earliest> {
+        order.first().map(|&(time_ms, birth, number)| {
+            let page = Lsn(self.page(number).lsn);
+            Earliest { time_ms, birth, page }
+        })
     }
 
     fn page(&self, number: Number) -> &Page {
@@ -310,6 +329,11 @@ fn page_of(pages: &[Option<Arc<Page>>], number: Number) -> &Page {
 fn ready_since(page: &Page, number: Number) -> Option<(QueueId, u64, Number)> {
     let is_ready = page.state() == StateSet::READY;
     is_ready.then_some((page.queue(), page.oldest_since_ms, number))
+}
+
+/// A page's place in the order of such a time.
+fn in_time(time_ms: Option<u64>, page: &Page, number: Number) -> Option<(u64, Lsn, Number)> {
+    time_ms.map(|time_ms| (time_ms, page.first_birth(), number))
 }
 
 /// When the first message of a page expires.

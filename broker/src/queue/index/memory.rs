@@ -192,6 +192,11 @@ impl MemoryIndex {
         stands
     }
 
+    /// Scheduled messages whose time has come, on each clock, the earliest first.
+    pub(super) fn dues_over(&self, now: Now) -> [impl Iterator<Item = (u64, Lsn)>; 2] {
+        self.dues.over(now)
+    }
+
     pub(super) fn retention(&self, queue: QueueId) -> Option<u64> {
         self.queues.get(&queue)?.retention_ms
     }
@@ -231,7 +236,8 @@ impl Index for MemoryIndex {
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        self.dues.over(now, max, births);
+        let over = self.dues.over(now).into_iter().flatten();
+        births.extend(over.take(max).map(|(_, birth)| birth));
         Ok(())
     }
 
@@ -240,7 +246,8 @@ impl Index for MemoryIndex {
     }
 
     fn ttl_over(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        self.ttls.over(now, max, births);
+        let over = self.ttls.over(now).into_iter().flatten();
+        births.extend(over.take(max).map(|(_, birth)| birth));
         Ok(())
     }
 

@@ -176,6 +176,11 @@ impl Page {
         }
     }
 
+    /// The least of its births.
+    pub(super) fn first_birth(&self) -> Lsn {
+        self.births().next().expect("a page holds messages")
+    }
+
     pub(in crate::queue) fn births(&self) -> impl Iterator<Item = Lsn> {
         let mut rest = self.births.clone();
         let mut last = 0;

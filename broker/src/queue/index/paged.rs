@@ -85,12 +85,12 @@ fn unless(missing: Option<Lsn>) -> Lookup<()> {
 }
 
 /// Fails for the page of an order's earliest time, where that has come.
-fn unless_over(earliest: Earliest, now_ms: u64) -> Lookup<()> {
-    unless(earliest.filter(|(time, _)| *time <= now_ms).map(|(_, page)| page))
+fn unless_over(earliest: Option<Earliest>, now_ms: u64) -> Lookup<()> {
+    unless(earliest.filter(|earliest| earliest.time_ms <= now_ms).map(|earliest| earliest.page))
 }
 
-fn earlier(hot: Option<u64>, cold: Earliest) -> Option<u64> {
-    hot.into_iter().chain(cold.map(|(time, _)| time)).min()
+fn earlier(hot: Option<u64>, cold: Option<Earliest>) -> Option<u64> {
+    hot.into_iter().chain(cold.map(|earliest| earliest.time_ms)).min()
 }
 
 impl Index for PagedIndex {
@@ -130,15 +130,27 @@ impl Index for PagedIndex {
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        let (boot, wall) = self.cold.next_due();
-        unless_over(boot, now.boot_ms)?;
-        unless_over(wall, now.wall_ms)?;
-        self.hot.due(now, max, births)
+        let (start, end) = (births.len(), births.len() + max);
+        let cold = self.cold.next_due().into_iter().zip([now.boot_ms, now.wall_ms]);
+        for (hot, (cold, now_ms)) in self.hot.dues_over(now).into_iter().zip(cold) {
+            let mut last = None;
+            for (time_ms, birth) in hot.take(end - births.len()) {
+                births.push(birth);
+                last = Some((time_ms, birth));
+            }
+            // Where there are enough, what comes later need not be in memory: of all that waited for
+            // one moment, or for a broker that was down, no more is brought in than a step takes.
+            let comes_later =
+                |cold: Earliest| last.is_none_or(|last| last < (cold.time_ms, cold.birth));
+            let cold = cold.filter(|&cold| births.len() < end || !comes_later(cold));
+            unless_over(cold, now_ms).inspect_err(|_| births.truncate(start))?;
+        }
+        Ok(())
     }
 
     fn next_due(&self) -> (Option<u64>, Option<u64>) {
         let (hot_boot, hot_wall) = self.hot.next_due();
-        let (cold_boot, cold_wall) = self.cold.next_due();
+        let [cold_boot, cold_wall] = self.cold.next_due();
         (earlier(hot_boot, cold_boot), earlier(hot_wall, cold_wall))
     }
 
@@ -147,7 +159,7 @@ impl Index for PagedIndex {
         self.hot.ttl_over(now, max, births)?;
         // Which goes first makes no difference, so a step brings no more pages in than it needs.
         if births.len() - start < max {
-            let (boot, wall) = self.cold.next_ttl_end();
+            let [boot, wall] = self.cold.next_ttl_end();
             let missing =
                 unless_over(boot, now.boot_ms).and_then(|()| unless_over(wall, now.wall_ms));
             missing.inspect_err(|_| births.truncate(start))?;
@@ -157,13 +169,19 @@ impl Index for PagedIndex {
 
     fn next_ttl_end(&self) -> (Option<u64>, Option<u64>) {
         let (hot_boot, hot_wall) = self.hot.next_ttl_end();
-        let (cold_boot, cold_wall) = self.cold.next_ttl_end();
+        let [cold_boot, cold_wall] = self.cold.next_ttl_end();
         (earlier(hot_boot, cold_boot), earlier(hot_wall, cold_wall))
     }
 
     fn expired(&self, wall_ms: u64, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        unless_over(self.cold.next_expiry(), wall_ms)?;
-        self.hot.expired(wall_ms, max, births)
+        let start = births.len();
+        self.hot.expired(wall_ms, max, births)?;
+        // As in `ttl_over`.
+        if births.len() - start < max {
+            let missing = unless_over(self.cold.next_expiry(), wall_ms);
+            missing.inspect_err(|_| births.truncate(start))?;
+        }
+        Ok(())
     }
 
     fn next_expiry(&self) -> Option<u64> {
@@ -357,3 +375,6 @@ impl Frozen for FrozenPaged {
         &self.cold
     }
 }
+
+#[cfg(test)]
+mod tests;

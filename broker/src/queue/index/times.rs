@@ -28,14 +28,10 @@ impl Times {
         };
     }
 
-    /// Adds up to `max` messages whose time has come, the earliest first.
-    pub(super) fn over(&self, now: Now, max: usize, births: &mut Vec<Lsn>) {
-        let end = births.len() + max;
-        for (order, time) in [(&self.boot, now.boot_ms), (&self.wall, now.wall_ms)] {
-            let room = end - births.len();
-            let over = order.range(..=(time, Lsn(u64::MAX)));
-            births.extend(over.take(room).map(|&(_, birth)| birth));
-        }
+    /// Messages whose time has come, on each clock, the earliest first.
+    pub(super) fn over(&self, now: Now) -> [impl Iterator<Item = (u64, Lsn)>; 2] {
+        [(&self.boot, now.boot_ms), (&self.wall, now.wall_ms)]
+            .map(|(order, time)| order.range(..=(time, Lsn(u64::MAX))).copied())
     }
 
     /// The earliest time on each clock.
