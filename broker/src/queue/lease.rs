@@ -27,8 +27,9 @@ pub struct Lease {
     pub timed: bool,
     /// Nobody works on it yet, as far as its consumer has told: its end is no crash.
     pub unstarted: bool,
-    /// A repeated pull was told of it: who could not be told before does not release it. Of this start.
-    pub told_again: bool,
+    /// Calls that have it to hand over, or have done so: the last that could not releases it. Of this
+    /// start.
+    pub calls: u32,
     /// How long the session may renew it; 0: without end.
     pub extension_ms_max: u64,
     /// When it ends by time, on the boot clock. Of this start, and only once it was let go.
@@ -95,8 +96,15 @@ impl Leases {
     pub(super) fn tell_again(&mut self, births: impl IntoIterator<Item = Lsn>) {
         for birth in births {
             if let Some(lease) = self.leases.get_mut(birth) {
-                lease.told_again = true;
+                lease.calls += 1;
             }
+        }
+    }
+
+    /// A call could not hand this over; another one has it, too.
+    pub(super) fn not_told(&mut self, birth: Lsn) {
+        if let Some(lease) = self.leases.get_mut(birth) {
+            lease.calls -= 1;
         }
     }
 
@@ -326,7 +334,7 @@ impl<I: Index> Core<I> {
                 duration_ms: granted.duration_ms,
                 timed: granted.timed,
                 unstarted: granted.unstarted,
-                told_again: false,
+                calls: 1,
                 extension_ms_max: granted.extension_ms_max,
                 deadline: None,
                 size: message.size,

@@ -1,6 +1,6 @@
 //! Pulls: single requests for messages, answered at once or when there are some.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qbroker_storage::Lsn;
 
@@ -112,8 +112,8 @@ impl<I: Index> Core<I> {
         true
     }
 
-    /// Releases deliveries that could not be handed over, but for those that a repeated call has got;
-    /// counts nothing.
+    /// Releases deliveries that could not be handed over, but for those that another call of the same name
+    /// has as well; counts nothing.
     pub fn undeliver(
         &mut self,
         tokens: impl IntoIterator<Item = LeaseToken>,
@@ -121,12 +121,14 @@ impl<I: Index> Core<I> {
     ) -> Turn<()> {
         let held = tokens
             .into_iter()
-            .filter(|token| self.held(*token).is_ok_and(|lease| !lease.told_again));
-        let births: BTreeSet<_> = held.map(|token| token.birth.0).collect();
-        let births: Vec<_> = births.into_iter().collect();
+            .filter_map(|token| Some((token.birth.0, self.held(token).ok()?.calls)));
+        let held: BTreeMap<_, _> = held.collect();
+        let (last, others): (Vec<_>, Vec<_>) = held.into_iter().partition(|&(_, calls)| calls == 1);
+        let births: Vec<_> = last.into_iter().map(|(birth, _)| birth).collect();
         let mut draft = self.draft();
         self.draft_releases(&mut draft, &births)?;
         self.commit(draft, out);
+        others.into_iter().for_each(|(birth, _)| self.leases.not_told(Lsn(birth)));
         Ok(())
     }
 

@@ -264,7 +264,7 @@ impl<I: Index> Core<I> {
             queue: QueueId(item.queue),
             fairness: item.fairness,
             start_ms: item.start_ms,
-            told_again: false,
+            calls: 1,
         };
         if lease.fairness != 0 {
             self.fairness.lease_begins(lease.queue, lease.fairness);

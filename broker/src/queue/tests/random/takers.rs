@@ -15,8 +15,8 @@ use crate::queue::{Delivery, Effect, OpenConsumer, Pull, PullId, Pulled, Selecto
 pub(super) struct Pulls {
     waiting: BTreeMap<PullId, (u64, String)>,
     tokens: BTreeMap<(u64, String), Vec<LeaseToken>>,
-    /// What was told again, since the start.
-    pub(super) told_again: BTreeSet<LeaseToken>,
+    /// How often it was told again, since the start, by calls that may have handed it over.
+    pub(super) told_again: BTreeMap<LeaseToken, u32>,
 }
 
 impl Pulls {
@@ -212,7 +212,9 @@ impl<I: StageIndex> Play<I> {
         let again: BTreeSet<_> = deliveries.iter().map(|delivery| delivery.token).collect();
         assert_eq!(again, held, "the same leases, as far as they hold");
         self.stage.let_go(again.iter().copied());
-        self.pulls.told_again.extend(again.iter().copied());
+        for token in &again {
+            *self.pulls.told_again.entry(*token).or_default() += 1;
+        }
         let boot_ms = self.stage.now.boot_ms;
         for token in again {
             self.model.let_go(token, boot_ms);
@@ -236,7 +238,14 @@ impl<I: StageIndex> Play<I> {
     pub(super) fn undeliver(&mut self, picks: &[u8]) {
         let tokens = self.picked(picks);
         let held = self.held(&tokens);
-        let returns = held.difference(&self.pulls.told_again).map(|token| token.birth.0).collect();
+        let mut is_last = |token: &&LeaseToken| match self.pulls.told_again.get_mut(token) {
+            None | Some(0) => true,
+            Some(again) => {
+                *again -= 1;
+                false
+            }
+        };
+        let returns = held.iter().filter(&mut is_last).map(|token| token.birth.0).collect();
         let heard = self.stage.turn(|core, _, out| core.undeliver(tokens.iter().copied(), out));
         self.heard(&heard, Asked { returns, ..Asked::default() });
     }
