@@ -25,6 +25,9 @@ pub(super) const IDLE_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Bytes of the refused batches that one producer's next stored batch is logged with.
 pub(super) const REFUSED_BYTES_MAX: usize = 512 << 10;
+/// Positions of duplicates that are remembered of one producer's batches, four bytes each: more than it can
+/// have unanswered within its bytes.
+const DUPLICATES_MAX: usize = 1 << 20;
 /// Bytes of the sentence that tells why a batch is refused, and of each value of it; what is longer is
 /// cut.
 const REFUSAL_BYTES_MAX: usize = 256;
@@ -121,6 +124,8 @@ pub(super) struct Producer {
     pub(super) stored: u64,
     /// Outcomes that the client may not have seen, by batch.
     pub(super) outcomes: VecDeque<BatchOutcome>,
+    /// Positions of duplicates in all of them.
+    duplicates: usize,
     /// Last batch that has an outcome. Of this start: a crash may take the refused ones back.
     through: u64,
     /// Batches refused since the last stored one. Of this start.
@@ -156,8 +161,8 @@ impl Producers {
         };
         producer.add_outcome(outcome);
         producer.forget_through(stored.confirmed_through);
-        while outcomes_max < producer.outcomes.len() {
-            producer.outcomes.pop_front();
+        while outcomes_max < producer.outcomes.len() || DUPLICATES_MAX < producer.duplicates {
+            producer.forget_first();
         }
         if let Some(before_ms) = idle_ms {
             self.by_idle.remove(&(before_ms, epoch));
@@ -295,10 +300,19 @@ impl Producer {
     }
 
     fn add_outcome(&mut self, outcome: BatchOutcome) {
+        self.duplicates += outcome.duplicates.len();
         match self.place(outcome.batch) {
-            Ok(at) => self.outcomes[at] = outcome,
+            Ok(at) => {
+                let before = std::mem::replace(&mut self.outcomes[at], outcome);
+                self.duplicates -= before.duplicates.len();
+            }
             Err(at) => self.outcomes.insert(at, outcome),
         }
+    }
+
+    fn forget_first(&mut self) {
+        let first = self.outcomes.pop_front();
+        self.duplicates -= first.map_or(0, |first| first.duplicates.len());
     }
 
     fn outcome(&self, batch: u64) -> Option<BatchOutcome> {
@@ -321,7 +335,7 @@ impl Producer {
 
     fn forget_through(&mut self, batch: u64) {
         while self.outcomes.front().is_some_and(|first| first.batch <= batch) {
-            self.outcomes.pop_front();
+            self.forget_first();
         }
         // A producer that was far ahead once may be idle for a day.
         if self.outcomes.len() < self.outcomes.capacity() / 8 {
@@ -408,5 +422,35 @@ impl<I: Index> Core<I> {
         let mut draft = self.draft();
         draft.fact(Record::ProducersForgotten(ProducersForgotten { producers }));
         self.commit(draft, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that never says what it knows could take hundreds of megabytes for a day.
+    #[test]
+    fn of_a_producer_so_many_duplicates_are_remembered() {
+        let mut producers = Producers::default();
+        producers.open(Lsn(1), &OpenedRecord::default());
+        let mut stored = |batch: u64, confirmed_through: u64| {
+            let duplicates = (0..1_000).collect();
+            let stored = BatchStored {
+                producer: 1,
+                batch,
+                confirmed_through,
+                duplicates,
+                ..BatchStored::default()
+            };
+            producers.stored(&stored, 8_192);
+            let producer = &producers.producers.get(&1).unwrap();
+            let counted: usize = producer.outcomes.iter().map(|it| it.duplicates.len()).sum();
+            assert_eq!(counted, producer.duplicates);
+            producer.outcomes.len()
+        };
+        let most = (1..=2_000).map(|batch| stored(batch, 0)).max();
+        assert_eq!(most, Some(DUPLICATES_MAX / 1_000));
+        assert_eq!(stored(2_001, 1_999), 2);
     }
 }
