@@ -10,6 +10,7 @@ use qbroker::queue::body::StoredMessage;
 use qbroker::queue::ids::ConsumerId;
 use qbroker::queue::index::Index as _;
 use qbroker::queue::refused::Refused;
+use qbroker::queue::state::{CatchUp, PutSchedule};
 use qbroker::queue::{
     Limits, NewMessage, Outcome as Verdict, Publish, Pull, Selector, Settle, Settlement,
 };
@@ -187,11 +188,50 @@ impl Simulated {
     }
 
     fn ready(&self) -> u64 {
+        self.waiting("work")
+    }
+
+    fn waiting(&self, queue: &str) -> u64 {
         let ready = |core: &engine::Core| {
-            core.queue("work").map_or(0, |queue| core.index().counts(queue.id()).ready)
+            core.queue(queue).map_or(0, |queue| core.index().counts(queue.id()).ready)
         };
         self.engine.look(ready).1
     }
+}
+
+/// Nobody else takes a turn here: without a look of its own the broker never learned of the room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_waits_for_room_goes_on_when_there_is_some() {
+    let disk = SimDisk::new(4);
+    disk.set_faults(Faults { capacity: Some(2 << 20), ..Faults::default() });
+    let broker = Simulated::open(&disk);
+    let body = StoredMessage::default().into_body(&mut bytes::BytesMut::new());
+    let put = PutSchedule {
+        name: "nightly".into(),
+        cron: "@every 10s".to_owned(),
+        time_zone: String::new(),
+        message: NewMessage { queue: "ticks".into(), body, ..NewMessage::default() },
+        catch_up: CatchUp::All,
+        jitter_ms: 0,
+        skip_if_unfinished: false,
+        paused: None,
+    };
+    let made = broker.engine.call(|core, now, out| core.put_schedule(&put, now, out)).await;
+    made.expect("the log goes on").expect("it can be made");
+    while broker.publish().await.is_ok() {}
+    let timer = tokio::spawn(broker.engine.clone().run_timer());
+    let Clock::Manual(clock) = broker.engine.clock() else { unreachable!("it is moved by hand") };
+    clock.advance(10_000);
+    // What is worked off would give room as well, with turns of its own.
+    disk.set_faults(Faults::default());
+    let ticked = async {
+        while broker.waiting("ticks") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    patiently("the tick", ticked).await;
+    timer.abort();
+    broker.engine.close().unwrap();
 }
 
 #[tokio::test]

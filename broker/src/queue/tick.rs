@@ -69,6 +69,14 @@ impl<I: Index> Core<I> {
         Deadlines { boot_ms: boot.flatten().min(), wall_ms: wall.flatten().min() }
     }
 
+    /// Whether something that time publishes waits for a disk with room.
+    pub fn waits_for_room(&self) -> bool {
+        let [_, (barrier_boot, barrier_wall), (_, tick)] = self.state.next_end(false);
+        self.disk_full
+            && !self.frozen
+            && [barrier_boot, barrier_wall, tick].iter().any(Option::is_some)
+    }
+
     fn end_leases(&mut self, now: Now, out: &mut Output) -> Turn<()> {
         let births = self.leases.over(now.boot_ms, STEP_MAX);
         if births.is_empty() {

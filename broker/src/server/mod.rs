@@ -225,7 +225,7 @@ impl Running {
     /// # Errors
     /// Where the log has stopped.
     pub fn tick(&self) -> Result<(), Stopped> {
-        self.engine.tick().map(drop)
+        self.engine.tick()
     }
 
     /// Where HTTP listens, if it does.
