@@ -255,6 +255,19 @@ impl Engine {
         Ok(answer)
     }
 
+    /// [`Self::call`] with a reservation for what it adds to the log. That is held until it is on disk,
+    /// also where whoever asked has gone by then.
+    pub async fn call_with<T>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        command: impl FnMut(&mut Core, Now, &mut Output) -> queue::Turn<T>,
+    ) -> Result<Result<T, Refused>, Stopped> {
+        let (lsn, answer) = self.turn(command)?;
+        self.release_when_durable(lsn, permit);
+        self.durable(lsn).await?;
+        Ok(answer)
+    }
+
     /// Asks something of the state and waits until the answer may be told.
     pub async fn ask<T>(&self, question: impl FnOnce(&Core) -> T) -> Result<T, Stopped> {
         let (lsn, answer) = self.look(question);

@@ -58,9 +58,10 @@ impl Publisher {
             .map_err(|Malformed { index, fault, .. }| fault.to_status_at(index))?;
         let permit = engine.reserve(bytes(&messages)).await;
         let publish = Publish { messages };
-        let receipts = engine.call(|core, now, out| core.publish_whole(&publish, now, out)).await;
-        drop(permit);
-        let receipts = flat(receipts).map_err(|fault| fault.to_status())?.map_err(to_status)?;
+        let receipts =
+            engine.call_with(permit, |core, now, out| core.publish_whole(&publish, now, out));
+        let receipts =
+            flat(receipts.await).map_err(|fault| fault.to_status())?.map_err(to_status)?;
         let results = publish.messages.iter().zip(receipts);
         Ok(results.map(|(message, receipt)| stored(message, receipt)).collect())
     }
@@ -88,7 +89,7 @@ impl Publisher {
         let permit = engine.reserve(size).await;
         // Outside of the command: it is given again where a page is missing, and goes on from there.
         let mut results: Vec<Result<Receipt, Fault>> = Vec::with_capacity(publishes.len());
-        let told = engine.call(|core, now, out| {
+        let told = engine.call_with(permit, |core, now, out| {
             while let Some(publish) = publishes.get(results.len()) {
                 results.push(match publish {
                     Err(fault) => Err(fault.clone()),
@@ -101,9 +102,7 @@ impl Publisher {
             }
             Ok(())
         });
-        let told = told.await;
-        drop(permit);
-        flat(told).map_err(|fault| fault.to_status())?;
+        flat(told.await).map_err(|fault| fault.to_status())?;
         Ok(publishes.into_iter().zip(results).map(outcome).collect())
     }
 }
@@ -132,3 +131,6 @@ fn outcome((publish, result): (Result<Publish, Fault>, Result<Receipt, Fault>)) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

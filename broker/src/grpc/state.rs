@@ -114,9 +114,8 @@ impl StateCalls {
         let store = state::store_value(state::needed("value", request.value)?)?;
         let engine = &self.context.engine;
         let permit = engine.reserve(store.value.len()).await;
-        let stored = engine.call(|core, now, out| core.store_value(&store, now, out)).await;
-        drop(permit);
-        Ok(PutValueResponse { stored: flat(stored)? })
+        let stored = engine.call_with(permit, |core, now, out| core.store_value(&store, now, out));
+        Ok(PutValueResponse { stored: flat(stored.await)? })
     }
 
     async fn values(
