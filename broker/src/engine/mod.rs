@@ -412,7 +412,9 @@ impl Engine {
         {
             let mut state = self.state.lock();
             state.pulls.remove(&pull);
-            if state.core.cancel_pull(pull, self.clock.now()) {
+            let now = self.clock.now();
+            if state.core.cancel_pull(pull, now) {
+                self.arm(&mut state, now);
                 return;
             }
         }
