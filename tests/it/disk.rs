@@ -199,6 +199,30 @@ impl Simulated {
     }
 }
 
+/// A stop wrote its own beside the thread's, and whoever came second with the older one panicked.
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_that_are_written_at_once_come_one_after_the_other() {
+    let disk = SimDisk::new(5);
+    let broker = Simulated::open(&disk);
+    let writers: Vec<_> = (0..4)
+        .map(|_| {
+            let engine = broker.engine.clone();
+            tokio::task::spawn_blocking(move || {
+                for _ in 0..50 {
+                    engine.checkpoint().unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..200 {
+        broker.publish().await.unwrap();
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    broker.engine.close().unwrap();
+}
+
 /// Nobody else takes a turn here: without a look of its own the broker never learned of the room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_that_waits_for_room_goes_on_when_there_is_some() {

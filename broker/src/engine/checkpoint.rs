@@ -27,17 +27,27 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long nothing is tried after a disk that was too full for a checkpoint.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Tells the checkpoint thread to stop.
+/// One checkpoint at a time, and the end of the threads that work beside everybody.
 #[derive(Debug, Default)]
-pub(super) struct Signal {
+pub(super) struct Checkpoints {
+    /// Of two that are written at once the later one could come first.
+    writing: Mutex<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     stop: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Signal {
-    pub(super) fn stop(&self) {
+impl Checkpoints {
+    fn stop(&self) {
         *self.stop.lock() = true;
         self.changed.notify_all();
+    }
+
+    /// Waits for the end of what the thread is writing.
+    fn join(&self) {
+        if let Some(thread) = self.thread.lock().take() {
+            thread.join().expect("a panic ends the process");
+        }
     }
 
     /// Waits a while; returns whether to stop.
@@ -53,6 +63,7 @@ impl Signal {
 impl Engine {
     /// Writes a checkpoint of the state as it is. Blocks until it is in place.
     pub fn checkpoint(&self) -> Result<(), WriteError> {
+        let _alone = self.checkpoints.writing.lock();
         let began = Instant::now();
         let (lsn, (snapshot, kept)) = self.look(|core| (core.snapshot(), self.log.kept()));
         let held = began.elapsed();
@@ -69,10 +80,10 @@ impl Engine {
     }
 
     /// Starts the thread that writes checkpoints when they are due.
-    pub(super) fn spawn_checkpoints(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
+    pub(super) fn spawn_checkpoints(self: &Arc<Self>) -> std::io::Result<()> {
         let engine = self.clone();
         let thread = std::thread::Builder::new().name("checkpoint".to_owned());
-        thread.spawn(move || {
+        let thread = thread.spawn(move || {
             give_way();
             let (mut last, mut full) = (Instant::now(), None::<Instant>);
             while !engine.checkpoints.wait() {
@@ -92,7 +103,9 @@ impl Engine {
                     }
                 }
             }
-        })
+        })?;
+        *self.checkpoints.thread.lock() = Some(thread);
+        Ok(())
     }
 
     /// Ends the checkpoint thread; what it is writing is finished.
@@ -116,6 +129,8 @@ impl Engine {
     /// the disk has no room for the checkpoint, the next start reads more of the log.
     pub fn close(&self) -> Result<(), WriteError> {
         self.stop_checkpoints();
+        // The folder belongs to somebody else once the log is closed.
+        self.checkpoints.join();
         let lsn = self.look(|_| ()).0;
         if lsn != Lsn(0) && 0 < self.log.bytes_since_checkpoint() {
             match self.checkpoint() {

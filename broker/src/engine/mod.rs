@@ -130,7 +130,7 @@ pub struct Engine {
     /// Wakes who works on operations.
     operations: Notify,
     /// Ends the checkpoint thread.
-    checkpoints: checkpoint::Signal,
+    checkpoints: checkpoint::Checkpoints,
     commits: Arc<open::Commits>,
     /// Pages of the index that could not be read, and were made anew.
     pages_rebuilt: AtomicU64,

@@ -170,7 +170,7 @@ impl Engine {
             unsynced,
             timer: Notify::new(),
             operations: Notify::new(),
-            checkpoints: checkpoint::Signal::default(),
+            checkpoints: checkpoint::Checkpoints::default(),
             commits,
             pages_rebuilt: AtomicU64::new(rebuilt),
         });
