@@ -73,7 +73,8 @@ impl Options {
     }
 
     /// The largest batch, so that a segment holds at least two and a frame is within its bound.
-    pub(crate) fn batch_bytes_max(&self) -> usize {
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> usize {
         let half = u64::from(self.segment_bytes.saturating_sub(SEGMENT_HEADER_LEN)) / 2;
         let frame = half.min(FRAME_BYTES_MAX);
         usize::try_from(frame.saturating_sub(HEADER_LEN as u64 + ALIGN)).unwrap_or(usize::MAX)

@@ -19,7 +19,7 @@ use super::{BUDGET_UNIT, Durable, Engine, State, Stopped, checkpoint, letters};
 use crate::calendar::CALENDAR;
 use crate::clock::Clock;
 use crate::queue::record::UnknownRecord;
-use crate::queue::{Limits, SnapshotError};
+use crate::queue::{BATCH_BYTES, Limits, SnapshotError};
 
 /// How an engine is opened.
 #[derive(Clone, Debug)]
@@ -133,8 +133,12 @@ impl Engine {
         on_failure: impl Fn(&Failure) + Send + Sync + 'static,
         start: impl FnOnce(Recovery, Arc<dyn Observer>) -> Result<(Log, T), OpenError>,
     ) -> Result<(Arc<Self>, RecoveryReport, T), StartError> {
+        let at_once = options.log.batch_bytes_max();
+        // Beside a batch that is not full yet; a test's log may be smaller than that.
+        let commit_bytes_max = at_once.checked_sub(BATCH_BYTES).unwrap_or(at_once);
+        let limits = Limits { commit_bytes_max, ..options.limits };
         let mut recovery = Log::recover(disk, options.log)?;
-        let (mut core, rebuilt) = recover(&mut recovery, options.limits, &options.clock)?;
+        let (mut core, rebuilt) = recover(&mut recovery, limits, &options.clock)?;
         core.set_calendar(CALENDAR);
         let (epoch, last) = (recovery.epoch(), core.last_lsn());
         let report = recovery.report().clone();

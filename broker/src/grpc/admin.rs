@@ -126,6 +126,7 @@ impl AdminService for Admin {
             ("max_pulled", number(core.pulled_max)),
             ("max_state_bytes", number(core.state_bytes_max)),
             ("max_barrier_bytes", number(BARRIER_BYTES_MAX)),
+            ("max_commit_bytes", number(core.commit_bytes_max)),
             ("max_completion_bytes", core.completion_bytes_max().cast_signed()),
             ("max_barrier_collecting_messages", number(COLLECTING_MESSAGES_MAX)),
             ("max_outcomes", number(core.outcomes_max)),

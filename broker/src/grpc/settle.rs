@@ -188,3 +188,6 @@ fn bytes_of(settlement: &Settlement) -> usize {
     let changes: usize = effects.changes.iter().map(StateChange::bytes).sum();
     publish::bytes(&effects.publish) + changes + patch
 }
+
+#[cfg(test)]
+mod tests;

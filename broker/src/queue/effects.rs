@@ -52,6 +52,10 @@ impl<I: Index> Core<I> {
             }
             _ => self.draft_settlement(&mut draft, call, settlement, now)?,
         }
+        let max = self.limits.commit_bytes_max;
+        if max < draft.bytes() {
+            return Err(Refused::Limit { what: "commit_bytes", max }.into());
+        }
         self.commit_settlements(draft, out);
         self.evict(&evicted, now, out);
         Ok(())

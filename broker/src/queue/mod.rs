@@ -150,6 +150,9 @@ pub struct Limits {
     /// Messages that wait and whose last step is remembered, for traces; some 40 bytes each. A replay must
     /// know the same number.
     pub trail_max: usize,
+    /// Bytes that the log takes of one commit. The configuration leaves room for a batch; a settlement
+    /// may come with as much, and with what barriers publish.
+    pub commit_bytes_max: usize,
     /// Whether publishing to a queue, or consuming from one, makes it.
     pub auto_create_queues: bool,
 }
@@ -173,6 +176,7 @@ impl Default for Limits {
             outcomes_max: 1_000_000,
             unwritten_outcomes_max: 1 << 16,
             trail_max: 100_000,
+            commit_bytes_max: usize::MAX,
             auto_create_queues: true,
         }
     }
@@ -256,7 +260,7 @@ pub struct Output {
 
 /// Bytes after which a batch takes no further commit, so that a turn of many commits takes several
 /// frames where it must.
-const BATCH_BYTES: usize = 256 << 10;
+pub const BATCH_BYTES: usize = 256 << 10;
 
 /// What the log must take at once: a batch that is not full yet, and the largest commit after it,
 /// which is on disk as a whole or not at all. That is a publish batch of these bounds with the
@@ -316,6 +320,14 @@ impl Draft {
 
     fn fact(&mut self, record: Record) -> Lsn {
         self.push(record, Body::default())
+    }
+
+    /// What the log gets of it, at most.
+    fn bytes(&self) -> usize {
+        let bytes = |(record, body): &(Record, Body)| {
+            MESSAGE_OVERHEAD_BYTES + record.encoded_len() + body.len()
+        };
+        self.records.iter().map(bytes).sum()
     }
 
     /// LSN of the record that is added next.
