@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use qbroker::exit::Exit;
-use qbroker_client::{Client, Error, ListedMessage, MessageQuery, Reason};
+use qbroker_client::{Client, ListedMessage, MessageQuery, Reason};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -94,13 +94,20 @@ impl DeadCommand {
 
 /// The queue that holds the dead letters of this one, which may be it.
 async fn letters(globals: &Globals, queue: &str) -> Result<String, Failure> {
-    Ok(letters_of(&globals.connect().await?, queue).await?)
+    letters_of(&globals.connect().await?, queue).await
 }
 
-async fn letters_of(client: &Client, queue: &str) -> Result<String, Error> {
-    let named = client.get_queue(queue).await?.policy.dead_letter_queue;
+async fn letters_of(client: &Client, queue: &str) -> Result<String, Failure> {
+    let policy = client.get_queue(queue).await?.policy;
+    if policy.discard_dead_letters == Some(true) {
+        let why = format!(
+            "{queue} discards its dead letters; those of before are in the queue that had them then \
+             ({queue}.dead, unless another one was named): name that"
+        );
+        return Err(Failure::new(Exit::Data, why));
+    }
     // A dead-letter queue has none itself.
-    Ok(named.unwrap_or_else(|| queue.to_owned()))
+    Ok(policy.dead_letter_queue.unwrap_or_else(|| queue.to_owned()))
 }
 
 const LIST: [Column; 7] = [

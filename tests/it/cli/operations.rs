@@ -73,6 +73,24 @@ async fn dead_letters_are_listed_shown_redriven_and_deleted() {
     assert_eq!(stage.held("work.dead").await, [0, 0, 0]);
 }
 
+/// It took the queue itself for the one of its dead letters, and deleted what was waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_a_queue_without_dead_letters_is_not_taken_for_them() {
+    let stage = with_letters().await;
+    stage.shell.out(&["queue", "update", "work", "--discard-dead-letters"]).await;
+    for command in [
+        &["dead", "delete", "work", "--all", "--yes", "--wait"][..],
+        &["dead", "redrive", "work", "--to", "work.dead", "--all", "--wait"],
+        &["dead", "list", "work"],
+    ] {
+        let refused = stage.shell.run(command).await;
+        check_refused(&refused, 65, &["work discards its dead letters", "work.dead"]);
+    }
+    assert_eq!(each(&stage.peek("work").await, "payload"), ["three"]);
+    stage.shell.out(&["dead", "delete", "work.dead", "--all", "--yes", "--wait"]).await;
+    assert_eq!(stage.held("work.dead").await, [0, 0, 0]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_redriven_with_their_attempts_or_without() {
     let stage = with_letters().await;
