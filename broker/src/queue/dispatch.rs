@@ -95,15 +95,19 @@ impl<I: Index> Core<I> {
     /// Grants leases until nothing is ready or nobody has room. To be called after every turn; where
     /// a page is missing, to be called again.
     pub fn dispatch(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
+        if self.frozen {
+            // The broker is stopping, and waits for what is being worked on to end.
+            return Ok(());
+        }
         if self.consumers.take_all_hot() {
             let queues: Vec<_> = self.catalog.ids().collect();
             queues.into_iter().for_each(|queue| self.consumers.touch(queue));
         }
         // What came back too old goes before anybody gets it once more.
-        if !self.frozen && self.index.next_expiry().is_some_and(|expiry| expiry <= now.wall_ms) {
+        if self.index.next_expiry().is_some_and(|expiry| expiry <= now.wall_ms) {
             self.expire(now, out)?;
         }
-        if !self.frozen && self.is_any_ttl_over(now) {
+        if self.is_any_ttl_over(now) {
             self.end_ttls(now, out)?;
         }
         self.open_due_queues(now);

@@ -144,7 +144,7 @@ fn check_comes_back<I: Index>(core: &Core<I>, queue: &Queue) {
 /// Nobody with room waits at a queue that has something ready, unless its first message is to be given
 /// up and a step of that is left.
 fn check_nobody_starves<I: Index>(core: &Core<I>, now: Now) {
-    if core.limits.leases_max <= core.leases.len() {
+    if core.frozen || core.limits.leases_max <= core.leases.len() {
         return;
     }
     for queue in core.queues_after("") {
