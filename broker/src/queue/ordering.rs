@@ -64,11 +64,21 @@ impl<I: Index> Core<I> {
     /// Gives the lines new leaders whose old ones are done.
     pub(super) fn advance_lines(&mut self, out: &mut Output) -> Lookup<()> {
         while !self.leaderless.is_empty() {
-            let mut births = Vec::new();
+            let (mut births, mut empty) = (Vec::new(), Vec::new());
             for &(queue, line) in self.leaderless.iter().take(LINES_AT_ONCE) {
-                let next = self.index.first_behind(queue, line)?.expect("somebody waits in it");
+                // Of a page that was made anew nobody may be known to wait in it any more.
+                let Some(next) = self.index.first_behind(queue, line)? else {
+                    empty.push((queue, line));
+                    continue;
+                };
                 self.index.message(next)?;
                 births.push(next.0);
+            }
+            for line in empty {
+                self.leaderless.remove(&line);
+            }
+            if births.is_empty() {
+                continue;
             }
             let mut draft = self.draft();
             draft.fact(Record::Advanced(Advanced { births }));
