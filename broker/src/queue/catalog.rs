@@ -473,6 +473,10 @@ impl Draft {
             if let Record::QueuePut(definition) = record
                 && definition.queue_id() == queue
             {
+                // Asked for each letter, of which there may be thousands behind it.
+                if definition.is_dead_letter_queue {
+                    return;
+                }
                 definition.is_dead_letter_queue = true;
             }
         }
