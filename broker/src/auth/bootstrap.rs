@@ -15,16 +15,17 @@ use super::{AccessError, Settings};
 const CLEAR: &str = "bootstrap-token";
 const HASHED: &str = "bootstrap-tokens.toml";
 
-/// Returns the file of the token's hash and its entry, making both where they are missing.
-pub(super) fn ensure(settings: &Settings) -> Result<(PathBuf, TokenEntry), AccessError> {
+/// Returns the file of the token's hash and its entries, making both where they are missing. Others may
+/// have been added to it.
+pub(super) fn ensure(settings: &Settings) -> Result<(PathBuf, Vec<TokenEntry>), AccessError> {
     let clear = settings.data_dir.join(CLEAR);
     let hashed = settings.data_dir.join(HASHED);
     if exists(&hashed)? {
-        let entry = file::read_tokens(&hashed)?.swap_remove(0);
+        let entries = file::read_tokens(&hashed)?;
         if exists(&clear)? {
             info!(file = %clear.display(), "the token of the first start is accepted");
         }
-        return Ok((hashed, entry));
+        return Ok((hashed, entries));
     }
     let token = match exists(&clear)? {
         true => read_clear(&clear)?,
@@ -34,7 +35,7 @@ pub(super) fn ensure(settings: &Settings) -> Result<(PathBuf, TokenEntry), Acces
     let entry = TokenEntry::of(&token, "bootstrap");
     file::write_private(&hashed, &entry.to_toml())?;
     announce(settings, &clear);
-    Ok((hashed, entry))
+    Ok((hashed, vec![entry]))
 }
 
 /// Names the file, never the token: logs are read by many and kept for long.
@@ -88,11 +89,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_, first) = ensure(&settings(&folder)).unwrap();
         let token = clear(&folder);
-        assert!(first.hash.fits(&token));
+        assert!(first[0].hash.fits(&token));
         let mode = std::fs::metadata(folder.path().join(CLEAR)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let (_, again) = ensure(&settings(&folder)).unwrap();
-        assert!(again.hash.fits(&token));
+        assert!(again[0].hash.fits(&token));
+        let another = TokenEntry::of(&Token::generate().unwrap(), "another");
+        file::append_token(&folder.path().join(HASHED), &another).unwrap();
+        let (_, both) = ensure(&settings(&folder)).unwrap();
+        assert_eq!(
+            both.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(),
+            ["bootstrap", "another"]
+        );
     }
 
     #[test]
@@ -101,8 +109,8 @@ mod tests {
         ensure(&settings(&folder)).unwrap();
         let token = clear(&folder);
         std::fs::remove_file(folder.path().join(CLEAR)).unwrap();
-        let (_, entry) = ensure(&settings(&folder)).unwrap();
-        assert!(entry.hash.fits(&token));
+        let (_, entries) = ensure(&settings(&folder)).unwrap();
+        assert!(entries[0].hash.fits(&token));
         assert!(!folder.path().join(CLEAR).exists());
     }
 
@@ -112,8 +120,8 @@ mod tests {
         ensure(&settings(&folder)).unwrap();
         let token = clear(&folder);
         std::fs::remove_file(folder.path().join(HASHED)).unwrap();
-        let (_, entry) = ensure(&settings(&folder)).unwrap();
-        assert!(entry.hash.fits(&token));
+        let (_, entries) = ensure(&settings(&folder)).unwrap();
+        assert!(entries[0].hash.fits(&token));
     }
 
     #[test]

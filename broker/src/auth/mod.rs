@@ -91,8 +91,8 @@ impl Access {
         if !is_reachable(settings) {
             return Ok(Self::new(Rule::LoopbackOpen, None, Vec::new()));
         }
-        let (source, entry) = bootstrap::ensure(settings)?;
-        Ok(Self::new(Rule::LoopbackOpen, Some(&source), vec![entry]))
+        let (source, entries) = bootstrap::ensure(settings)?;
+        Ok(Self::new(Rule::LoopbackOpen, Some(&source), entries))
     }
 
     fn new(rule: Rule, source: Option<&Path>, entries: Vec<TokenEntry>) -> Self {
