@@ -117,6 +117,10 @@ async fn schedules_are_told_as_they_were_put_and_survive_a_kill() {
     let id = client.trigger_schedule("b").await.unwrap().expect("nothing holds its key");
     assert!(id.starts_with("q."), "{id}");
     assert_eq!(client.trigger_schedule("b").await.unwrap(), None, "the first is unfinished");
+    // Handed in again as it was told, it skips no more where it is not to.
+    let again = client.get_schedule("b").await.unwrap();
+    client.put_schedule(ScheduleSpec::from(again).skip_if_unfinished(false)).await.unwrap();
+    assert!(client.trigger_schedule("b").await.unwrap().is_some());
     client.delete_schedule("b").await.unwrap();
     let gone = |done: Result<(), Error>| {
         assert_eq!(done.unwrap_err().reason(), Some(&Reason::ScheduleNotFound));

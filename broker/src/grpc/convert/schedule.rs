@@ -32,8 +32,12 @@ pub(in crate::grpc) fn put(schedule: v1::Schedule, hasher: IdHasher) -> Result<P
     calendar::check(&cron, &time_zone).map_err(|why| Fault::invalid("cron", why))?;
     let mut message = super::state::needed("message", message)?;
     check_message(&message)?;
+    let own_key = format!("schedule:{name}");
     if schedule.skip_if_unfinished && message.unique_key.is_empty() {
-        message.unique_key = format!("schedule:{name}");
+        message.unique_key = own_key;
+    } else if !schedule.skip_if_unfinished && message.unique_key == own_key {
+        // Told with the schedule, and handed in again: it would go on skipping.
+        message.unique_key.clear();
     }
     let nowhere: Arc<str> = Arc::from("");
     Ok(PutSchedule {
