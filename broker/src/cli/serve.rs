@@ -59,7 +59,7 @@ fn keep_memory_small() {
 }
 
 async fn run(settings: Settings) -> Outcome {
-    let stops = Stops::listen()
+    let stops = Stops::listen_as_server()
         .map_err(|error| Failure::new(Exit::Unavailable, format!("no signals: {error}")))?;
     let finish = stops.finish.clone().cancelled_owned();
     tokio::select! {
