@@ -140,7 +140,10 @@ async fn get(args: &GetArgs, client: &Client, globals: &Globals) -> Outcome {
     };
     if !globals.output().is_chosen() {
         // As it was stored, whatever it is.
-        std::io::stdout().lock().write_all(&value)?;
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(&value)?;
+        // What is still held back at the exit is lost without a word.
+        stdout.flush()?;
         return Ok(Exit::Ok);
     }
     let mut item = item(&args.key);
