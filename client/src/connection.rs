@@ -11,7 +11,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
 
 use crate::backoff::Backoff;
-use crate::error::Error;
+use crate::error::{Error, Reason};
 use crate::options::{ClientBuilder, with_causes};
 
 /// A connected client; cheap to clone, all clones share the connections and the session.
@@ -119,26 +119,62 @@ impl Client {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let timeout = self.shared.request_timeout + wait;
-        let mut last = None;
+        let mut tried = Tried::default();
         let tries = async {
             let mut backoff = self.backoff();
             loop {
+                tried.is_on_its_way = true;
                 let error = match call(self.channel(), request.clone()).await {
                     Ok(response) => return Ok(response.into_inner()),
                     Err(status) => Error::from(status),
                 };
+                tried.is_on_its_way = false;
                 if !error.is_retryable() || !(repeatable || error.nothing_was_done()) {
-                    return Err(error);
+                    return Err(tried.told(error));
                 }
                 let delay = backoff.next_delay(error.retry_delay());
-                last = Some(error);
+                tried.failed(error);
                 tokio::time::sleep(delay).await;
             }
         };
         match tokio::time::timeout(timeout, tries).await {
             Ok(answer) => answer,
-            // What kept it from succeeding says more than that the time is over.
-            Err(_) => Err(last.unwrap_or(Error::TimedOut(timeout))),
+            Err(_) => Err(tried.over(timeout)),
+        }
+    }
+}
+
+/// What is known of a call that is tried again and again.
+#[derive(Debug, Default)]
+struct Tried {
+    last: Option<Error>,
+    /// The first try that may have been done.
+    in_doubt: Option<Error>,
+    is_on_its_way: bool,
+}
+
+impl Tried {
+    fn failed(&mut self, error: Error) {
+        if !error.nothing_was_done() {
+            self.in_doubt.get_or_insert_with(|| error.clone());
+        }
+        self.last = Some(error);
+    }
+
+    /// What the caller is told of a try that failed for good. "Not now" says nothing of one before it, which
+    /// may have been done when it could.
+    fn told(&mut self, error: Error) -> Error {
+        let is_for_now = error.is_retryable() || error.reason() == Some(&Reason::QueuePaused);
+        let in_doubt = self.in_doubt.take().filter(|_| error.nothing_was_done() && is_for_now);
+        in_doubt.unwrap_or(error)
+    }
+
+    /// What the caller is told when the time is over: what kept it from succeeding says more than that, but
+    /// not where a try may have been done since.
+    fn over(&mut self, timeout: Duration) -> Error {
+        match self.last.take() {
+            Some(error) if !(error.nothing_was_done() && self.is_on_its_way) => self.told(error),
+            _ => self.in_doubt.take().unwrap_or(Error::TimedOut(timeout)),
         }
     }
 }
@@ -180,4 +216,39 @@ impl Interceptor for Authorize {
 /// An id that nobody else has: 128 random bits in 32 characters.
 pub(crate) fn random_id() -> String {
     format!("{:032x}", rand::random::<u128>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Refusal;
+
+    /// What was stored, and whose answer was lost, would be stored again under another id.
+    #[test]
+    fn not_now_says_nothing_of_a_try_before_it() {
+        let broken = || Error::Disconnected("broken".to_owned());
+        let refused = |reason, retryable| {
+            Error::Refused(Refusal { retryable, ..Refusal::unsent(reason, String::new()) })
+        };
+        let (paused, full) =
+            (refused(Reason::QueuePaused, false), refused(Reason::QueueFull, true));
+        let missing = refused(Reason::QueueNotFound, false);
+        let after = |error| {
+            let mut tried = Tried::default();
+            tried.failed(error);
+            tried
+        };
+        assert_eq!(after(broken()).told(paused.clone()), broken());
+        assert_eq!(after(full.clone()).told(paused.clone()), paused);
+        assert_eq!(after(broken()).told(missing.clone()), missing, "whenever it is asked");
+
+        let timeout = Duration::from_secs(1);
+        let mut tried = after(full.clone());
+        assert_eq!(tried.over(timeout), full, "it waits for the next try");
+        let mut tried = Tried { is_on_its_way: true, ..after(full.clone()) };
+        assert_eq!(tried.over(timeout), Error::TimedOut(timeout));
+        let mut tried = after(broken());
+        tried.failed(full);
+        assert_eq!(tried.over(timeout), broken());
+    }
 }

@@ -25,6 +25,13 @@ pub struct Refusal {
     pub retry_delay: Option<Duration>,
 }
 
+impl Refusal {
+    /// Of what the broker would refuse, and was not sent for that.
+    pub(crate) fn unsent(reason: Reason, message: String) -> Self {
+        Self { reason, message, metadata: HashMap::new(), retryable: false, retry_delay: None }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.reason, self.message)
@@ -62,7 +69,8 @@ pub enum Error {
     /// The publisher or consumer was closed, or had failed, before this.
     #[error("closed: {0}")]
     Closed(String),
-    /// The broker forgot the producer while this was unanswered: it may or may not be stored.
+    /// The broker forgot the producer, or ended the stream, while this was unanswered: it may or may not
+    /// be done.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(String),
     /// The lease ended before the settlement: the message is, or was, somebody else's.
@@ -135,6 +143,14 @@ impl Error {
             | Self::LeaseLost(_)
             | Self::Protocol(_)
             | Self::Option(_) => Self::Closed(self.to_string()),
+        }
+    }
+
+    /// What somebody is told whose request was sent and not answered when this ended the stream.
+    pub(crate) fn unanswered(&self) -> Self {
+        match self {
+            Self::Refused(refusal) => Self::OutcomeUnknown(refusal.to_string()),
+            other => other.clone(),
         }
     }
 

@@ -136,7 +136,7 @@ impl Numbered {
     pub(super) fn refused(self, refused: v1::BatchRefused) -> Option<Batch> {
         let mut refusal = Refusal::from(refused.error.unwrap_or_default());
         let index = usize::try_from(refused.index).unwrap_or(usize::MAX);
-        if self.gathered.is_none() && concerns_one_message(&refusal.reason) {
+        if self.gathered.is_none() && concerns_one_message(&refusal) {
             // As single calls tell it. Whoever published single messages knows of no batch.
             refusal.metadata.insert("index".to_owned(), index.to_string());
         }
@@ -145,7 +145,7 @@ impl Numbered {
             refusal = Refusal { reason: Reason::QueueFull, retryable: true, ..refusal };
         }
         let Some(members) = self.gathered.filter(|_| {
-            concerns_one_message(&refusal.reason) && 1 < self.messages && index < self.messages
+            concerns_one_message(&refusal) && 1 < self.messages && index < self.messages
         }) else {
             self.group.finish(Err(Error::Refused(refusal)));
             return None;
@@ -167,25 +167,30 @@ impl Numbered {
 }
 
 /// Whether a refusal is the fault of the message it names, so that the others may succeed.
-fn concerns_one_message(reason: &Reason) -> bool {
+fn concerns_one_message(refusal: &Refusal) -> bool {
+    if refusal.reason == Reason::LimitReached {
+        // It would have made a queue.
+        return refusal.metadata.get("limit").is_some_and(|limit| limit == "max_queues");
+    }
     matches!(
-        reason,
+        refusal.reason,
         Reason::InvalidArgument
             | Reason::InvalidQueueName
             | Reason::MessageTooLarge
             | Reason::DuplicateInBatch
             | Reason::QueueNotFound
             | Reason::QueueFull
+            | Reason::QueuePaused
             | Reason::FeatureUnsupported
             | Reason::PermissionDenied
     )
 }
 
-/// The messages that a refusal is of, the last first. What comes after one that a full queue refused is
-/// for the same queue not tried again: it would come before it, or be refused one by one.
+/// The messages that a refusal is of, the last first. What comes after one that a full or paused queue
+/// refused is for the same queue not tried again: it would come before it, or be refused one by one.
 fn at_fault(reason: &Reason, index: usize, messages: &[v1::OutgoingMessage]) -> Vec<usize> {
     let queue = &messages[index].queue;
-    let is_full = *reason == Reason::QueueFull;
+    let is_full = matches!(reason, Reason::QueueFull | Reason::QueuePaused);
     let rest = (index + 1..messages.len()).rev();
     rest.filter(|at| is_full && messages[*at].queue == *queue).chain([index]).collect()
 }

@@ -68,7 +68,8 @@ impl PublisherBuilder {
 ///
 /// What is offered at the same time shares batches, without a timer: a lone message leaves at once,
 /// a thousand leave together. Messages that one task offers one after the other are stored in that
-/// order.
+/// order, but where the broker refuses one that another task offered with them: what only shared its
+/// batch is sent again, behind what left meanwhile.
 ///
 /// When the last clone is dropped, what was offered is still sent if the broker is there; use
 /// [`Publisher::close`] to know.

@@ -369,7 +369,7 @@ impl Machine for Outbox {
         self.end_stream();
         for batch in std::mem::take(&mut self.unconfirmed) {
             self.budget.add_permits(batch.cost);
-            batch.group.finish(Err(error.clone()));
+            batch.group.finish(Err(error.unanswered()));
         }
         for batch in std::mem::take(&mut self.ready).into_iter().chain(self.open.take()) {
             self.budget.add_permits(batch.cost);
