@@ -283,6 +283,10 @@ impl From<v1::Delivery> for Leased {
     }
 }
 
+/// What the broker keeps of a failure, and of its kind: no more is sent.
+const FAILURE_BYTES_MAX: usize = 4096;
+const FAILURE_KIND_BYTES_MAX: usize = 256;
+
 /// Why an attempt failed, in the application's words. The broker cuts what is longer than 4 KiB.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Failure {
@@ -317,7 +321,17 @@ impl From<v1::Failure> for Failure {
 
 impl From<Failure> for v1::Failure {
     fn from(failure: Failure) -> Self {
-        Self { r#type: failure.kind, message: failure.message, details: failure.details }
+        let mut left = FAILURE_BYTES_MAX;
+        let mut cut = |mut text: String, max: usize| {
+            text.truncate(text.floor_char_boundary(max.min(left)));
+            left -= text.len();
+            text
+        };
+        Self {
+            r#type: cut(failure.kind, FAILURE_KIND_BYTES_MAX),
+            message: cut(failure.message, usize::MAX),
+            details: cut(failure.details, usize::MAX),
+        }
     }
 }
 

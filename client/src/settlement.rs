@@ -14,6 +14,13 @@ use crate::time;
 /// The largest limit of failures that a broker takes.
 const ATTEMPTS_MAX: u32 = 1_000_000;
 
+/// The longest that a message may wait; of a longer delay the broker would end the stream.
+const DELAY_MAX: Duration = Duration::from_hours(365 * 24);
+
+fn wire_delay(delay: Duration) -> prost_types::Duration {
+    time::duration(delay.min(DELAY_MAX))
+}
+
 /// What became of the work on a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -22,14 +29,14 @@ pub enum Outcome {
     Ack,
     /// Failed: counts a failure; the message comes again, or is dead-lettered at `max_attempts`.
     Nack {
-        /// When it comes again; `None`: by the queue's retry policy.
+        /// When it comes again, within 365 days; `None`: by the queue's retry policy.
         delay: Option<Duration>,
         /// Why, for the next attempt and for people.
         failure: Option<Failure>,
     },
     /// Handed back unprocessed: counts nothing, and the message takes its old place.
     Release {
-        /// When it comes again; `None`: at once.
+        /// When it comes again, within 365 days; `None`: at once.
         delay: Option<Duration>,
     },
     /// Given up: to the dead-letter queue now.
@@ -48,13 +55,13 @@ impl Outcome {
         match self {
             Self::Ack => settlement::Outcome::Ack(v1::Ack {}),
             Self::Nack { delay, failure } => settlement::Outcome::Nack(v1::Nack {
-                delay: delay.map(time::duration),
+                delay: delay.map(wire_delay),
                 failure: failure.map(Into::into),
                 patch,
                 max_attempts: max_attempts.map(Limit::into_wire),
             }),
             Self::Release { delay } => {
-                settlement::Outcome::Release(v1::Release { delay: delay.map(time::duration) })
+                settlement::Outcome::Release(v1::Release { delay: delay.map(wire_delay) })
             }
             Self::DeadLetter { failure } => settlement::Outcome::DeadLetter(v1::DeadLetter {
                 failure: failure.map(Into::into),

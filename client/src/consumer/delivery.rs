@@ -155,6 +155,12 @@ impl Delivery {
         answer.await.unwrap_or_else(|_| Err(Error::Closed("the consumer has ended".to_owned())))
     }
 
+    /// Whether it is used up: settled, or its lease was found to have ended when it was.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// Whether the lease has ended: the message is, or will be, somebody else's.
     #[must_use]
     pub fn is_lost(&self) -> bool {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message as _;
 use qbroker_proto::raw::{self, consume_request::Kind};
 use qbroker_proto::v1;
 use tokio::sync::oneshot;
@@ -18,13 +19,19 @@ use self::reports::Reports;
 use super::leases::{Buffered, Leases};
 use super::settlements::Settlements;
 use super::trial::{Trial, Trials, keeps_lease};
-use crate::error::Error;
+use crate::error::{Error, Reason, Refusal};
 use crate::group::Group;
 use crate::message::{Failure, Sent};
 use crate::settlement::{Outcome, Settlement};
 use crate::time;
 
 type Request = raw::ConsumeRequest;
+
+/// The largest settlement that is sent: the broker reads requests of 16 MiB.
+const SETTLEMENT_BYTES_MAX: usize = 15 << 20;
+/// How long a lease may be made to last.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+const LEASE_MAX: Duration = Duration::from_hours(12);
 
 /// Everything a consumer holds.
 #[derive(Debug)]
@@ -157,8 +164,15 @@ impl Inbox {
             group.finish(Err(error));
             return (group, 0);
         }
-        let token = self.leases.settle(key);
-        self.settlements.add(key, &settlement.into().of(token))
+        let settlement = settlement.into().of(self.leases.token(key).clone());
+        if let Some(error) = too_large(&settlement) {
+            self.give_up(key, Failure::new("Refused", error.to_string()));
+            let group = Group::new();
+            group.finish(Err(error));
+            return (group, 0);
+        }
+        self.leases.settle(key);
+        self.settlements.add(key, &settlement)
     }
 
     /// Settles a lease, whose key the caller gets back where the broker keeps it.
@@ -166,6 +180,9 @@ impl Inbox {
         if let Some(error) = self.cannot_settle(key) {
             self.leases.forget(key);
             return Trial::over(error);
+        }
+        if let Some(error) = too_large(&settlement.clone().of(self.leases.token(key).clone())) {
+            return Trial::kept(key, error);
         }
         let trial = self.trials.begin(key);
         // Its answer comes by the trial.
@@ -205,7 +222,14 @@ impl Inbox {
         duration: Option<Duration>,
     ) -> oneshot::Receiver<Result<(), Error>> {
         let (answer, answered) = oneshot::channel();
-        if let Some(error) = self.cannot_settle(key) {
+        // Of a bad one the broker ends the stream.
+        let is_bad = |duration| !(LEASE_MIN..=LEASE_MAX).contains(&duration);
+        let bad = duration.filter(|duration| is_bad(*duration)).map(|duration| {
+            let why =
+                format!("a lease lasts from {LEASE_MIN:?} to {LEASE_MAX:?}, not {duration:?}");
+            Error::Refused(Refusal::unsent(Reason::InvalidArgument, why))
+        });
+        if let Some(error) = self.cannot_settle(key).or(bad) {
             // The receiver is at hand: it cannot be gone.
             answer.send(Err(error)).ok();
             return answered;
@@ -392,6 +416,16 @@ impl Inbox {
             drop(self.settle(buffered.key, Outcome::Release { delay: None }));
         }
     }
+}
+
+/// Why a settlement is not sent: the broker would not read the request.
+fn too_large(settlement: &v1::Settlement) -> Option<Error> {
+    let size = settlement.encoded_len();
+    (SETTLEMENT_BYTES_MAX < size).then(|| {
+        let why =
+            format!("the settlement has {size} bytes; at most {SETTLEMENT_BYTES_MAX} can be sent");
+        Error::Refused(Refusal::unsent(Reason::BatchTooLarge, why))
+    })
 }
 
 fn request(kind: Kind) -> Arc<Request> {

@@ -144,6 +144,14 @@ impl Leases {
         self.lose_where(reason, |_| true);
     }
 
+    /// The broker does not know the log that the leases are of. Those that are being settled hear so.
+    pub(super) fn forget_log(&mut self) {
+        self.lose_all(v1::LeaseLostReason::Unspecified);
+        for (_, lease) in &mut self.leases {
+            lease.started = false;
+        }
+    }
+
     fn lose_where(&mut self, reason: v1::LeaseLostReason, ended: impl Fn(&Bytes) -> bool) {
         for (_, lease) in &mut self.leases {
             if lease.state == LeaseState::Held && ended(&lease.token) {

@@ -30,6 +30,8 @@ struct Gathering {
     settlements: Vec<Bytes>,
     /// What the next ones are encoded in.
     room: BytesMut,
+    /// Of all of them.
+    bytes: usize,
     keys: Vec<usize>,
     group: Arc<Group<()>>,
 }
@@ -46,6 +48,10 @@ pub(super) struct Call {
 
 /// So many settlements are one request at most; the broker takes 10,000.
 const GATHERED_MAX: usize = 1_000;
+
+/// So many bytes of settlements are one request at most, unless one alone has more; the broker reads
+/// requests of 16 MiB.
+const GATHERED_BYTES_MAX: usize = 1 << 20;
 
 /// While this many requests are unanswered, settlements gather until there are `GATHERED_WORTH` of
 /// them: few large requests cost less than many small ones, and the next answer, which is at most
@@ -69,7 +75,13 @@ impl Settlements {
         key: usize,
         settlement: &v1::Settlement,
     ) -> (Arc<Group<()>>, usize) {
+        let bytes = settlement.encoded_len();
+        let gathered = self.gathering.as_ref().map_or(0, |gathering| gathering.bytes);
+        if 0 < gathered && GATHERED_BYTES_MAX < gathered + bytes {
+            self.number();
+        }
         let gathering = self.gathering.get_or_insert_with(Gathering::new);
+        gathering.bytes += bytes;
         let member = gathering.settlements.len();
         settlement.encode(&mut gathering.room).expect("a BytesMut grows");
         gathering.settlements.push(gathering.room.split().freeze());
@@ -155,7 +167,7 @@ impl Gathering {
     fn new() -> Self {
         let (settlements, room, keys) =
             (Vec::new(), BytesMut::with_capacity(ROOM_BYTES), Vec::new());
-        Self { settlements, room, keys, group: Group::new() }
+        Self { settlements, room, bytes: 0, keys, group: Group::new() }
     }
 }
 

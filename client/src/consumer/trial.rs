@@ -72,6 +72,13 @@ impl Trial {
         Self(receiver)
     }
 
+    /// One that was not sent: the lease is kept.
+    pub(super) fn kept(key: usize, error: Error) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        sender.send(Err(Kept::new(Some(key), error))).expect("the receiver is at hand");
+        Self(receiver)
+    }
+
     /// Nobody waits any more; what was answered meanwhile, where that was a refusal.
     pub(super) fn abandon(mut self) -> Option<Box<Kept>> {
         self.0.close();

@@ -497,7 +497,7 @@ pub(crate) async fn open_with(
     (broker, soon(opening).await.unwrap().unwrap(), talk)
 }
 
-async fn hear_window(talk: &mut ConsumeTalk) -> i32 {
+pub(crate) async fn hear_window(talk: &mut ConsumeTalk) -> i32 {
     match talk.hear_kind().await {
         consume_request::Kind::Flow(flow) => flow.max_outstanding_messages,
         other => panic!("{other:?}"),
@@ -521,7 +521,7 @@ pub(crate) async fn take(consumer: &Consumer, count: usize) -> Vec<Delivery> {
     taken
 }
 
-fn held(open: &ConsumeOpen) -> Vec<String> {
+pub(crate) fn held(open: &ConsumeOpen) -> Vec<String> {
     let text = |token: &Bytes| String::from_utf8(token.to_vec()).unwrap();
     let mut held: Vec<_> = open.held_lease_tokens.iter().map(text).collect();
     held.sort();

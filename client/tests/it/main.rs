@@ -6,4 +6,5 @@ mod broker;
 mod calls;
 mod consume;
 mod effects;
+mod ends;
 mod publish;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use qbroker_proto::raw::{self, consume_request::Kind, consume_response::Kind as Response};
 use qbroker_proto::v1;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Closing, Draining, Inbox, Request, Stream, Subscription, request};
 use crate::driver::{Machine, News, Next};
-use crate::error::Error;
+use crate::error::{Error, Reason};
 
 /// Leases that one report of beginnings names; the broker takes no more.
 const STARTED_MAX: usize = 10_000;
@@ -152,7 +152,14 @@ impl Machine for Inbox {
     }
 
     fn recover(&mut self, error: &Error) -> bool {
-        error.is_retryable() && !(self.abandoned && self.leases.is_empty())
+        let is_another_log =
+            error.reason() == Some(&Reason::TokenInvalid) && !self.consumer_id.is_empty();
+        if is_another_log {
+            warn!(%error, "the broker has another data folder: the leases are lost");
+            self.leases.forget_log();
+            self.consumer_id.clear();
+        }
+        (is_another_log || error.is_retryable()) && !(self.abandoned && self.leases.is_empty())
     }
 
     fn abandon(&mut self) {
@@ -166,13 +173,13 @@ impl Machine for Inbox {
         for buffered in self.leases.take(usize::MAX) {
             self.leases.forget(buffered.key);
         }
-        self.trials.end_all(error);
+        self.trials.end_all(&error.unanswered());
         for call in self.settlements.take_all() {
             call.keys.iter().for_each(|key| self.leases.forget(*key));
-            call.fail(error);
+            call.fail(&error.unanswered());
         }
         for (_, extension) in std::mem::take(&mut self.extensions) {
-            extension.answer.send(Err(error.clone())).ok();
+            extension.answer.send(Err(error.unanswered())).ok();
         }
         for subscription in std::mem::take(&mut self.subscriptions) {
             subscription.answer.send(Err(error.clone())).ok();
