@@ -111,7 +111,9 @@ impl Ending<'_> {
         };
         follow_up.sent(broker, tried.as_ref().copied());
         match tried {
-            Err(SendError::Broker(error)) if !matches!(error, Error::Refused(_)) => {
+            Err(SendError::Broker(error))
+                if !matches!(error, Error::Refused(_)) || delivery.is_settled() =>
+            {
                 Told::Answered(Err(error))
             }
             Err(error) => Told::Refused(delivery, Why { text: error.to_string(), is_final: false }),
@@ -158,7 +160,7 @@ impl Ending<'_> {
         });
         let why = match rest {
             Ok(rest) => match delivery.try_settle(rest).await {
-                Err(why @ Error::Refused(_)) => why.to_string(),
+                Err(why @ Error::Refused(_)) if !delivery.is_settled() => why.to_string(),
                 settled => return Some((settlement, settled)),
             },
             Err(why) => why,

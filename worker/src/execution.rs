@@ -6,6 +6,7 @@ use std::time::Instant;
 use qbroker_client::Delivery;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Duration, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, Span};
 
 use crate::actor::{Kind, Work};
@@ -44,12 +45,13 @@ impl Execution<'_> {
             context.set_deadline(deadline);
         }
         let work = self.actor.start(context.clone(), context.message())?;
-        let running = spawn(work, context.clone(), self.span.clone());
+        // Where a middleware does not wait for its end, it must not go on without a slot and a lease.
+        let mut running = AbortOnDropHandle::new(spawn(work, context.clone(), self.span.clone()));
         // Most jobs have ended once their own task has had its turn: nothing is made ready to interrupt
         // those.
         tokio::task::yield_now().await;
         if running.is_finished() {
-            return ended(running.await, None);
+            return ended((&mut running).await, None);
         }
         // In a box: those need no room for it.
         Box::pin(self.watch(context, running, limit, deadline)).await
@@ -59,7 +61,7 @@ impl Execution<'_> {
     async fn watch(
         &self,
         context: &Context,
-        mut running: JoinHandle<JobResult>,
+        mut running: AbortOnDropHandle<JobResult>,
         limit: Option<Duration>,
         deadline: Option<Instant>,
     ) -> JobResult {
@@ -72,7 +74,7 @@ impl Execution<'_> {
         match timeout(self.shared.settings.grace, &mut running).await {
             Ok(joined) => ended(joined, Some((reason, limit))),
             Err(_) => {
-                self.shared.slots.stuck(self.slot.clone(), running, context.clone());
+                self.shared.slots.stuck(self.slot.clone(), running.detach(), context.clone());
                 // Before the settlement, whose room would else be filled.
                 self.shared.follow_stuck();
                 Err(interruption(reason, limit))

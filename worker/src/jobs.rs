@@ -1,6 +1,10 @@
 //! The way of one message through a worker: found, run, decided, settled.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use qbroker_client::{Delivery, Message};
@@ -10,7 +14,7 @@ use crate::actor::ActorOptions;
 use crate::answers::{self, Expected};
 use crate::context::Context;
 use crate::ending::{Ending, Telling};
-use crate::execution::Execution;
+use crate::execution::{Execution, panicked};
 use crate::failure::{JobError, JobResult, Verdict};
 use crate::middleware::{JobEnd, Next, Settlement};
 use crate::registry::Registered;
@@ -84,6 +88,16 @@ fn span(context: &Context, parent: Option<TraceContext>) -> Span {
     )
 }
 
+/// The result of a job also where a middleware panics, or the actor before its work has a task of its own.
+async fn caught(job: impl Future<Output = JobResult>) -> JobResult {
+    let mut job = pin!(job);
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| job.as_mut().poll(context)));
+        polled.unwrap_or_else(|payload| Poll::Ready(Err(panicked(&*payload))))
+    })
+    .await
+}
+
 /// A message whose actor is known.
 struct Job<'a> {
     shared: &'a Shared,
@@ -101,7 +115,7 @@ impl Job<'_> {
         let Self { shared, actor, span, context } = *self;
         let execution = Execution { shared, actor, delivery, span, slot };
         let next = Next { context, rest: shared.middleware(), execution: &execution };
-        let result = next.run().await;
+        let result = caught(next.run()).await;
         let settlement = settle::decide(&result, context, &actor.treatment, rand::random());
         let duration = started.elapsed();
         self.log(&result, settlement);

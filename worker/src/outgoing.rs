@@ -368,6 +368,15 @@ pub enum SendError {
     /// members are the other's, and expire with that. Nothing was sent.
     #[error("a group within another has no on_expire without an on_complete")]
     NestedExpiry,
+    /// A member of a group has a unique key or a message id that another job has, and was not stored: the
+    /// group would wait for it until its time is over. The other members are sent.
+    #[error("a member of the group is a duplicate of another job: {actor} (member {position})")]
+    DuplicateMember {
+        /// Whose.
+        actor: String,
+        /// Which one of the jobs that the group sends first, from 0.
+        position: usize,
+    },
     /// The broker has not answered in time: it may have the job, now or as soon as it can be reached.
     #[error("the broker has not answered within {0:?}; it may yet take the job")]
     TimedOut(Duration),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use qbroker_client::Error;
+use qbroker_client::{Error, Reason};
 use serde::de::DeserializeOwned;
 
 use crate::broker::Broker;
@@ -84,13 +84,23 @@ impl Broker {
     ) -> Result<Vec<Option<Result<T, ReportedFailure>>>, ResultError> {
         let started = Instant::now();
         let mut results = Vec::with_capacity(message_ids.len());
-        for ids in message_ids.chunks(KEYS_MAX) {
+        let (mut at_once, mut rest) = (KEYS_MAX, message_ids);
+        while !rest.is_empty() {
+            let (ids, others) = rest.split_at(rest.len().min(at_once));
             let keys: Vec<String> = ids.iter().map(|id| key(id)).collect();
-            let found = self.wait_for_all(&keys, started, timeout).await?;
+            let found = match self.wait_for_all(&keys, started, timeout).await {
+                // Fewer, where the values of all are more than one answer may have.
+                Err(error) if error.reason() == Some(&Reason::BatchTooLarge) && 1 < ids.len() => {
+                    at_once = ids.len() / 2;
+                    continue;
+                }
+                found => found?,
+            };
             for key in keys {
                 let result = found.get(&key).map(|json| serde_json::from_slice(json));
                 results.push(result.transpose()?);
             }
+            rest = others;
         }
         Ok(results)
     }

@@ -175,6 +175,8 @@ impl Group {
     ///
     /// It has no members, one cannot be written, or the broker does not take it.
     pub async fn send(mut self, broker: &Broker) -> Result<SentGroup, SendError> {
+        // Under a name of its own it may have been sent before.
+        let is_new = self.id.is_none();
         let id = self.id.take().unwrap_or_else(random_id);
         let mut plan = Plan::default();
         let sent = plan.add(self.filled(&broker.defaults), &id)?;
@@ -182,9 +184,17 @@ impl Group {
         for barrier in plan.barriers {
             barrier.create(broker).await?;
         }
+        let (mut position, mut duplicate) = (0, None);
         for batch in batches(plan.jobs) {
-            broker.send_all(batch).await?;
+            let actors: Vec<String> = batch.iter().map(|job| job.actor().to_owned()).collect();
+            let receipt = broker.send_all(batch).await?;
+            if let Some(&first) = receipt.duplicates().first().filter(|_| is_new) {
+                let actor = actors[first].clone();
+                let position = position + first;
+                duplicate.get_or_insert(SendError::DuplicateMember { actor, position });
+            }
+            position += actors.len();
         }
-        Ok(sent)
+        duplicate.map_or(Ok(sent), Err)
     }
 }

@@ -166,6 +166,25 @@ async fn a_group_is_complete_when_all_its_members_have_ended() {
     bench.stop().await;
 }
 
+/// It would wait for a job that arrives nowhere, until its time is over.
+#[tokio::test]
+async fn a_group_of_which_another_job_has_a_members_key_says_so() {
+    let bench = Bench::start().await;
+    double::with(1).unique_key("mine").send(&bench.broker).await.unwrap();
+    let group = |members| Group::new(members).id("again");
+    let members = || [double::with(1), double::with(2).unique_key("mine")];
+    let refused = Group::new(members()).send(&bench.broker).await;
+    let Err(SendError::DuplicateMember { actor, position }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((actor.as_str(), position), ("double", 1));
+    // Under its own name it may be sent again.
+    for _ in 0..2 {
+        group([double::with(1), double::with(2)]).send(&bench.broker).await.unwrap();
+    }
+    bench.stop().await;
+}
+
 #[tokio::test]
 async fn who_waits_for_a_job_that_no_worker_can_do_is_told_of_its_failure() {
     let mut bench = Bench::start().await;

@@ -351,3 +351,59 @@ async fn a_trace_goes_from_the_publisher_through_jobs_to_the_jobs_they_send() {
     worker.stop().await.unwrap();
     bench.stop().await;
 }
+
+/// Leaves a job before its end, or panics around it.
+struct Unsteady(Log);
+
+impl Middleware for Unsteady {
+    fn process<'a>(&'a self, context: &'a Context, next: Next<'a>) -> JobFuture<'a> {
+        let is_hasty = context.message().headers.contains_key("hasty");
+        Box::pin(async move {
+            assert!(is_hasty, "oh no");
+            tokio::select! {
+                result = next.run() => result,
+                () = BEGUN.notified() => Err(JobError::skip("it takes too long")),
+            }
+        })
+    }
+
+    fn after_process(&self, _context: &Context, end: &JobEnd<'_>) {
+        let kind = end.result.as_ref().map_or_else(|error| error.kind(), |_| "none");
+        self.0.write(format!("{:?} after {kind}", end.settlement));
+    }
+}
+
+static BEGUN: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
+/// Writes when it is no more.
+struct Gone(Log);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.write("gone");
+    }
+}
+
+#[actor(max_retries = 0)]
+async fn endless(ctx: Context) {
+    let _gone = Gone(ctx.state::<Log>().clone());
+    BEGUN.notify_one();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_job_does_not_outlive_a_middleware_that_leaves_it() {
+    let mut bench = Bench::start().await;
+    let broker = bench.broker.clone().middleware(Unsteady(bench.log()));
+    let worker = run(bench.worker_of(broker).register(endless).concurrency(1));
+    endless::with().header("hasty", "yes").send(&bench.broker).await.unwrap();
+    let mut seen = bench.lines(2).await;
+    seen.sort_unstable();
+    assert_eq!(seen, ["Ack after Skipped", "gone"]);
+
+    // A panic is a failure like any other: who waits for the job is told.
+    endless::send(&bench.broker).await.unwrap();
+    assert_eq!(bench.line().await, "DeadLetter { exhausted: true } after Panic");
+    worker.stop().await.unwrap();
+    bench.stop().await;
+}

@@ -58,6 +58,21 @@ async fn a_result_is_kept_by_the_id_of_its_message() {
     bench.stop().await;
 }
 
+/// Together they are more than one answer may have.
+#[tokio::test]
+async fn large_results_are_read_together() {
+    let bench = Bench::start().await;
+    let ids: Vec<String> = (0..5).map(|n| format!("large-{n}")).collect();
+    for id in &ids {
+        let value = format!(r#"{{"Ok":"{}"}}"#, "x".repeat(3 << 20));
+        let key = format!("result/{id}");
+        bench.client().state().put(&key, value, None).await.unwrap();
+    }
+    let results = bench.broker.results::<String>(&ids, PATIENCE).await.unwrap();
+    assert!(results.iter().all(|it| it.as_ref().unwrap().as_ref().unwrap().len() == 3 << 20));
+    bench.stop().await;
+}
+
 async fn failure(bench: &Bench, message_id: &str) -> ReportedFailure {
     match bench.broker.result::<i64>(message_id, PATIENCE).await {
         Err(ResultError::Failed(failure)) => failure,
