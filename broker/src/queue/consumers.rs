@@ -257,9 +257,18 @@ impl Consumers {
         names
     }
 
-    /// A consumer with room got nothing of a queue, whose first message is this one.
-    pub(super) fn stick(&mut self, id: ConsumerId, queue: QueueId, first: Option<Lsn>) {
+    /// A consumer with room got nothing of a queue, whose first message is this one. Who got nothing when
+    /// another one was first is asked again.
+    pub(super) fn stick(
+        &mut self,
+        id: ConsumerId,
+        (queue, name): (QueueId, &Arc<str>),
+        first: Option<Lsn>,
+    ) {
         if self.consumers.get(&id).is_some_and(|consumer| 0 < consumer.room()) {
+            if self.stuck.get(&queue).is_some_and(|stuck| stuck.first != first) {
+                self.line_up_stuck(queue, name, first);
+            }
             let stuck = self.stuck.entry(queue).or_default();
             stuck.first = first;
             stuck.consumers.insert(id);

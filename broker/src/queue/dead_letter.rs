@@ -94,12 +94,14 @@ impl<I: Index> Core<I> {
         let mut message = self.present(birth);
         let totals = self.catalog.totals(message.queue);
         totals.dead_lettered += 1;
-        if letter.reason() == DeadLetterReason::Expired {
-            totals.expired += 1;
+        match letter.reason() {
             // What is behind it in the queue waited for it to go.
-            self.consumers.touch(message.queue);
-        } else if letter.call.is_none() && letter.reason() != DeadLetterReason::Overflow {
-            totals.expired_leases += 1;
+            DeadLetterReason::Expired => {
+                totals.expired += 1;
+                self.consumers.touch(message.queue);
+            }
+            DeadLetterReason::Overflow => self.consumers.touch(message.queue),
+            _ => totals.expired_leases += u64::from(letter.call.is_none()),
         }
         let source = message.queue;
         if letter.to_queue == 0 {

@@ -157,7 +157,7 @@ impl<I: Index> Core<I> {
             let first = self.first_known(queue)?;
             self.consumers.line_up_stuck(queue, &name, first);
         }
-        let mut passed = 0;
+        let (mut passed, mut asked_at) = (0, self.index.counts(queue).ready);
         loop {
             let ready = self.index.counts(queue).ready;
             if ready == 0 || self.limits.leases_max <= self.leases.len() {
@@ -169,7 +169,14 @@ impl<I: Index> Core<I> {
                 return Ok(true);
             }
             let Some((taker, share)) = self.consumers.next_taker(&name, ready) else {
-                return Ok(true);
+                // What was too large for somebody may have gone to another one since.
+                if ready == asked_at || !self.consumers.has_stuck(queue) {
+                    return Ok(true);
+                }
+                asked_at = ready;
+                let first = self.first_known(queue)?;
+                self.consumers.line_up_stuck(queue, &name, first);
+                continue;
             };
             let quota = if is_limited { self.quota_of(queue, now) } else { u64::MAX };
             if quota == 0 {
@@ -233,7 +240,7 @@ impl<I: Index> Core<I> {
         }
         if chosen.messages.is_empty() {
             let first = self.first_known(queue)?;
-            self.consumers.stick(id, queue, first);
+            self.consumers.stick(id, (queue, name), first);
         }
         let deliveries = self.grant(queue, terms, chosen.messages, now, out);
         self.consumers.served(id, name, deliveries.len(), own.reached);
@@ -339,7 +346,7 @@ impl<I: Index> Core<I> {
     }
 
     /// The message that is delivered next; `None` where that depends on leases.
-    fn first_known(&self, queue: QueueId) -> Lookup<Option<Lsn>> {
+    pub(super) fn first_known(&self, queue: QueueId) -> Lookup<Option<Lsn>> {
         let mut births = Vec::new();
         if !self.index.has_lanes(queue) {
             self.index.ready(queue, Lane::default(), 1, &mut births)?;
