@@ -131,6 +131,26 @@ pub struct Message {
 }
 
 impl Message {
+    /// One of which nothing is known but its queue and when it came there.
+    pub(super) fn unknown(queue: QueueId, since_ms: u64) -> Self {
+        Self {
+            queue,
+            state: State::Ready,
+            place: Lsn(0),
+            priority: 0,
+            size: 0,
+            since_ms,
+            failures: 0,
+            crashes: 0,
+            last_failure: Lsn(0),
+            dead_letter: Lsn(0),
+            ttl_end: None,
+            max_attempts: 0,
+            keys: Keys::NONE,
+            patched: Lsn(0),
+        }
+    }
+
     /// Where it stands among the messages of its queue that do the same; its birth decides between
     /// equals.
     fn order(&self) -> u64 {

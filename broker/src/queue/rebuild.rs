@@ -14,7 +14,7 @@ use qbroker_storage::{Lsn, LsnRange};
 
 use super::ids::QueueId;
 use super::index::memory::MemoryIndex;
-use super::index::{Index, Keys, Message, Missing, Page, State};
+use super::index::{Index, Keys, Message, Missing, Page};
 use super::record::Record;
 use super::{Core, Gaps, Limits};
 
@@ -96,7 +96,7 @@ impl Rebuild {
                     priority: told.map_or(0, |told| told.priority),
                     keys: told.map_or(Keys::NONE, |told| told.keys),
                     patched: told.map_or(Lsn(0), |told| told.patched),
-                    ..unknown(page.queue(), wall_ms)
+                    ..Message::unknown(page.queue(), wall_ms)
                 },
             };
             let kept = |record| if is_kept(record) { record } else { Lsn(0) };
@@ -105,24 +105,5 @@ impl Rebuild {
             (birth, page.fit(Message { last_failure, dead_letter, patched, ..known }))
         };
         births.into_iter().map(message).collect()
-    }
-}
-
-fn unknown(queue: QueueId, since_ms: u64) -> Message {
-    Message {
-        queue,
-        state: State::Ready,
-        place: Lsn(0),
-        priority: 0,
-        size: 0,
-        since_ms,
-        failures: 0,
-        crashes: 0,
-        last_failure: Lsn(0),
-        dead_letter: Lsn(0),
-        ttl_end: None,
-        max_attempts: 0,
-        keys: Keys::NONE,
-        patched: Lsn(0),
     }
 }

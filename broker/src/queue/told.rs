@@ -143,26 +143,10 @@ fn put<T: Default + Clone + PartialEq>(list: &mut Vec<T>, at: usize, value: T) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::index::{Keys, State};
     use crate::queue::record::{Acked, Record};
 
     fn message(queue: u32, failures: u32) -> Message {
-        Message {
-            queue: QueueId(queue),
-            state: State::Ready,
-            place: Lsn(1),
-            priority: 0,
-            size: 0,
-            since_ms: 0,
-            failures,
-            crashes: 0,
-            last_failure: Lsn(0),
-            dead_letter: Lsn(0),
-            ttl_end: None,
-            max_attempts: 0,
-            keys: Keys::NONE,
-            patched: Lsn(0),
-        }
+        Message { place: Lsn(1), failures, ..Message::unknown(QueueId(queue), 0) }
     }
 
     /// What is told of messages by their queues, failures, grants and steps before.

@@ -171,22 +171,27 @@ impl Inbox {
             group.finish(Err(error));
             return (group, 0);
         }
+        self.hand_in(key, &settlement)
+    }
+
+    fn hand_in(&mut self, key: usize, settlement: &v1::Settlement) -> (Arc<Group<()>>, usize) {
         self.leases.settle(key);
-        self.settlements.add(key, &settlement)
+        self.settlements.add(key, settlement)
     }
 
     /// Settles a lease, whose key the caller gets back where the broker keeps it.
     pub(super) fn try_settle(&mut self, key: usize, settlement: Settlement) -> Trial {
         if let Some(error) = self.cannot_settle(key) {
             self.leases.forget(key);
-            return Trial::over(error);
+            return Trial::unsent(None, error);
         }
-        if let Some(error) = too_large(&settlement.clone().of(self.leases.token(key).clone())) {
-            return Trial::kept(key, error);
+        let settlement = settlement.of(self.leases.token(key).clone());
+        if let Some(error) = too_large(&settlement) {
+            return Trial::unsent(Some(key), error);
         }
         let trial = self.trials.begin(key);
         // Its answer comes by the trial.
-        drop(self.settle(key, settlement));
+        drop(self.hand_in(key, &settlement));
         trial
     }
 

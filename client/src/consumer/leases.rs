@@ -98,11 +98,9 @@ impl Leases {
         started.map(|(_, lease)| lease.token.clone()).collect()
     }
 
-    /// The lease is being settled; its token.
-    pub(super) fn settle(&mut self, key: usize) -> Bytes {
-        let lease = &mut self.leases[key];
-        lease.state = LeaseState::Settling;
-        lease.token.clone()
+    /// The lease is being settled.
+    pub(super) fn settle(&mut self, key: usize) {
+        self.leases[key].state = LeaseState::Settling;
     }
 
     /// The settlement was refused, and the lease is kept.

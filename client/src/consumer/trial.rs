@@ -65,17 +65,10 @@ impl Trials {
 }
 
 impl Trial {
-    /// One that cannot be done: the lease has ended before.
-    pub(super) fn over(error: Error) -> Self {
+    /// One that is not sent: with the key of its lease, where that is kept.
+    pub(super) fn unsent(key: Option<usize>, error: Error) -> Self {
         let (sender, receiver) = oneshot::channel();
-        sender.send(Err(Kept::new(None, error))).expect("the receiver is at hand");
-        Self(receiver)
-    }
-
-    /// One that was not sent: the lease is kept.
-    pub(super) fn kept(key: usize, error: Error) -> Self {
-        let (sender, receiver) = oneshot::channel();
-        sender.send(Err(Kept::new(Some(key), error))).expect("the receiver is at hand");
+        sender.send(Err(Kept::new(key, error))).expect("the receiver is at hand");
         Self(receiver)
     }
 

@@ -194,7 +194,7 @@ impl MemoryIndex {
 
     /// Scheduled messages whose time has come, on each clock, the earliest first.
     pub(super) fn dues_over(&self, now: Now) -> [impl Iterator<Item = (u64, Lsn)>; 2] {
-        self.dues.over(now)
+        self.dues.over_by_clock(now)
     }
 
     pub(super) fn retention(&self, queue: QueueId) -> Option<u64> {
@@ -236,8 +236,7 @@ impl Index for MemoryIndex {
     }
 
     fn due(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        let over = self.dues.over(now).into_iter().flatten();
-        births.extend(over.take(max).map(|(_, birth)| birth));
+        self.dues.over(now, max, births);
         Ok(())
     }
 
@@ -246,8 +245,7 @@ impl Index for MemoryIndex {
     }
 
     fn ttl_over(&self, now: Now, max: usize, births: &mut Vec<Lsn>) -> Lookup<()> {
-        let over = self.ttls.over(now).into_iter().flatten();
-        births.extend(over.take(max).map(|(_, birth)| birth));
+        self.ttls.over(now, max, births);
         Ok(())
     }
 

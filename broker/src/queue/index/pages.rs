@@ -208,25 +208,9 @@ mod tests {
 
     use super::*;
     use crate::queue::ids::QueueId;
-    use crate::queue::index::{Keys, State};
 
     fn message(size: u32) -> Message {
-        Message {
-            queue: QueueId(1),
-            state: State::Ready,
-            place: Lsn(1),
-            priority: 0,
-            size,
-            since_ms: 0,
-            failures: 0,
-            crashes: 0,
-            last_failure: Lsn(0),
-            dead_letter: Lsn(0),
-            ttl_end: None,
-            max_attempts: 0,
-            keys: Keys::NONE,
-            patched: Lsn(0),
-        }
+        Message { place: Lsn(1), size, ..Message::unknown(QueueId(1), 0) }
     }
 
     proptest! {

@@ -28,8 +28,14 @@ impl Times {
         };
     }
 
+    /// Adds up to `max` messages whose time has come, the earliest first.
+    pub(super) fn over(&self, now: Now, max: usize, births: &mut Vec<Lsn>) {
+        let over = self.over_by_clock(now).into_iter().flatten();
+        births.extend(over.take(max).map(|(_, birth)| birth));
+    }
+
     /// Messages whose time has come, on each clock, the earliest first.
-    pub(super) fn over(&self, now: Now) -> [impl Iterator<Item = (u64, Lsn)>; 2] {
+    pub(super) fn over_by_clock(&self, now: Now) -> [impl Iterator<Item = (u64, Lsn)>; 2] {
         [(&self.boot, now.boot_ms), (&self.wall, now.wall_ms)]
             .map(|(order, time)| order.range(..=(time, Lsn(u64::MAX))).copied())
     }

@@ -6,29 +6,14 @@ use qbroker_storage::Lsn;
 
 use super::PagedIndex;
 use crate::queue::ids::QueueId;
-use crate::queue::index::{Index, Keys, Lookup, Message, State};
+use crate::queue::index::{Index, Lookup, Message, State};
 use crate::queue::time::{Due, Now};
 
 const NOW: Now = Now { wall_ms: 1_000, boot_ms: 1_000, begun: false };
 const QUEUE: QueueId = QueueId(1);
 
 fn message(state: State) -> Message {
-    Message {
-        queue: QUEUE,
-        state,
-        place: Lsn(0),
-        priority: 0,
-        size: 10,
-        since_ms: 0,
-        failures: 0,
-        crashes: 0,
-        last_failure: Lsn(0),
-        dead_letter: Lsn(0),
-        ttl_end: None,
-        max_attempts: 0,
-        keys: Keys::NONE,
-        patched: Lsn(0),
-    }
+    Message { state, size: 10, ..Message::unknown(QUEUE, 0) }
 }
 
 /// An index of pages of four, and what its log holds.
