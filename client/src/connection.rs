@@ -11,7 +11,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
 
 use crate::backoff::Backoff;
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::options::{ClientBuilder, with_causes};
 
 /// A connected client; cheap to clone, all clones share the connections and the session.
@@ -164,8 +164,8 @@ impl Tried {
     /// What the caller is told of a try that failed for good. "Not now" says nothing of one before it, which
     /// may have been done when it could.
     fn told(&mut self, error: Error) -> Error {
-        let is_for_now = error.is_retryable() || error.reason() == Some(&Reason::QueuePaused);
-        let in_doubt = self.in_doubt.take().filter(|_| error.nothing_was_done() && is_for_now);
+        let in_doubt =
+            self.in_doubt.take().filter(|_| error.nothing_was_done() && error.is_for_now());
         in_doubt.unwrap_or(error)
     }
 
@@ -221,7 +221,7 @@ pub(crate) fn random_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Refusal;
+    use crate::error::{Reason, Refusal};
 
     /// What was stored, and whose answer was lost, would be stored again under another id.
     #[test]

@@ -117,6 +117,13 @@ impl Error {
         }
     }
 
+    /// Whether the same request can succeed later, be it that somebody has to do something first: it is
+    /// retryable, or its queue is paused until it is resumed.
+    #[must_use]
+    pub fn is_for_now(&self) -> bool {
+        self.is_retryable() || self.reason() == Some(&Reason::QueuePaused)
+    }
+
     /// How long to wait before trying again, where the broker said it.
     #[must_use]
     pub fn retry_delay(&self) -> Option<Duration> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use qbroker_client::{Delivery, Error, Reason, Settlement as Whole, Settling};
+use qbroker_client::{Delivery, Error, Settlement as Whole, Settling};
 use tracing::{error, warn};
 
 use crate::actor::ActorOptions;
@@ -127,9 +127,7 @@ impl Ending<'_> {
         loop {
             let tried = delivery.try_settle(whole.clone()).await;
             let Err(error @ Error::Refused(_)) = &tried else { return tried };
-            // Who pauses a queue resumes it.
-            let is_for_now = error.is_retryable() || error.reason() == Some(&Reason::QueuePaused);
-            if !is_for_now || patience <= started.elapsed() + wait {
+            if !error.is_for_now() || patience <= started.elapsed() + wait {
                 return tried;
             }
             warn!(%error, "what follows the job is refused for now");
