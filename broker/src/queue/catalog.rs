@@ -299,7 +299,7 @@ impl<I: Index> Core<I> {
         self.index.set_retention(queue, None);
         self.flow.forget(queue);
         self.consumers.forget(queue);
-        self.waiting_for_ttls.remove(&queue);
+        self.waiting_for_ends.remove(&queue);
         self.fairness.forget(queue);
         self.overfull.remove(&queue);
         self.catalog.remove(queue);

@@ -63,8 +63,41 @@ impl Room {
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
     pub(super) messages: Vec<(Lsn, Message)>,
-    /// There is none because all that is ready waits for leases of its keys to end.
-    pub(super) is_held_back: bool,
+    /// Why there is none, where that is not for lack of room.
+    pub(super) held_back: Option<HeldBack>,
+    bytes: u64,
+}
+
+impl Chosen {
+    /// Takes the message that comes next, where there is room and it may be delivered; whether it did.
+    pub(super) fn take(
+        &mut self,
+        birth: Lsn,
+        message: Message,
+        room: Room,
+        is_outlived: bool,
+    ) -> bool {
+        let is_first = self.messages.is_empty();
+        if is_outlived {
+            self.held_back = is_first.then_some(HeldBack::Outlived);
+            return false;
+        }
+        self.bytes += u64::from(message.size);
+        let fits = room.fits(self.bytes, is_first);
+        if fits {
+            self.messages.push((birth, message));
+        }
+        fits
+    }
+}
+
+/// Why nobody gets what is ready in a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeldBack {
+    /// All of it waits for leases of its keys to end.
+    Keys,
+    /// Its next message must not be delivered any more, and is about to be given up.
+    Outlived,
 }
 
 /// What became of somebody's turn.
@@ -73,8 +106,8 @@ enum Turn {
     Over,
     /// Another queue comes first.
     Passed,
-    /// Nobody gets anything of the queue before a lease ends.
-    HeldBack,
+    /// Nobody gets anything of the queue for now.
+    HeldBack(HeldBack),
 }
 
 /// What a grant says of its leases.
@@ -104,15 +137,16 @@ impl<I: Index> Core<I> {
             queues.into_iter().for_each(|queue| self.consumers.touch(queue));
         }
         // What came back too old goes before anybody gets it once more.
-        if self.index.next_expiry().is_some_and(|expiry| expiry <= now.wall_ms) {
+        if self.is_any_retention_over(now) {
             self.expire(now, out)?;
         }
         if self.is_any_ttl_over(now) {
             self.end_ttls(now, out)?;
         }
         self.open_due_queues(now);
-        if !self.waiting_for_ttls.is_empty() && !self.is_any_ttl_over(now) {
-            let queues = std::mem::take(&mut self.waiting_for_ttls);
+        let is_any_over = self.is_any_ttl_over(now) || self.is_any_retention_over(now);
+        if !self.waiting_for_ends.is_empty() && !is_any_over {
+            let queues = std::mem::take(&mut self.waiting_for_ends);
             queues.into_iter().for_each(|queue| self.consumers.touch(queue));
         }
         self.advance_lines(out)?;
@@ -163,11 +197,6 @@ impl<I: Index> Core<I> {
             if ready == 0 || self.limits.leases_max <= self.leases.len() {
                 return Ok(true);
             }
-            // More is over than one step gives up: who waits here waits on.
-            if self.is_first_outlived(queue, now)? {
-                self.waiting_for_ttls.insert(queue);
-                return Ok(true);
-            }
             let Some((taker, share)) = self.consumers.next_taker(&name, ready) else {
                 // What was too large for somebody may have gone to another one since.
                 if ready == asked_at || !self.consumers.has_stuck(queue) {
@@ -194,8 +223,12 @@ impl<I: Index> Core<I> {
                     passed = 0;
                     continue;
                 }
-                Turn::HeldBack => {
-                    self.fairness.wait_for_leases(queue);
+                Turn::HeldBack(why) => {
+                    match why {
+                        HeldBack::Keys => self.fairness.wait_for_leases(queue),
+                        // More is over than one step gives up: who waits here waits on.
+                        HeldBack::Outlived => _ = self.waiting_for_ends.insert(queue),
+                    }
                     return Ok(true);
                 }
                 Turn::Passed => {}
@@ -235,8 +268,8 @@ impl<I: Index> Core<I> {
             request: "",
         };
         let chosen = self.choose(queue, room, now)?;
-        if chosen.is_held_back {
-            return Ok(Turn::HeldBack);
+        if let Some(why) = chosen.held_back {
+            return Ok(Turn::HeldBack(why));
         }
         if chosen.messages.is_empty() {
             let first = self.first_known(queue)?;
@@ -265,8 +298,8 @@ impl<I: Index> Core<I> {
         };
         let room = self.leases_room(most.min(quota));
         let chosen = self.choose(queue, Room::of_pull(room, None), now)?;
-        if chosen.is_held_back {
-            return Ok(Turn::HeldBack);
+        if let Some(why) = chosen.held_back {
+            return Ok(Turn::HeldBack(why));
         }
         self.sessions.disconnect(waiting.session, now.boot_ms);
         let waiting = self.consumers.answered(pull);
@@ -368,16 +401,14 @@ impl<I: Index> Core<I> {
         let max = usize::try_from(self.leases_room(room.messages)).unwrap_or(usize::MAX);
         let mut births = Vec::with_capacity(max.min(256));
         self.index.ready(queue, Lane::default(), max, &mut births)?;
-        let mut chosen = Vec::with_capacity(births.len());
-        let mut bytes = 0;
+        let is_outlived = self.outlived(queue, now);
+        let mut chosen = Chosen::default();
         for birth in births {
             let message = self.index.message(birth)?.expect("a ready message is there");
-            bytes += u64::from(message.size);
-            if !room.fits(bytes, chosen.is_empty()) || message.is_outlived(now) {
+            if !chosen.take(birth, message, room, is_outlived(&message)) {
                 break;
             }
-            chosen.push((birth, message));
         }
-        Ok(Chosen { messages: chosen, is_held_back: false })
+        Ok(chosen)
     }
 }

@@ -14,7 +14,7 @@ use qbroker_storage::Lsn;
 use rustc_hash::FxBuildHasher;
 
 use super::Core;
-use super::dispatch::{Chosen, Room};
+use super::dispatch::{Chosen, HeldBack, Room};
 use super::ids::QueueId;
 use super::index::{Index, Lane, Lookup, Message};
 use super::policy::Policy;
@@ -132,18 +132,19 @@ impl<I: Index> Core<I> {
         let given = BTreeMap::new();
         let mut choice = Choice { core: self, queue, policy, fronts, given, is_held_back: false };
         let max = usize::try_from(self.leases_room(room.messages)).unwrap_or(usize::MAX);
-        let (mut chosen, mut bytes) = (Vec::new(), 0);
-        while chosen.len() < max {
+        let is_outlived = self.outlived(queue, now);
+        let mut chosen = Chosen::default();
+        while chosen.messages.len() < max {
             let Some((birth, message)) = choice.next()? else { break };
-            bytes += u64::from(message.size);
-            if !room.fits(bytes, chosen.is_empty()) || message.is_outlived(now) {
+            if !chosen.take(birth, message, room, is_outlived(&message)) {
                 break;
             }
             choice.take(&message);
-            chosen.push((birth, message));
         }
-        let is_held_back = chosen.is_empty() && choice.is_held_back && choice.fronts.is_empty();
-        Ok(Chosen { messages: chosen, is_held_back })
+        if chosen.messages.is_empty() && choice.is_held_back && choice.fronts.is_empty() {
+            chosen.held_back = Some(HeldBack::Keys);
+        }
+        Ok(chosen)
     }
 
     /// Messages of a queue were leased, in their turn.

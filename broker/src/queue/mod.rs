@@ -363,8 +363,8 @@ pub struct Core<I> {
     operations: operation::Operations,
     leaderless: ordering::Leaderless,
     fairness: fairness::Fairness,
-    /// Queues that deliver nothing before more times to live have been seen to. Of this start.
-    waiting_for_ttls: BTreeSet<ids::QueueId>,
+    /// Queues that deliver nothing before more of what is outlived has been given up. Of this start.
+    waiting_for_ends: BTreeSet<ids::QueueId>,
     /// Queues that hold more than they may, and of which something may go. Of this start.
     overfull: BTreeSet<ids::QueueId>,
     state: state::State,
@@ -407,7 +407,7 @@ impl<I: Index> Core<I> {
             operations: operation::Operations::default(),
             leaderless: ordering::Leaderless::default(),
             fairness: fairness::Fairness::default(),
-            waiting_for_ttls: BTreeSet::new(),
+            waiting_for_ends: BTreeSet::new(),
             overfull: BTreeSet::new(),
             state: state::State::default(),
             calendar: state::Calendar::default(),

@@ -8,7 +8,7 @@ use qbroker_storage::Lsn;
 
 use super::dead_letter::Letter;
 use super::ids::QueueId;
-use super::index::{Index, Lane, Lookup};
+use super::index::{Index, Lookup, Message};
 use super::record::{DeadLetterReason, Expired, Record};
 use super::tick::STEP_MAX;
 use super::time::Now;
@@ -21,20 +21,20 @@ impl<I: Index> Core<I> {
         Deadlines { boot_ms, wall_ms }.is_over(now)
     }
 
-    /// Whether the message that would be delivered next must not be.
-    pub(super) fn is_first_outlived(&self, queue: QueueId, now: Now) -> Lookup<bool> {
-        if !self.is_any_ttl_over(now) {
-            return Ok(false);
+    /// Whether anything that waits is older than its queue's retention.
+    pub(super) fn is_any_retention_over(&self, now: Now) -> bool {
+        self.index.next_expiry().is_some_and(|expiry| expiry <= now.wall_ms)
+    }
+
+    /// Tells which messages of a queue must not be delivered any more: the time to live of such a one is
+    /// over, or it is older than the queue's retention.
+    pub(super) fn outlived(&self, queue: QueueId, now: Now) -> impl Fn(&Message) -> bool + use<I> {
+        let definition = self.catalog.get(queue).map(|queue| &queue.definition);
+        let stays_ms = definition.and_then(|it| it.policy.stays_ms(it.is_dead_letter_queue));
+        move |message| {
+            let is_over = |ms| message.since_ms.saturating_add(ms) <= now.wall_ms;
+            message.is_outlived(now) || stays_ms.is_some_and(is_over)
         }
-        if self.index.has_lanes(queue) {
-            // Which is next is not known before it is chosen.
-            return Ok(true);
-        }
-        let mut births = Vec::new();
-        self.index.ready(queue, Lane::default(), 1, &mut births)?;
-        let Some(&first) = births.first() else { return Ok(false) };
-        let first = self.index.message(first)?.expect("a ready message is there");
-        Ok(first.is_outlived(now))
     }
 
     /// Gives up what waits and whose time to live is over: a bounded step of it.
@@ -67,12 +67,11 @@ impl<I: Index> Core<I> {
         for &birth in &expired.births {
             let message = self.finish(Lsn(birth), None);
             let totals = self.catalog.totals(message.queue);
-            if expired.by_ttl {
-                totals.expired += 1;
-                self.consumers.touch(message.queue);
-            } else {
-                totals.deleted += 1;
+            match expired.by_ttl {
+                true => totals.expired += 1,
+                false => totals.deleted += 1,
             }
+            self.consumers.touch(message.queue);
         }
     }
 }

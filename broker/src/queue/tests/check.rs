@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use qbroker_storage::Lsn;
 
 use crate::queue::consumer::Taker;
+use crate::queue::dispatch::{HeldBack, Room};
 use crate::queue::ids::{ConsumerId, QueueId, SessionId};
 use crate::queue::index::{Counts, Index, Lane, State};
 use crate::queue::time::Now;
@@ -129,7 +130,7 @@ fn check_lines<I: Index>(core: &Core<I>) {
 }
 
 /// A queue that is held back by its policy alone has a time at which it goes on, or leases.
-fn check_comes_back<I: Index>(core: &Core<I>, queue: &Queue) {
+fn check_comes_back<I: Index>(core: &Core<I>, queue: &Queue, now: Now) {
     let counts = core.index.counts(queue.id());
     let waits = core.consumers.lines().any(|(name, line)| *name == queue.name && !line.is_empty());
     if counts.ready == 0 || !waits || queue.definition.paused || core.frozen {
@@ -138,7 +139,9 @@ fn check_comes_back<I: Index>(core: &Core<I>, queue: &Queue) {
     let is_full =
         queue.definition.policy.max_leased.is_some_and(|max| u64::from(max) <= counts.leased);
     let is_full = is_full || core.fairness.is_full(queue.id());
-    assert!(is_full || core.deadlines().boot_ms.is_some(), "{} never goes on", queue.name);
+    let deadlines = core.deadlines();
+    let has_time = deadlines.boot_ms.is_some() || deadlines.is_over(now);
+    assert!(is_full || has_time, "{} never goes on", queue.name);
 }
 
 /// Nobody with room waits at a queue that has something ready, unless its first message is to be given
@@ -148,9 +151,10 @@ fn check_nobody_starves<I: Index>(core: &Core<I>, now: Now) {
         return;
     }
     for queue in core.queues_after("") {
-        let is_stopped = core.is_first_outlived(queue.id(), now) != Ok(false);
+        let chosen = core.choose(queue.id(), Room::of_pull(1, None), now);
+        let is_stopped = chosen.map_or(true, |it| it.held_back == Some(HeldBack::Outlived));
         if core.index.counts(queue.id()).ready == 0 || is_stopped || !core.is_open(queue, now) {
-            check_comes_back(core, queue);
+            check_comes_back(core, queue, now);
             continue;
         }
         for (_, line) in core.consumers.lines().filter(|(name, _)| **name == queue.name) {

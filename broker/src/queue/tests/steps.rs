@@ -12,8 +12,8 @@ use crate::queue::index::{Index, StateSet};
 use crate::queue::policy::{Overflow, Policy};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
-    Expected, Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled, Purge,
-    PurgeStep, Selector, Settle, Settlement, UpdateQueue, Window,
+    CreateQueue, Expected, Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled,
+    Purge, PurgeStep, Selector, Settle, Settlement, UpdateQueue, Window,
 };
 
 /// More than two steps.
@@ -266,7 +266,7 @@ fn the_longest_list_of_messages_stays_below_64_kib() {
 }
 
 #[test]
-fn who_waits_for_many_times_to_live_of_another_queue_is_served_after_them() {
+fn many_times_to_live_of_another_queue_keep_nothing_from_who_waits() {
     let (mut stage, _) = Stage::<MemoryIndex>::new(Limits::default());
     let short = NewMessage { ttl_ms: Some(1_000), ..message("short") };
     let publish = Publish { messages: vec![short; 2 * MESSAGES as usize] };
@@ -278,8 +278,32 @@ fn who_waits_for_many_times_to_live_of_another_queue_is_served_after_them() {
     let tenants = NewMessage { fairness_hash: Some(7), ..message("fair") };
     let publish = Publish { messages: vec![tenants] };
     stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
-    while stage.core.deadlines().is_over(stage.now) {
-        stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+    assert!(stage.core.deadlines().is_over(stage.now), "steps are left");
+    assert_eq!(stage.core.lease_count(), 1, "they are none of its queue's");
+}
+
+/// Both choose: from lanes, and from a queue without fairness keys.
+#[test]
+fn what_is_older_than_its_retention_is_not_delivered_while_steps_are_left() {
+    for key in [None, Some(7)] {
+        let (mut stage, _) = Stage::<MemoryIndex>::new(Limits::default());
+        let policy = Policy { retention_ms: Some(1_000), ..Policy::default() };
+        let create = CreateQueue { name: "mail".to_owned(), policy, ..CreateQueue::default() };
+        stage.turn(|core, now, out| core.create_queue(&create, now, out)).answer.unwrap();
+        let one = NewMessage { fairness_hash: key, ..message("mail") };
+        let publish = Publish { messages: vec![one.clone(); 2 * MESSAGES as usize] };
+        stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+        stage.now.wall_ms += 1_000;
+        let publish = Publish { messages: vec![one] };
+        stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+        let open = open("host", "mail", MESSAGES, false);
+        stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
+        let queue = stage.core.queue("mail").unwrap().id();
+        assert!(1 < stage.core.index().counts(queue).ready, "steps are left");
+        while 0 < stage.core.index().counts(queue).ready {
+            assert_eq!(stage.core.lease_count(), 0);
+            stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+        }
+        assert_eq!(stage.core.lease_count(), 1);
     }
-    assert_eq!(stage.core.lease_count(), 1, "nothing keeps it from the consumer any more");
 }
