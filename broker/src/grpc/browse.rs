@@ -19,8 +19,6 @@ use crate::queue::time::Now;
 /// Payload bytes shown of a listed message where the client does not say.
 const SHOWN_BYTES: i32 = 4_096;
 const SHOWN_BYTES_MAX: i32 = 1 << 20;
-/// Bytes after which a page of messages ends.
-const PAGE_BYTES: u64 = 8 << 20;
 /// Messages that are looked at for a page of what a filter means; then it ends as it is.
 const PAGE_EXAMINED: u64 = 10_000;
 /// Bytes that are read to find out what a filter means; then the page ends as it is.
@@ -89,13 +87,9 @@ async fn all(
         Err(refused) => Ok(Err(refused)),
     };
     let mut listed = engine.find(found).await??;
-    let mut bytes = 0;
-    let fits = listed.iter().take(size).position(|(_, listed)| {
-        bytes += u64::from(listed.held.size);
-        PAGE_BYTES < bytes
-    });
-    // A page holds at least one message, however large it is.
-    let count = fits.map_or(size, |count| count.max(1));
+    let mut held = listing::Held::default();
+    let fit = |(_, listed): &(_, Listed)| held.takes(u64::from(listed.held.size));
+    let count = listed.iter().take(size).map(fit).take_while(|fits| *fits).count();
     let more = count < listed.len();
     listed.truncate(count);
     let next = listed.last().filter(|_| more).map(|(cursor, _)| *cursor);
@@ -112,21 +106,21 @@ async fn meant(
     size: usize,
 ) -> Result<Page, Fault> {
     let queue = engine.ask(|core| core.queue(queue).map(|queue| queue.id())).await??;
-    let (mut found, mut shown, mut examined, mut bytes) = (Vec::new(), 0, 0, 0);
+    let (mut found, mut held, mut is_full) = (Vec::new(), listing::Held::default(), false);
+    let (mut examined, mut bytes) = (0, 0);
     let next = loop {
         let (needs, wanted) = (Needs::default(), size - found.len());
         let scanned = engine.scan(Scan { queue, filter, after, needs, wanted }).await?;
-        let mut full = None;
         for candidate in scanned.found.iter().map(|found| found.candidate) {
-            shown += u64::from(candidate.message.size);
-            found.push(candidate.birth);
-            if PAGE_BYTES < shown {
-                full = Some(candidate.cursor);
+            is_full = !held.takes(u64::from(candidate.message.size));
+            if is_full {
                 break;
             }
+            found.push(candidate.birth);
+            after = Some(candidate.cursor);
         }
-        if full.is_some() {
-            break full;
+        if is_full {
+            break after;
         }
         examined += scanned.examined;
         bytes += scanned.bytes;

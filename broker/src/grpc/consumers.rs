@@ -24,15 +24,13 @@ pub(super) async fn list(
         "" => ConsumerId::NONE,
         token => consumer_id("page_token", listing::from_token(&question, token)?)?,
     };
-    let (lsn, mut connected) = engine.connected(after, size + 1, &request.queue);
+    let (lsn, connected) = engine.connected(after, size + 1, &request.queue);
     engine.durable(lsn).await?;
-    let more = size < connected.len();
-    connected.truncate(size);
-    let last = connected.last().filter(|_| more).map(|last| last.id.to_string());
-    Ok(ListConsumersResponse {
-        consumers: connected.into_iter().map(client::to_consumer).collect(),
-        next_page_token: last.map(|id| listing::to_token(&question, &id)).unwrap_or_default(),
-    })
+    let mut consumers = connected.into_iter().map(client::to_consumer).collect();
+    let more = listing::cut(&mut consumers, size);
+    let last = consumers.last().filter(|_| more);
+    let token = last.map(|last| listing::to_token(&question, &last.consumer_id));
+    Ok(ListConsumersResponse { consumers, next_page_token: token.unwrap_or_default() })
 }
 
 /// Ends a stream, and its session where that is asked for.

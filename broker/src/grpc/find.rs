@@ -47,12 +47,17 @@ pub(super) async fn find(
     let progress = search.progress();
     let places = places(search, attribute, name.clone(), after, LOOKED_AT_MAX).await?;
     let is_last = places.len() < LOOKED_AT_MAX;
-    let (mut found, mut last) = (Vec::new(), None);
+    let (mut found, mut last, mut held) = (Vec::new(), None, listing::Held::default());
     for &place in &places {
         if found.len() == size {
             break;
         }
-        found.extend(look(context, attribute, &name, &queue, place).await?);
+        if let Some(one) = look(context, attribute, &name, &queue, place).await? {
+            if !held.takes(one.encoded_len() as u64) {
+                break;
+            }
+            found.push(one);
+        }
         last = Some(place);
     }
     let more = !is_last || last != places.last().copied();

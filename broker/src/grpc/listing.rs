@@ -9,6 +9,8 @@ use crate::queue::index::Cursor;
 const PAGE_SIZE: usize = 50;
 /// Entries of a page at most.
 const PAGE_SIZE_MAX: usize = 1_000;
+/// Bytes that a page may hold, unless one entry is larger: clients take answers of 16 MiB.
+const PAGE_BYTES: u64 = 8 << 20;
 
 pub(super) fn page_size(page_size: i32) -> Result<usize, Fault> {
     match usize::try_from(page_size) {
@@ -16,6 +18,33 @@ pub(super) fn page_size(page_size: i32) -> Result<usize, Fault> {
         Ok(size) => Ok(size.min(PAGE_SIZE_MAX)),
         Err(_) => Err(Fault::invalid("page_size", "it must not be negative")),
     }
+}
+
+/// What a page holds while it is filled.
+#[derive(Default)]
+pub(super) struct Held {
+    entries: usize,
+    bytes: u64,
+}
+
+impl Held {
+    /// Whether an entry of so many bytes has its place on the page as well. The first one has, however
+    /// large it is.
+    pub(super) fn takes(&mut self, bytes: u64) -> bool {
+        self.entries += 1;
+        self.bytes += bytes;
+        self.entries == 1 || self.bytes <= PAGE_BYTES
+    }
+}
+
+/// Cuts a list where its page ends; whether something was cut off.
+pub(super) fn cut<M: prost::Message>(entries: &mut Vec<M>, size: usize) -> bool {
+    let mut held = Held::default();
+    let fit = |entry: &M| held.takes(entry.encoded_len() as u64);
+    let count = entries.iter().take(size).map(fit).take_while(|fits| *fits).count();
+    let is_more = count < entries.len();
+    entries.truncate(count);
+    is_more
 }
 
 /// A token that says where to go on, and for which question.
@@ -66,6 +95,17 @@ mod tests {
         let size = |size: i32| page_size(size).map_err(drop);
         assert_eq!((size(0), size(1), size(1_000)), (Ok(50), Ok(1), Ok(1_000)));
         assert_eq!((size(1_001), size(-1)), (Ok(1_000), Err(())));
+    }
+
+    #[test]
+    fn a_page_ends_where_it_is_large_and_holds_one_entry_at_least() {
+        let cut_to = |mut entries: Vec<Vec<u8>>, size| (cut(&mut entries, size), entries.len());
+        let large = vec![0; 3 << 20];
+        assert_eq!(cut_to(vec![large.clone(); 4], 4), (true, 2));
+        assert_eq!(cut_to(vec![large.clone(); 2], 2), (false, 2));
+        assert_eq!(cut_to(vec![large.clone(); 2], 1), (true, 1));
+        assert_eq!(cut_to(vec![vec![0; 9 << 20], large], 2), (true, 1));
+        assert_eq!(cut_to(Vec::new(), 1), (false, 0));
     }
 
     #[test]

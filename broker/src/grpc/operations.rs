@@ -120,15 +120,13 @@ pub(super) async fn list(
     };
     let page = |core: &Core| {
         let older = core.operations().filter(|(id, _)| *id < before).take(size + 1);
-        older.map(|(id, it)| (id, operation::to_wire(id, it))).collect::<Vec<_>>()
+        older.map(|(id, it)| operation::to_wire(id, it)).collect::<Vec<_>>()
     };
-    let mut page = context.engine.ask(page).await?;
-    let more = size < page.len();
-    page.truncate(size);
-    let last = page.last().filter(|_| more).map(|(id, _)| *id);
-    let token = |id| listing::to_token(&question, &operation::id(id));
+    let mut operations = context.engine.ask(page).await?;
+    let more = listing::cut(&mut operations, size);
+    let last = operations.last().filter(|_| more);
+    let token = |last: &Operation| listing::to_token(&question, &last.operation_id);
     let next_page_token = last.map(token).unwrap_or_default();
-    let operations = page.into_iter().map(|(_, operation)| operation).collect();
     Ok(ListOperationsResponse { operations, next_page_token })
 }
 

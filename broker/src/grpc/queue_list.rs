@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use prost::Message as _;
 use qbroker_proto::v1::*;
 
 use super::admin::{describe, describe_as_set, figures, unknown_state};
@@ -176,8 +177,9 @@ pub(super) async fn list(
     };
     let first = token.map_or(0, |token| list.stands.partition_point(|it| *it <= token.after));
     let page = &list.stands[first..list.stands.len().min(first + size)];
-    let next_page_token = match page.last() {
-        Some(last) if first + page.len() < list.stands.len() => {
+    let (queues, count) = described(&context.engine, page, request.policy_as_set).await?;
+    let next_page_token = match page[..count].last() {
+        Some(last) if first + count < list.stands.len() => {
             let next = Token { list: list.number, after: last.clone() };
             listing::to_token(&question, &next.text())
         }
@@ -186,30 +188,45 @@ pub(super) async fn list(
             String::new()
         }
     };
-    let queues = described(&context.engine, page, request.policy_as_set).await?;
     let total_size = i32::try_from(list.stands.len()).unwrap_or(i32::MAX);
     Ok(ListQueuesResponse { queues, next_page_token, total_size })
 }
 
-/// The queues as they are now; those that were deleted meanwhile are left out.
-async fn described(engine: &Engine, page: &[Stand], as_set: bool) -> Result<Vec<Queue>, Fault> {
-    let mut queues = Vec::with_capacity(page.len());
+/// The queues as they are now, as many as fit, and how far in the page that is; those that were deleted
+/// meanwhile are left out.
+async fn described(
+    engine: &Engine,
+    page: &[Stand],
+    as_set: bool,
+) -> Result<(Vec<Queue>, usize), Fault> {
+    let (mut queues, mut count) = (Vec::with_capacity(page.len()), 0);
+    let mut held = listing::Held::default();
     // Also where nothing is listed: what is not there may not be durable yet.
     let mut told = engine.look(|_| ()).0;
-    for some in page.chunks(DESCRIBED) {
+    'page: for some in page.chunks(DESCRIBED) {
         let describe = |core: &Core| {
-            for queue in some.iter().filter_map(|(_, name)| core.queue(name).ok()) {
-                queues.push(match as_set {
-                    true => describe_as_set(core, queue),
-                    false => describe(core, queue),
-                });
-            }
+            let queues = some.iter().map(|(_, name)| core.queue(name).ok());
+            let describe = |queue| match as_set {
+                true => describe_as_set(core, queue),
+                false => describe(core, queue),
+            };
+            queues.map(|queue| queue.map(describe)).collect::<Vec<_>>()
         };
-        told = engine.look(describe).0;
+        let (lsn, found) = engine.look(describe);
+        told = lsn;
+        for queue in found {
+            if let Some(queue) = queue {
+                if !held.takes(queue.encoded_len() as u64) {
+                    break 'page;
+                }
+                queues.push(queue);
+            }
+            count += 1;
+        }
         tokio::task::yield_now().await;
     }
     engine.durable(told).await?;
-    Ok(queues)
+    Ok((queues, count))
 }
 
 /// Where every queue stands that is wanted, in no order.

@@ -8,7 +8,7 @@ use super::Context;
 use super::convert::schedule;
 use super::convert::state::needed;
 use super::fault::{Fault, flat};
-use super::listing::{from_token, page_size, to_token};
+use super::listing::{cut, from_token, page_size, to_token};
 
 /// `ScheduleService`.
 #[derive(Clone, Debug)]
@@ -111,14 +111,10 @@ impl Schedules {
         let engine = &self.context.engine;
         let found = engine
             .ask(|core| core.schedules_after(after).take(size + 1).cloned().collect::<Vec<_>>());
-        let mut found = found.await?;
-        let is_more = size < found.len();
-        found.truncate(size);
-        let last = found.last().filter(|_| is_more).map(|it| to_token(&question, &it.name));
-        Ok(ListSchedulesResponse {
-            schedules: found.iter().map(schedule::told).collect(),
-            next_page_token: last.unwrap_or_default(),
-        })
+        let mut schedules = found.await?.iter().map(schedule::told).collect();
+        let is_more = cut(&mut schedules, size);
+        let last = schedules.last().filter(|_| is_more).map(|it| to_token(&question, &it.name));
+        Ok(ListSchedulesResponse { schedules, next_page_token: last.unwrap_or_default() })
     }
 
     async fn pause(&self, name: &str, paused: bool) -> Result<Schedule, Fault> {

@@ -131,6 +131,30 @@ async fn schedules_are_told_as_they_were_put_and_survive_a_kill() {
     gone(client.pause_schedule("b").await.map(drop));
 }
 
+/// Together they are more than a client takes in one answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_schedules_are_listed_in_pages_that_can_be_received() {
+    let broker = Broker::start(&[]).await;
+    let client = load::client(&broker.server.url()).await;
+    let names: Vec<_> = (0..70).map(|number| format!("s{number:02}")).collect();
+    for name in &names {
+        let message = qbroker_client::OutgoingMessage::new(vec![b'x'; 250 << 10]).queue("q");
+        client.put_schedule(ScheduleSpec::new(name, "@every 365d", message)).await.unwrap();
+    }
+    let mut query = ScheduleQuery { page_size: 1_000, ..ScheduleQuery::default() };
+    let mut pages = Vec::new();
+    loop {
+        let page = client.list_schedules(query.clone()).await.unwrap();
+        pages.push(page.items.into_iter().map(|it| it.name).collect::<Vec<_>>());
+        query.page_token = page.next_page_token;
+        if query.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [32, 32, 6]);
+    assert_eq!(pages.concat(), names);
+}
+
 fn outgoing(payload: &'static str) -> qbroker_client::OutgoingMessage {
     qbroker_client::OutgoingMessage::new(payload).queue("q")
 }
