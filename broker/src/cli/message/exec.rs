@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,9 @@ const MESSAGE_CHARACTERS_MAX: usize = 200;
 
 /// How long a program may take to end when it is told to, before it is killed.
 const TERM_GRACE: Duration = Duration::from_secs(10);
+
+/// How often to look whether all that a program started has ended.
+const TERM_LOOK: Duration = Duration::from_millis(20);
 
 /// How long to read on after a program ended, where something it left behind holds its stderr open.
 const STDERR_GRACE: Duration = Duration::from_millis(500);
@@ -76,7 +81,7 @@ pub(super) async fn execute(
     let feeding = tokio::spawn(feed(stdin, job.payload));
     let mut writing = child.stdout.take().map(|stdout| tokio::spawn(output(stdout)));
 
-    let status = wait(&mut child, group, stop).await;
+    let status = wait(&mut child, group, stop, TERM_GRACE).await;
     feeding.abort();
     let output = match &mut writing {
         Some(writing) => tokio::time::timeout(STDERR_GRACE, writing).await,
@@ -137,22 +142,34 @@ async fn feed(mut stdin: ChildStdin, payload: Bytes) {
     stdin.write_all(&payload).await.ok();
 }
 
-/// Waits for the end; `None` where it was brought about here.
+/// Waits for the end; `None` where it was brought about here, after `grace` by force.
 async fn wait(
     child: &mut Child,
     group: Option<Pid>,
     stop: &CancellationToken,
+    grace: Duration,
 ) -> io::Result<Option<ExitStatus>> {
     tokio::select! {
         status = child.wait() => return status.map(Some),
         () = stop.cancelled() => {}
     }
     signal(group, Signal::TERM);
-    if tokio::time::timeout(TERM_GRACE, child.wait()).await.is_err() {
+    if tokio::time::timeout(grace, all_ended(child, group)).await.is_err() {
         signal(group, Signal::KILL);
         child.wait().await?;
     }
     Ok(None)
+}
+
+/// The program has ended, and what it started with it.
+async fn all_ended(child: &mut Child, group: Option<Pid>) -> io::Result<()> {
+    child.wait().await?;
+    // Nobody tells of those that are not our own children; as a container's first process we inherit them.
+    while let Some(group) = group.filter(|group| test_kill_process_group(*group).is_ok()) {
+        while let Ok(Some(_)) = waitpgid(group, WaitOptions::NOHANG) {}
+        tokio::time::sleep(TERM_LOOK).await;
+    }
+    Ok(())
 }
 
 fn signal(group: Option<Pid>, signal: Signal) {
@@ -314,6 +331,25 @@ mod tests {
         stop.cancel();
         assert_eq!(said.await.unwrap(), b"inner\n");
         assert_eq!(running.await.unwrap(), Verdict::Stopped);
+    }
+
+    #[tokio::test]
+    async fn stopping_kills_what_does_not_hear_and_outlives_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let alive = folder.path().join("alive");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &alive, 0o600.into()).unwrap();
+        // Who reads the fifo is at its end once nobody holds it open any more.
+        let deaf = "trap '' TERM; echo >&5; exec sleep 1000";
+        let command = format!("({deaf}) 5> '{}' & wait", alive.display());
+        let mut child = spawn(&command, &job("")).unwrap();
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let mut held = tokio::fs::File::open(&alive).await.unwrap();
+        assert_eq!(held.read_u8().await.unwrap(), b'\n');
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let ended = wait(&mut child, group, &stop, Duration::from_millis(100)).await;
+        assert_eq!(ended.unwrap(), None);
+        assert_eq!(held.read(&mut [0]).await.unwrap(), 0, "nobody is left");
     }
 
     #[tokio::test]
