@@ -118,7 +118,7 @@ impl Client {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
-        let timeout = self.shared.request_timeout + wait;
+        let timeout = self.shared.request_timeout.saturating_add(wait);
         let mut tried = Tried::default();
         let tries = async {
             let mut backoff = self.backoff();

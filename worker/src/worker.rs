@@ -386,7 +386,8 @@ async fn end(shared: &Shared) {
     if finished.is_err() {
         warn!(jobs = jobs.len(), "jobs take too long and are handed back");
         shared.life.give_up();
-        let ending = tokio::time::timeout(shared.settings.grace + CLOSE_TIMEOUT, jobs.wait());
+        let ending =
+            tokio::time::timeout(shared.settings.grace.saturating_add(CLOSE_TIMEOUT), jobs.wait());
         if ending.await.is_err() {
             warn!(jobs = jobs.len(), "jobs were not settled; their leases end with the session");
         }

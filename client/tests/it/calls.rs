@@ -151,6 +151,17 @@ async fn a_call_that_gets_no_answer_ends_in_time() {
     drop(call);
 }
 
+/// Whether so long a wait is good is the broker's to say.
+#[tokio::test]
+async fn the_longest_wait_is_no_panic() {
+    let mut broker = Broker::start();
+    let client = broker.client().await;
+    let pulling =
+        tokio::spawn(async move { client.pull(["mails"], 10, Duration::MAX, None).await });
+    broker.call().await.answer(Answer::Pull(PullResponse { batch: None }));
+    assert!(soon(pulling).await.unwrap().unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn pulled_messages_are_settled_one_by_one() {
     let mut broker = Broker::start();

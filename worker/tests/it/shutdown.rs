@@ -111,6 +111,18 @@ fn deaf(ctx: Context) {
 }
 
 #[tokio::test]
+async fn a_worker_whose_grace_never_ends_waits_for_its_jobs() {
+    let mut bench = Bench::start().await;
+    let worker = bench.worker().register(deaf).shutdown_timeout(Duration::from_millis(10));
+    let worker = run(worker.grace(Duration::MAX));
+    deaf::send(&bench.broker).await.unwrap();
+    assert_eq!(bench.line().await, "begun");
+    worker.stop().await.unwrap();
+    assert_eq!(bench.line().await, "ended");
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_worker_tells_of_threads_that_it_leaves_behind() {
     let mut bench = Bench::start().await;
     let worker = bench.worker().register(deaf).shutdown_timeout(Duration::from_millis(10));
