@@ -54,10 +54,13 @@ impl<I: Index> Core<I> {
 
     /// To be called after every change of a message that has or had a place in this line.
     pub(super) fn look_after_line(&mut self, of: &Message) {
-        let (queue, line) = (of.queue, of.keys.ordering);
-        if line == 0 {
-            return;
+        if of.keys.ordering != 0 {
+            self.look_for_leader(of.queue, of.keys.ordering);
         }
+    }
+
+    /// To be called after every change of a line.
+    pub(super) fn look_for_leader(&mut self, queue: QueueId, line: u32) {
         if !self.index.has_leader(queue, line) && self.index.has_behind(queue, line) {
             self.leaderless.insert((queue, line));
         } else {

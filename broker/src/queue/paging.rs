@@ -32,9 +32,14 @@ impl<I: Index> Core<I> {
     /// Brings a page that was missing into memory, unless somebody else did meanwhile. `messages`
     /// are those of the body of the record that it names. Whether it was still missing.
     pub fn load(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) -> bool {
+        let before = self.index.page(page);
         let loaded = self.index.load(page, messages);
         if loaded {
             self.pages_back.push_back((page.0, self.next));
+        }
+        // Of a page that was made anew nobody may be known to lead them any more.
+        if let Some(before) = before.filter(|_| loaded) {
+            before.led_lines().for_each(|line| self.look_for_leader(before.queue(), line));
         }
         loaded
     }

@@ -163,6 +163,11 @@ impl Page {
         })
     }
 
+    /// Lines of which one of its messages is the first.
+    pub(in crate::queue) fn led_lines(&self) -> impl Iterator<Item = u32> {
+        self.roles().filter(|(role, _)| *role == Role::Leads).map(|(_, line)| line)
+    }
+
     /// As how many messages it counts.
     pub fn counts(&self) -> Counts {
         let of = |state: StateSet| if self.state() == state { self.count } else { 0 };

@@ -8,10 +8,11 @@ use qbroker_storage::{Body, Lsn, Retention};
 
 use super::check::check_invariants;
 use super::stage::{STEPS_MAX, Stage, StageIndex};
+use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{Index, Message, Missing, State, StateSet};
 use crate::queue::record::Record;
 use crate::queue::time::{Due, Now};
-use crate::queue::{Core, Gaps, Limits, Output, Stop, page_messages};
+use crate::queue::{Core, Gaps, Limits, NewMessage, Output, Publish, Stop, page_messages};
 
 /// Every record there was, with its body.
 pub(super) type Log = BTreeMap<Lsn, (Record, Body)>;
@@ -90,6 +91,39 @@ fn rebuilt<I: StageIndex>(
         }
     }
     rebuild.finish(|lsn| stage.is_kept(lsn), stage.now.wall_ms)
+}
+
+/// Of the leaders' records nothing is left but their pages.
+#[test]
+fn a_line_whose_leader_is_not_known_any_more_goes_on() {
+    const LINES: u32 = 8;
+    let (mut stage, _) = Stage::<PagedIndex>::new(Limits::default());
+    let message = |number: u32| NewMessage {
+        queue: "q".into(),
+        ordering_hash: Some(1 + u64::from(number % LINES)),
+        payload_bytes: 1,
+        body: Body::new(Bytes::from_static(b"x"), Bytes::new()),
+        ..NewMessage::default()
+    };
+    let publish = Publish { messages: (0..2 * LINES).map(message).collect() };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let queue = stage.core.queue("q").unwrap().id();
+    let counts = |core: &Core<PagedIndex>| {
+        let counts = core.index.counts(queue);
+        (counts.ready, counts.behind)
+    };
+    assert_eq!(counts(&stage.core), (8, 8));
+    let frozen = stage.core.index.frozen();
+    let leads = frozen.pages().iter().find(|page| 0 < page.led_lines().count());
+    let leads = leads.expect("some are paged out");
+    let page = Missing(Lsn(leads.lsn));
+    let lines = leads.led_lines().count() as u64;
+    let anew = rebuilt(&stage, page, |_| false);
+    assert!(stage.core.load(page, anew));
+    while let Err(page) = stage.core.dispatch(stage.now, &mut Output::default()) {
+        stage.core.load(page, page_messages(&stage.log[&page.0].1).unwrap());
+    }
+    assert_eq!(counts(&stage.core), (8 + lines, 8 - lines));
 }
 
 /// A log of which records are lost.
