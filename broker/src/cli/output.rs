@@ -63,12 +63,16 @@ impl Output {
         write_out(&text)
     }
 
-    /// Prints one item: keys and values below each other, or one JSON object.
+    /// Prints one item: keys and values below each other, or one JSON object. Where nobody reads, what it
+    /// tells of was done all the same, and the exit code says how.
     ///
     /// # Errors
     /// Where stdout cannot be written.
     pub(super) fn item(self, columns: &[Column], item: Item) -> io::Result<()> {
-        write_out(&self.render_item(columns, item))
+        match write_out(&self.render_item(columns, item)) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
     }
 
     /// The titles above a list whose end is not known; nothing where its lines are JSON.

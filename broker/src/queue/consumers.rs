@@ -361,7 +361,11 @@ impl Consumers {
 
     fn leave(&mut self, queue: &str, taker: Taker) {
         if let Some(line) = self.lines.get_mut(queue) {
-            line.retain(|other| *other != taker);
+            // Whose turn it is leaves most often: who was answered.
+            match line.front() == Some(&taker) {
+                true => drop(line.pop_front()),
+                false => line.retain(|other| *other != taker),
+            }
             if line.is_empty() {
                 self.lines.remove(queue);
             }

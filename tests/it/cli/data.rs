@@ -1,12 +1,24 @@
 //! A folder that nobody uses: looked at, and left as it is where it is well. What is damaged or in
 //! use is in `start.rs`.
 
-use qbroker_tests::program::Ran;
+use qbroker_tests::program::{self, Ran};
 use qbroker_tests::server::Server;
 use qbroker_tests::shell::Shell;
 use serde_json::json;
 
 use super::Stage;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_no_output_is_told_of_damage_by_the_exit_code() {
+    let Stage { server, folder, .. } = Stage::new().await;
+    server.stop().await;
+    std::fs::remove_file(folder.data().join("FORMAT")).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = program::command(&["data", "verify", "--data-dir", folder.data_text()]);
+    let ended = Ran::of(command.stdout(writer).output().unwrap());
+    assert_eq!(ended.code, 74, "{}", ended.err);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sound_folder_is_verified_and_nothing_is_repaired() {
