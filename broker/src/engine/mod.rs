@@ -52,8 +52,8 @@ use crate::queue::refused::Refused;
 use crate::queue::state::{Key, Kind};
 use crate::queue::time::Now;
 use crate::queue::{
-    self, BatchOutcome, Delivery, Effect, Lost, Output, ProducerOpened, PullId, Pulled, Stop,
-    StreamId,
+    self, BatchOutcome, Delivery, Effect, Lost, Output, ProducerOpened, PullId, Pulled, Queue,
+    Stop, StreamId,
 };
 
 /// The core as it runs today.
@@ -156,6 +156,8 @@ struct State {
 
 /// A permit stands for so many bytes.
 const BUDGET_UNIT: usize = 1024;
+/// Queues that are looked at before others have their turn.
+const QUEUES_AT_ONCE: usize = 256;
 
 impl Engine {
     /// Gives the core one command, and grants what became possible.
@@ -243,6 +245,23 @@ impl Engine {
         let state = self.state.lock();
         let answer = question(&state.core);
         (state.core.last_lsn(), answer)
+    }
+
+    /// Looks at queues after one, by name: some of them, before others have their turn. The last of
+    /// these, where there may be more.
+    pub fn look_at_queues(
+        &self,
+        after: Option<&str>,
+        visit: &mut dyn FnMut(&Core, &Queue),
+    ) -> Option<Arc<str>> {
+        let state = self.state.lock();
+        let queues = state.core.queues_after(after.unwrap_or_default()).take(QUEUES_AT_ONCE);
+        let mut last = None;
+        for (count, queue) in (1..).zip(queues) {
+            visit(&state.core, queue);
+            last = (count == QUEUES_AT_ONCE).then(|| queue.name.clone());
+        }
+        last
     }
 
     /// Gives the core one command and waits until its answer may be told.

@@ -16,8 +16,6 @@ use crate::engine::{Core, Engine};
 use crate::queue::Queue as Stored;
 use crate::queue::index::Index as _;
 
-/// Queues that are looked at before others have their turn.
-const LOOKED_AT: usize = 256;
 /// Queues that are described before others have their turn.
 const DESCRIBED: usize = 64;
 /// Lists that are kept for whoever pages through them. Who goes on in an older one has it sorted anew. Of
@@ -232,19 +230,14 @@ async fn described(
 /// Where every queue stands that is wanted, in no order.
 async fn stands(engine: &Engine, order: Order, filter: &Filter) -> Vec<Stand> {
     let mut stands = Vec::new();
-    let mut last: Option<Arc<str>> = None;
+    let mut last = None;
     loop {
-        let after = last.take();
-        let look = |core: &Core| {
-            let queues = core.queues_after(after.as_deref().unwrap_or_default()).take(LOOKED_AT);
-            for (count, queue) in (1..).zip(queues) {
-                if filter.wants(queue) {
-                    stands.push(order.stand(core, queue));
-                }
-                last = (count == LOOKED_AT).then(|| queue.name.clone());
+        let mut visit = |core: &Core, queue: &Stored| {
+            if filter.wants(queue) {
+                stands.push(order.stand(core, queue));
             }
         };
-        engine.look(look);
+        last = engine.look_at_queues(last.as_deref(), &mut visit);
         if last.is_none() {
             return stands;
         }

@@ -130,7 +130,7 @@ pub static METRICS: &[Metric] = &[
         |s| one(s.queue_count as u64)),
     gauge("qbroker_queue_messages", &["queue", "state"], "Messages held, by state: ready, scheduled, leased, parked, behind (another of their ordering key).",
         queue_states),
-    gauge("qbroker_queue_dead_letters", &["queue"], "Messages of the queue that wait in its dead-letter queue, where they count as held, too.",
+    gauge("qbroker_queue_dead_letters", &["queue"], "Messages in the queue's dead-letter queue, which may serve others as well; there they count as held, too.",
         |s| by_queue(s, |queue| queue.dead_letters)),
     gauge("qbroker_queue_bytes", &["queue"], "Bytes held: payloads, headers and keys.",
         |s| by_queue(s, |queue| queue.bytes)),

@@ -34,10 +34,15 @@ impl EngineFigures {
 impl Figures for EngineFigures {
     fn queues(&self) -> Vec<QueueFigures> {
         let wall_ms = self.engine.clock().now().wall_ms;
-        let read = |core: &Core| {
-            core.queues_after("").map(|queue| queue_figures(core, queue, wall_ms)).collect()
-        };
-        self.engine.look(read).1
+        let (mut figures, mut after) = (Vec::new(), None);
+        loop {
+            let mut visit =
+                |core: &Core, queue: &Queue| figures.push(queue_figures(core, queue, wall_ms));
+            after = self.engine.look_at_queues(after.as_deref(), &mut visit);
+            if after.is_none() {
+                return figures;
+            }
+        }
     }
 
     fn operations_running(&self) -> u64 {

@@ -21,6 +21,8 @@ pub(super) struct Front {
     pub(super) http_addr: Option<SocketAddr>,
     pub(super) tls: Option<Tls>,
     pub(super) web: Web,
+    /// When the broker was started.
+    pub(super) started: SystemTime,
     /// Ends what answers, and everything else that is told to end with it.
     pub(super) closing: DropGuard,
 }
@@ -32,7 +34,8 @@ impl Front {
     /// # Errors
     /// Where a port cannot be had, or its certificate, and where the clock tells no date.
     pub(super) async fn open(settings: &Settings) -> Result<Self, ServeError> {
-        check_wall_clock(SystemTime::now())?;
+        let started = SystemTime::now();
+        check_wall_clock(started)?;
         let (grpc, grpc_addr) = bind(settings.grpc_listen).await?;
         let tls = Tls::open(settings)?;
         let web = Web::default();
@@ -44,7 +47,8 @@ impl Front {
             tokio::spawn(web.clone().serve(listener, closing.clone().cancelled_owned()));
         }
         info!(grpc = %grpc_addr, http = http_addr.map(|address| address.to_string()), "listening, and recovering first");
-        Ok(Self { grpc, grpc_addr, http_addr, tls, web, closing: closing.drop_guard() })
+        let closing = closing.drop_guard();
+        Ok(Self { grpc, grpc_addr, http_addr, tls, web, started, closing })
     }
 }
 

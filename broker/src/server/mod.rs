@@ -8,7 +8,7 @@ mod stop;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use qbroker_storage::Space;
 use qbroker_storage::disk::RealDisk;
@@ -134,7 +134,7 @@ impl Running {
         recovered: Recovered,
         settings: Settings,
     ) -> Result<Self, ServeError> {
-        let Front { grpc: listener, grpc_addr, http_addr, tls, web, closing } = front;
+        let Front { grpc: listener, grpc_addr, http_addr, tls, web, started, closing } = front;
         let Recovered { engine, took } = recovered;
         let access = Access::open(&settings)?;
         let health = web.health().clone();
@@ -153,7 +153,7 @@ impl Running {
             access: access.clone(),
             connections: counts.clone(),
             health: health.clone(),
-            started: SystemTime::now(),
+            started,
             recovery: took,
         };
         if let Some(address) = http_addr {
