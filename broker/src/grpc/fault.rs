@@ -2,6 +2,8 @@
 //! gRPC codes and reasons.
 
 use std::collections::HashMap;
+use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::features::FIND_MESSAGES;
+use super::reading;
 use crate::engine::Stopped;
 use crate::queue::refused::Refused;
 
@@ -25,6 +28,8 @@ const RETRY_FULL: Duration = Duration::from_secs(5);
 const RETRY_QUEUE_FULL: Duration = Duration::from_secs(1);
 /// When a counter that somebody else changes may be within bounds.
 const RETRY_COUNTER: Duration = Duration::from_secs(1);
+/// When others have been read.
+const RETRY_READING: Duration = Duration::from_secs(1);
 /// When a broker that stops may be back.
 const RETRY_STOPPING: Duration = Duration::from_secs(1);
 
@@ -99,9 +104,19 @@ impl Fault {
         Self::Invalid { field, why: why.into() }
     }
 
-    /// What was sent is not of the form that the protocol says.
+    /// Why a request could not be read to its end: as [`Self::while_reading`] says, or what was sent is
+    /// not of the form that the protocol says.
     pub(crate) fn unreadable(status: &Status) -> Self {
-        Self::Unreadable(status.message().to_owned())
+        let causes = std::iter::successors(status.source(), |&error| error.source());
+        let own = { causes }.find_map(|error| error.downcast_ref::<Self>());
+        own.cloned().unwrap_or_else(|| Self::Unreadable(status.message().to_owned()))
+    }
+
+    /// The status of a request that is not read on.
+    pub(super) fn while_reading(self) -> Status {
+        let mut status = self.to_status();
+        status.set_source(Arc::new(self));
+        status
     }
 
     /// The stable reason; `types.proto` lists them.
@@ -143,7 +158,10 @@ impl Fault {
 
     /// When the same request may succeed with nothing changed by the caller.
     fn retry_delay(&self) -> Option<Duration> {
-        retry_delay(self.reason())
+        match self {
+            Self::Refused(Refused::Limit { what: reading::LIMIT, .. }) => Some(RETRY_READING),
+            _ => retry_delay(self.reason()),
+        }
     }
 
     /// The values of the message, by the names that the list of reasons gives.

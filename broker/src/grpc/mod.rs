@@ -19,6 +19,7 @@ mod operations;
 mod publish;
 mod publish_stream;
 mod queue_list;
+mod reading;
 mod records;
 mod schedules;
 mod settle;
@@ -32,6 +33,8 @@ mod unanswered;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use axum::extract::Request;
 use qbroker_proto::raw::consumer_service_server::ConsumerServiceServer;
 use qbroker_proto::raw::publisher_service_server::PublisherServiceServer;
 use qbroker_proto::v1::admin_service_server::AdminServiceServer;
@@ -42,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::util::MapRequestLayer;
 
 pub(crate) use admin::figures;
 
@@ -54,12 +58,18 @@ use convert::bounds::REQUEST_BYTES_MAX;
 use convert::token::Seal;
 use fault::Fault;
 use queue_list::Lists;
+use reading::Room;
+
+/// How many times as much as what is pending may be of requests that are being read.
+const UNFINISHED: usize = 4;
 
 /// What every service needs.
 #[derive(Clone, Debug)]
 pub struct Context {
     engine: Arc<Engine>,
     limits: BatchLimits,
+    /// For large messages that are being read.
+    room: Room,
     streams_max: u32,
     hasher: IdHasher,
     seal: Seal,
@@ -98,6 +108,7 @@ impl Context {
         Self {
             engine,
             limits,
+            room: Room::new(UNFINISHED.saturating_mul(settings.pending_bytes_max)),
             streams_max,
             hasher,
             seal,
@@ -159,5 +170,9 @@ pub fn routes(
         .add_service(InterceptedService::new(reflection, auth))
         .add_service(health);
     let explain = axum::middleware::from_fn(explain::explain);
-    Ok(services.into_axum_router().layer(explain).into())
+    let room = context.room.clone();
+    let read = MapRequestLayer::new(move |request: Request| {
+        request.map(|body| Body::new(room.read(body)))
+    });
+    Ok(services.into_axum_router().layer(read).layer(explain).into())
 }

@@ -6,6 +6,7 @@ mod frames;
 mod paused;
 mod reader;
 mod streams;
+mod unfinished;
 
 use std::time::Duration;
 
