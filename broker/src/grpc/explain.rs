@@ -10,36 +10,22 @@ use tonic::{Code, Status};
 use super::fault::{Fault, REASON_TRAILER};
 
 /// Answers as `next` does, and in the protocol's own words where that answer has no reason: for a
-/// request that cannot be decoded, and for a service that comes later.
+/// request that cannot be decoded.
 pub(super) async fn explain(request: Request, next: Next) -> Response {
-    let later = later(request.uri().path());
     let response = next.run(request).await;
-    match unexplained(response.headers(), later) {
+    match unexplained(response.headers()) {
         None => response,
         Some(fault) => fault.to_status().into_http::<Body>(),
     }
 }
 
-/// The feature of a service that this version does not have.
-fn later(path: &str) -> Option<&'static str> {
-    match path.split('/').nth(1)? {
-        "qbroker.v1.ScheduleService" => Some("schedule"),
-        _ => None,
-    }
-}
-
 /// Why a call failed at once without a reason; the protocol's own refusals have theirs.
-fn unexplained(headers: &HeaderMap, later: Option<&'static str>) -> Option<Fault> {
+fn unexplained(headers: &HeaderMap) -> Option<Fault> {
     headers.get("grpc-status").filter(|status| *status != "0")?;
     if headers.contains_key(REASON_TRAILER) {
         return None;
     }
     let status = Status::from_header_map(headers)?;
-    match (status.code(), later) {
-        (Code::Unimplemented, Some(feature)) => {
-            Some(Fault::Unsupported { field: "this call", feature })
-        }
-        (Code::Internal | Code::OutOfRange, _) => Some(Fault::unreadable(&status)),
-        _ => None,
-    }
+    let is_of_the_decoder = matches!(status.code(), Code::Internal | Code::OutOfRange);
+    is_of_the_decoder.then(|| Fault::unreadable(&status))
 }

@@ -42,8 +42,6 @@ pub(crate) enum Fault {
     Invalid { field: &'static str, why: String },
     #[error("the request cannot be read: {0}")]
     Unreadable(String),
-    #[error("{field} needs the feature \"{feature}\", which this version does not have")]
-    Unsupported { field: &'static str, feature: &'static str },
     #[error("the search index is off in this broker; it is on with the setting search-index")]
     SearchOff,
     #[error("the batch has {size} {unit}; at most {limit} are allowed, so split it")]
@@ -124,7 +122,7 @@ impl Fault {
         match self {
             Self::Refused(refused) => refused.reason(),
             Self::Invalid { .. } | Self::Unreadable(_) => "INVALID_ARGUMENT",
-            Self::Unsupported { .. } | Self::SearchOff => "FEATURE_UNSUPPORTED",
+            Self::SearchOff => "FEATURE_UNSUPPORTED",
             Self::BatchTooLarge { .. } => "BATCH_TOO_LARGE",
             Self::FieldTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::Empty(_) => "EMPTY_BATCH",
@@ -148,7 +146,7 @@ impl Fault {
             | Self::FieldTooLarge { .. }
             | Self::Empty(_)
             | Self::TokenInvalid(_) => Code::InvalidArgument,
-            Self::Unsupported { .. } | Self::SearchOff => Code::Unimplemented,
+            Self::SearchOff => Code::Unimplemented,
             Self::ConsumerReplaced | Self::ConsumerDisconnected => Code::Aborted,
             Self::EventsGone { .. } => Code::OutOfRange,
             Self::SearchNotReady | Self::ShuttingDown | Self::Stopped => Code::Unavailable,
@@ -173,9 +171,6 @@ impl Fault {
         match self {
             Self::Refused(refused) => refused.values(),
             Self::Invalid { field, .. } => vec![("field", (*field).to_owned())],
-            Self::Unsupported { field, feature } => {
-                vec![("feature", (*feature).to_owned()), ("field", (*field).to_owned())]
-            }
             Self::SearchOff => vec![("feature", FIND_MESSAGES.to_owned())],
             Self::BatchTooLarge { size, limit, .. } => {
                 vec![("size", size.to_string()), ("limit", limit.to_string())]

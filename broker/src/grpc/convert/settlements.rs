@@ -78,7 +78,6 @@ impl Understood {
         }
         let checked = patch.as_ref().map_or(Ok(()), effects::check_patch);
         match checked.and_then(|()| effects::effects(effects, size, reading)) {
-            Err(unsupported @ Fault::Unsupported { .. }) => return Err(unsupported),
             Err(fault) => self.refused.push((token, fault.into_refused())),
             Ok(effects) => {
                 let place = self.command.settlements.len();
