@@ -25,6 +25,11 @@ impl<T> Line<T> {
         self.0.is_empty()
     }
 
+    /// Keeps items of which `keep` says so; it may change them.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
+        self.0.retain_mut(|(_, item)| keep(item));
+    }
+
     /// Takes what waits for nothing any more once the log is durable up to `durable`.
     pub(super) fn take<C: FromIterator<T>>(&mut self, durable: Lsn) -> C {
         let count = self.0.partition_point(|(lsn, _)| *lsn <= durable);

@@ -527,8 +527,11 @@ impl State {
             Effect::Deliver { consumer, deliveries } => {
                 self.tell(consumer, lsn, ConsumerEvent::Deliver(deliveries));
             }
-            Effect::LeasesLost { consumer, leases, why } => {
-                self.tell(consumer, lsn, ConsumerEvent::LeasesLost(leases, why));
+            Effect::LeasesLost { consumer, mut leases, why } => {
+                self.take_back(consumer, &mut leases);
+                if !leases.is_empty() {
+                    self.tell(consumer, lsn, ConsumerEvent::LeasesLost(leases, why));
+                }
             }
             Effect::Replaced { consumer } => {
                 self.tell(consumer, lsn, ConsumerEvent::Replaced);
@@ -552,12 +555,6 @@ impl State {
             }
             Effect::StateChanged { kind, key } => self.state_changed(kind, key),
             Effect::DeadLetters { queue, count } => self.letters.arrived(queue, count, now),
-        }
-    }
-
-    fn tell(&self, consumer: ConsumerId, lsn: Lsn, event: ConsumerEvent) {
-        if let Some(stream) = self.consumers.get(&consumer) {
-            stream.outbox.push(lsn, event);
         }
     }
 }

@@ -41,6 +41,11 @@ impl<T> Outbox<T> {
         }
     }
 
+    /// Changes what nobody has taken; `keep` says whether an event stays.
+    pub(super) fn retain(&self, keep: impl FnMut(&mut T) -> bool) {
+        self.events.lock().retain(keep);
+    }
+
     /// Waits for events that may be told, and takes all of them.
     pub async fn next(&self) -> Result<VecDeque<T>, Stopped> {
         let mut durable = self.durable.clone();

@@ -1,13 +1,13 @@
 //! Who consumes: what a stream's client says of itself, where it comes from, and what it holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use qbroker_storage::Lsn;
 
-use super::{ConsumerEvent, Engine, Outbox};
+use super::{ConsumerEvent, Engine, Outbox, State};
 use crate::queue::Window;
-use crate::queue::ids::ConsumerId;
+use crate::queue::ids::{ConsumerId, LeaseToken};
 
 /// Who opened a stream; for people, and of this connection alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,5 +70,26 @@ impl Engine {
             })
         });
         (state.core.last_lsn(), connected.collect())
+    }
+}
+
+impl State {
+    pub(super) fn tell(&self, consumer: ConsumerId, lsn: Lsn, event: ConsumerEvent) {
+        if let Some(stream) = self.consumers.get(&consumer) {
+            stream.outbox.push(lsn, event);
+        }
+    }
+
+    /// Takes lost leases back that a consumer was not told of, and leaves those that it was. Who reads
+    /// nothing loses leases again and again, and would have all of them lined up.
+    pub(super) fn take_back(&self, consumer: ConsumerId, leases: &mut Vec<LeaseToken>) {
+        let Some(stream) = self.consumers.get(&consumer) else { return };
+        let mut lost: BTreeSet<LeaseToken> = leases.iter().copied().collect();
+        stream.outbox.retain(|event| {
+            let ConsumerEvent::Deliver(deliveries) = event else { return true };
+            deliveries.retain(|delivery| !lost.remove(&delivery.token));
+            !deliveries.is_empty()
+        });
+        leases.retain(|lease| lost.contains(lease));
     }
 }

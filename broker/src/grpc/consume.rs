@@ -435,6 +435,7 @@ mod tests {
 
     use super::*;
     use crate::grpc::stage::{Stage, streaming};
+    use crate::queue::index::StateSet;
 
     fn open() -> ConsumeRequest {
         let queues = vec![QueueSelector { queue: "q".to_owned(), ..QueueSelector::default() }];
@@ -452,5 +453,37 @@ mod tests {
         assert_eq!(consumers(), 1);
         drop(serving);
         assert_eq!(consumers(), 0);
+    }
+
+    /// A purge that takes leased messages, as somebody's who reads nothing.
+    fn purge(stage: &Stage) {
+        let engine = &stage.context.engine;
+        let begin = |core: &Core| core.begin_purge("q", StateSet::LEASED, Lost::Purged);
+        let mut purge = engine.look(begin).1.unwrap();
+        let (_, step) = engine.turn(|core, _, out| core.purge(&mut purge, out)).unwrap();
+        assert_eq!(step.unwrap().deleted, 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_before_it_was_told_is_not_told() {
+        let mut stage = Stage::set();
+        let Some(consume_request::Kind::Open(open)) = open().kind else { unreachable!() };
+        let open = incoming::open_consumer(open, stage.context.seal, fresh_session).unwrap();
+        let (_, opened) = stage.context.engine.open_consumer(&open, About::default()).unwrap();
+        let (_, outbox) = opened.unwrap();
+        for _ in 0..3 {
+            stage.publish("q");
+            purge(&stage);
+        }
+        stage.publish("q");
+        stage.write();
+        let mut told = outbox.next().await.unwrap();
+        let Some(ConsumerEvent::Deliver(deliveries)) = told.pop_front() else { panic!("{told:?}") };
+        assert_eq!((deliveries.len(), told.len()), (1, 0), "{told:?}");
+        purge(&stage);
+        stage.write();
+        let mut told = outbox.next().await.unwrap();
+        let Some(ConsumerEvent::LeasesLost(lost, _)) = told.pop_front() else { panic!("{told:?}") };
+        assert_eq!(lost, [deliveries[0].token]);
     }
 }
