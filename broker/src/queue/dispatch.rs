@@ -180,6 +180,14 @@ impl<I: Index> Core<I> {
         }
     }
 
+    /// A message changed or went, perhaps the first one of its queue, which was too large for somebody, or
+    /// outlived.
+    pub(super) fn first_may_be_another(&mut self, queue: QueueId) {
+        if self.consumers.has_stuck(queue) || self.waiting_for_ends.remove(&queue) {
+            self.consumers.touch(queue);
+        }
+    }
+
     /// Whether nobody is left to be served at a queue; otherwise another queue comes first for all
     /// who are.
     fn dispatch_queue(&mut self, queue: QueueId, now: Now, out: &mut Output) -> Lookup<bool> {

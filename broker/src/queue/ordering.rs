@@ -41,10 +41,7 @@ impl<I: Index> Core<I> {
 
     /// Puts a message in the place of what it was; every change but its coming and its going.
     pub(super) fn change(&mut self, birth: Lsn, message: Message) {
-        // It may have been the first one, which was too large for somebody.
-        if self.consumers.has_stuck(message.queue) {
-            self.consumers.touch(message.queue);
-        }
+        self.first_may_be_another(message.queue);
         if message.keys.ordering == 0 {
             return self.index.change(birth, message);
         }

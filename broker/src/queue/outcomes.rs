@@ -194,9 +194,7 @@ impl<I: Index> Core<I> {
         // Nothing comes after it: what was before is known from here.
         self.telling.message(&message);
         self.look_after_line(&message);
-        if self.consumers.has_stuck(message.queue) {
-            self.consumers.touch(message.queue);
-        }
+        self.first_may_be_another(message.queue);
         let finished = Finished {
             birth,
             queue: message.queue,

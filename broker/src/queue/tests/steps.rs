@@ -9,6 +9,7 @@ use crate::queue::ids::ConsumerId;
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{Index, StateSet};
+use crate::queue::names::{MessageName, NamedBy};
 use crate::queue::policy::{Overflow, Policy};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
@@ -306,4 +307,29 @@ fn what_is_older_than_its_retention_is_not_delivered_while_steps_are_left() {
         }
         assert_eq!(stage.core.lease_count(), 1);
     }
+}
+
+/// Others have more that is outlived, before it.
+#[test]
+fn who_waits_behind_an_outlived_message_is_served_when_that_is_deleted() {
+    let (mut stage, _) = Stage::<MemoryIndex>::new(Limits::default());
+    for (queue, retention_ms) in [("old", 1_000), ("mail", 1_001)] {
+        let policy = Policy { retention_ms: Some(retention_ms), ..Policy::default() };
+        let create = CreateQueue { name: queue.to_owned(), policy, ..CreateQueue::default() };
+        stage.turn(|core, now, out| core.create_queue(&create, now, out)).answer.unwrap();
+    }
+    let messages = vec![message("old"); 4 * MESSAGES as usize];
+    let publish = Publish { messages: [messages, vec![message("mail")]].concat() };
+    let receipts = stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    stage.now.wall_ms += 1_001;
+    let publish = Publish { messages: vec![message("mail")] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let open = open("host", "mail", 1, false);
+    stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
+    assert_eq!(stage.core.lease_count(), 0);
+    let by = NamedBy::Birth(receipts.last().unwrap().birth);
+    let first = [MessageName { id: String::new(), by }];
+    stage.turn(|core, now, out| core.delete_messages("mail", &first, now, out)).answer.unwrap();
+    assert!(stage.core.deadlines().is_over(stage.now), "the others are not all gone");
+    assert_eq!(stage.core.lease_count(), 1);
 }
