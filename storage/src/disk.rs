@@ -7,8 +7,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::io;
 use std::io::Write as _;
-use std::os::unix;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -114,29 +113,9 @@ pub enum Lock {
 pub trait Held: Send + Sync + Debug {}
 
 /// A folder of the operating system.
-///
-/// Where root uses the folder of somebody else, what it makes there is theirs: they could not open the
-/// folder again after a repair by `sudo`.
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
-    /// Whose the files are to be, where they are not of whoever makes them.
-    owner: Option<Owner>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-}
-
-impl Owner {
-    fn of_foreign(root: &Path) -> io::Result<Option<Self>> {
-        let own = rustix::process::geteuid();
-        let folder = fs::metadata(root)?;
-        let is_foreign = own.is_root() && folder.uid() != own.as_raw();
-        Ok(is_foreign.then(|| Self { uid: folder.uid(), gid: folder.gid() }))
-    }
 }
 
 impl RealDisk {
@@ -147,21 +126,7 @@ impl RealDisk {
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root)?;
-        let owner = Owner::of_foreign(&root)?;
-        Ok(Self { root, owner })
-    }
-
-    /// Makes what was just made the folder's owner's. A root that must not, as on NFS or in a container
-    /// without that right, keeps it.
-    fn hand_over(
-        &self,
-        chown: impl Fn(Option<u32>, Option<u32>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let Some(owner) = self.owner else { return Ok(()) };
-        match chown(Some(owner.uid), Some(owner.gid)) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            other => other,
-        }
+        Ok(Self { root })
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -179,11 +144,7 @@ impl Disk for RealDisk {
             Mode::CreateNew => options.read(true).write(true).create_new(true),
             Mode::Replace => options.read(true).write(true).create(true).truncate(true),
         };
-        let file = options.open(path)?;
-        if matches!(mode, Mode::CreateNew | Mode::Replace) {
-            self.hand_over(|uid, gid| unix::fs::fchown(&file, uid, gid))?;
-        }
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -194,11 +155,9 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
-        let path = self.path(dir);
-        match fs::create_dir(&path) {
+        match fs::create_dir(self.path(dir)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => self.hand_over(|uid, gid| unix::fs::lchown(&path, uid, gid)),
+            other => other,
         }
     }
 
@@ -220,11 +179,7 @@ impl Disk for RealDisk {
         let Some(folder) = try_lock_folder(&self.root)? else {
             return Ok(Lock::HeldBy(holder_in(&file)));
         };
-        let lock = lock_file(&file, folder)?;
-        if matches!(lock, Lock::Taken(_)) {
-            self.hand_over(|uid, gid| unix::fs::lchown(&file, uid, gid))?;
-        }
-        Ok(lock)
+        lock_file(&file, folder)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -349,34 +304,6 @@ impl File for RealFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What a test of this cannot do without: to be root.
-    #[test]
-    fn what_root_makes_in_the_folder_of_somebody_else_is_theirs() {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let owner_of = |name: &str| {
-            let metadata = fs::metadata(folder.path().join(name)).unwrap();
-            (metadata.uid(), metadata.gid())
-        };
-        for owner in [(0, 0), (65_534, 65_533)] {
-            unix::fs::chown(folder.path(), Some(owner.0), Some(owner.1)).unwrap();
-            let disk = RealDisk::open(folder.path()).unwrap();
-            disk.create_dir("log").unwrap();
-            disk.open("log/new", Mode::CreateNew).unwrap();
-            disk.open("replaced", Mode::Replace).unwrap();
-            drop(disk.lock("LOCK").unwrap());
-            for name in ["log", "log/new", "replaced", "LOCK"] {
-                assert_eq!(owner_of(name), owner, "{name}");
-            }
-            for name in ["log/new", "replaced", "LOCK"] {
-                disk.remove(name).unwrap();
-            }
-            fs::remove_dir(folder.path().join("log")).unwrap();
-        }
-    }
 
     /// Two brokers once ran on one folder after somebody had deleted the file.
     #[test]

@@ -1,6 +1,7 @@
 //! `qbroker data`: checks and repairs a data folder while no broker uses it.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use qbroker_storage::disk::{Disk, RealDisk};
 use qbroker_storage::{
     Damage, OpenError, RepairError, RepairOptions, RepairReport, VerifyReport, repair, verify,
 };
+use rustix::process::{Gid, Uid, geteuid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -155,9 +158,26 @@ impl FolderArgs {
         let cannot_open = |error: io::Error| {
             Failure::new(Exit::Unavailable, format!("cannot open {}: {error}", folder.display()))
         };
-        let disk = RealDisk::open(&folder).map_err(cannot_open)?;
+        let root = enter_as_owner(&folder).map_err(cannot_open)?;
+        let disk = RealDisk::open(root).map_err(cannot_open)?;
         Ok((folder, Arc::new(disk)))
     }
+}
+
+/// Where the folder is from now on. Root becomes whoever owns it: what is made in it is theirs, or they
+/// could not open it again, and nothing is touched that they could not touch themselves. From within,
+/// for they may not find it: systemd hides the folders of its dynamic users.
+fn enter_as_owner(folder: &Path) -> io::Result<PathBuf> {
+    let owner = std::fs::metadata(folder)?;
+    if !geteuid().is_root() || owner.uid() == 0 {
+        return Ok(folder.to_owned());
+    }
+    std::env::set_current_dir(folder)?;
+    // This thread is the only one so far; those that it starts are like it.
+    set_thread_groups(&[])?;
+    set_thread_gid(Gid::from_raw(owner.gid()))?;
+    set_thread_uid(Uid::from_raw(owner.uid()))?;
+    Ok(PathBuf::from("."))
 }
 
 fn verified(folder: &Path, report: &VerifyReport) -> Item {

@@ -69,10 +69,15 @@ impl Output {
     /// # Errors
     /// Where stdout cannot be written.
     pub(super) fn item(self, columns: &[Column], item: Item) -> io::Result<()> {
-        match write_out(&self.render_item(columns, item)) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other,
-        }
+        unless_nobody_reads(write_out(&self.render_item(columns, item)))
+    }
+
+    /// [`Self::list`] of what was done, as [`Self::item`] tells it.
+    ///
+    /// # Errors
+    /// Where stdout cannot be written.
+    pub(super) fn report(self, columns: &[Column], items: Vec<Item>) -> io::Result<()> {
+        unless_nobody_reads(self.list(columns, items))
     }
 
     /// The titles above a list whose end is not known; nothing where its lines are JSON.
@@ -154,6 +159,13 @@ impl Output {
 pub(super) fn time(time: Option<SystemTime>) -> Value {
     let timestamp = time.and_then(|time| jiff::Timestamp::try_from(time).ok());
     timestamp.map_or(Value::Null, |timestamp| Value::from(timestamp.to_string()))
+}
+
+fn unless_nobody_reads(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }
 
 /// Writes text to stdout, and makes sure that it arrives.

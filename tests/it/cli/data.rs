@@ -1,6 +1,9 @@
 //! A folder that nobody uses: looked at, and left as it is where it is well. What is damaged or in
 //! use is in `start.rs`.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
+
 use qbroker_tests::program::{self, Ran};
 use qbroker_tests::server::Server;
 use qbroker_tests::shell::Shell;
@@ -18,6 +21,30 @@ async fn who_reads_no_output_is_told_of_damage_by_the_exit_code() {
     let mut command = program::command(&["data", "verify", "--data-dir", folder.data_text()]);
     let ended = Ran::of(command.stdout(writer).output().unwrap());
     assert_eq!(ended.code, 74, "{}", ended.err);
+}
+
+/// As by `sudo`, of a folder that its owner cannot reach from outside. Only root can be somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_root_repairs_stays_its_owners() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Stage { server, folder, .. } = Stage::new().await;
+    server.stop().await;
+    let file = |name: &str| folder.data().join(name);
+    std::fs::remove_file(file("FORMAT")).unwrap();
+    std::fs::remove_file(file("LOCK")).unwrap();
+    let nobody = "65534:65533";
+    let chown = Command::new("chown").args(["-R", nobody]).arg(folder.data()).status();
+    assert!(chown.unwrap().success());
+    let repaired = program::run(&["data", "repair", "--yes", "--data-dir", folder.data_text()]);
+    assert_eq!(repaired.code, 0, "{}", repaired.err);
+    for name in ["FORMAT", "LOCK", "log", "ckpt"] {
+        let made = std::fs::metadata(file(name)).unwrap();
+        assert_eq!(format!("{}:{}", made.uid(), made.gid()), nobody, "{name}");
+    }
+    let verified = program::run(&["data", "verify", "--data-dir", folder.data_text()]);
+    assert_eq!(verified.code, 0, "{}", verified.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]

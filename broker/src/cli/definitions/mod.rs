@@ -133,7 +133,7 @@ async fn import(definitions: Definitions, dry_run: bool, globals: &Globals) -> O
         tally.count(done);
     }
     if !items.is_empty() || !globals.output().has_columns() {
-        globals.output().list(&COLUMNS, items)?;
+        globals.output().report(&COLUMNS, items)?;
     }
     if !globals.quiet {
         let would = if dry_run { "would be " } else { "" };
