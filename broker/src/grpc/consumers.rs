@@ -26,8 +26,8 @@ pub(super) async fn list(
     };
     let (lsn, connected) = engine.connected(after, size + 1, &request.queue);
     engine.durable(lsn).await?;
-    let mut consumers = connected.into_iter().map(client::to_consumer).collect();
-    let more = listing::cut(&mut consumers, size);
+    let consumers = connected.into_iter().map(client::to_consumer);
+    let (consumers, more) = listing::page(consumers, size);
     let last = consumers.last().filter(|_| more);
     let token = last.map(|last| listing::to_token(&question, &last.consumer_id));
     Ok(ListConsumersResponse { consumers, next_page_token: token.unwrap_or_default() })

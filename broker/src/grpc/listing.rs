@@ -37,14 +37,19 @@ impl Held {
     }
 }
 
-/// Cuts a list where its page ends; whether something was cut off.
-pub(super) fn cut<M: prost::Message>(entries: &mut Vec<M>, size: usize) -> bool {
-    let mut held = Held::default();
-    let fit = |entry: &M| held.takes(entry.encoded_len() as u64);
-    let count = entries.iter().take(size).map(fit).take_while(|fits| *fits).count();
-    let is_more = count < entries.len();
-    entries.truncate(count);
-    is_more
+/// As many of these entries as a page holds; whether there are more.
+pub(super) fn page<M: prost::Message>(
+    entries: impl IntoIterator<Item = M>,
+    size: usize,
+) -> (Vec<M>, bool) {
+    let (mut page, mut held) = (Vec::new(), Held::default());
+    for entry in entries {
+        if page.len() == size || !held.takes(entry.encoded_len() as u64) {
+            return (page, true);
+        }
+        page.push(entry);
+    }
+    (page, false)
 }
 
 /// A token that says where to go on, and for which question.
@@ -99,13 +104,16 @@ mod tests {
 
     #[test]
     fn a_page_ends_where_it_is_large_and_holds_one_entry_at_least() {
-        let cut_to = |mut entries: Vec<Vec<u8>>, size| (cut(&mut entries, size), entries.len());
+        let count_of = |entries: Vec<Vec<u8>>, size| {
+            let (page, is_more) = page(entries, size);
+            (page.len(), is_more)
+        };
         let large = vec![0; 3 << 20];
-        assert_eq!(cut_to(vec![large.clone(); 4], 4), (true, 2));
-        assert_eq!(cut_to(vec![large.clone(); 2], 2), (false, 2));
-        assert_eq!(cut_to(vec![large.clone(); 2], 1), (true, 1));
-        assert_eq!(cut_to(vec![vec![0; 9 << 20], large], 2), (true, 1));
-        assert_eq!(cut_to(Vec::new(), 1), (false, 0));
+        assert_eq!(count_of(vec![large.clone(); 4], 4), (2, true));
+        assert_eq!(count_of(vec![large.clone(); 2], 2), (2, false));
+        assert_eq!(count_of(vec![large.clone(); 2], 1), (1, true));
+        assert_eq!(count_of(vec![vec![0; 9 << 20], large], 2), (1, true));
+        assert_eq!(count_of(Vec::new(), 1), (0, false));
     }
 
     #[test]

@@ -122,8 +122,7 @@ pub(super) async fn list(
         let older = core.operations().filter(|(id, _)| *id < before).take(size + 1);
         older.map(|(id, it)| operation::to_wire(id, it)).collect::<Vec<_>>()
     };
-    let mut operations = context.engine.ask(page).await?;
-    let more = listing::cut(&mut operations, size);
+    let (operations, more) = listing::page(context.engine.ask(page).await?, size);
     let last = operations.last().filter(|_| more);
     let token = |last: &Operation| listing::to_token(&question, &last.operation_id);
     let next_page_token = last.map(token).unwrap_or_default();

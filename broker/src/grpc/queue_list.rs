@@ -178,7 +178,12 @@ pub(super) async fn list(
     let (queues, count) = described(&context.engine, page, request.policy_as_set).await?;
     let next_page_token = match page[..count].last() {
         Some(last) if first + count < list.stands.len() => {
-            let next = Token { list: list.number, after: last.clone() };
+            let number = match list.number {
+                // All of it was to be on one page, and is too large for that.
+                0 => context.lists.keep(list.question.clone(), list.stands.clone()).number,
+                number => number,
+            };
+            let next = Token { list: number, after: last.clone() };
             listing::to_token(&question, &next.text())
         }
         _ => {

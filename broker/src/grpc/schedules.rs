@@ -8,7 +8,7 @@ use super::Context;
 use super::convert::schedule;
 use super::convert::state::needed;
 use super::fault::{Fault, flat};
-use super::listing::{cut, from_token, page_size, to_token};
+use super::listing::{from_token, page, page_size, to_token};
 
 /// `ScheduleService`.
 #[derive(Clone, Debug)]
@@ -111,8 +111,7 @@ impl Schedules {
         let engine = &self.context.engine;
         let found = engine
             .ask(|core| core.schedules_after(after).take(size + 1).cloned().collect::<Vec<_>>());
-        let mut schedules = found.await?.iter().map(schedule::told).collect();
-        let is_more = cut(&mut schedules, size);
+        let (schedules, is_more) = page(found.await?.iter().map(schedule::told), size);
         let last = schedules.last().filter(|_| is_more).map(|it| to_token(&question, &it.name));
         Ok(ListSchedulesResponse { schedules, next_page_token: last.unwrap_or_default() })
     }
