@@ -168,11 +168,14 @@ pub fn routes(
         .add_service(InterceptedService::new(state, auth.clone()))
         .add_service(InterceptedService::new(schedules, auth.clone()))
         .add_service(InterceptedService::new(reflection, auth))
-        .add_service(health);
+        .add_service(health.max_decoding_message_size(reading::LARGE));
     let explain = axum::middleware::from_fn(explain::explain);
     let room = context.room.clone();
     let read = MapRequestLayer::new(move |request: Request| {
-        request.map(|body| Body::new(room.read(body)))
+        // The others have no large messages, and one of them asks for no token.
+        let Some(call) = request.uri().path().strip_prefix("/qbroker.v1.") else { return request };
+        let refusable = call != "ConsumerService/Consume";
+        request.map(|body| Body::new(room.read(body, refusable)))
     });
     Ok(services.into_axum_router().layer(read).layer(explain).into())
 }

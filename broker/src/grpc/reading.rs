@@ -1,20 +1,21 @@
 //! Requests that are being read: how much memory the parts of large messages may take together.
 //!
 //! A message can be decoded once all of it is there. Until then it is in memory, and nobody knows of it:
-//! what calls there may be, times what a request may be, is more than any machine has. So a large
-//! message takes room for all of itself when it begins. Where there is none, its request is refused for
-//! now; were it to wait, what came of it would fill its connection's window, and keep back those that
-//! have room. Who has room and sends nothing loses it. Small messages need none: jobs go on, whatever
-//! others send.
+//! what calls there may be, times what a request may be, is more than any machine has. So a large message
+//! takes room for all of itself from its beginning to its end, and where there is none, its request is
+//! refused for now; were it to wait, what came of it would fill its connection's window, and keep back
+//! those that get on. Whoever has room and sends next to nothing is refused as well, once room is short.
+//! Small messages need none: jobs go on, whatever others send. A consumer's stream takes what it needs and
+//! is not refused: it would lose its leases.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use super::convert::bounds::REQUEST_BYTES_MAX;
@@ -23,40 +24,74 @@ use crate::queue::refused::Refused;
 
 /// What there is no room in.
 pub(super) const LIMIT: &str = "unfinished_bytes";
-/// A message that needs no room is smaller than this, in bytes.
-const LARGE: usize = 64 << 10;
-/// How long a client that has room may send nothing.
+/// Bytes of a message from which on it needs room.
+pub(super) const LARGE: usize = 64 << 10;
+/// How long it may take until as much as [`LARGE`] more of a message has come, where room is short.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Room for all large messages that are being read, in bytes.
 #[derive(Clone, Debug)]
-pub(super) struct Room {
-    free: Arc<Semaphore>,
+pub(super) struct Room(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     bytes: usize,
+    taken: AtomicUsize,
 }
 
 impl Room {
     /// So many bytes, or one request of any size.
     pub(super) fn new(bytes: usize) -> Self {
-        let bytes = bytes.clamp(REQUEST_BYTES_MAX, Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(bytes)), bytes }
+        let bytes = bytes.max(REQUEST_BYTES_MAX);
+        Self(Arc::new(Inner { bytes, taken: AtomicUsize::new(0) }))
     }
 
-    /// Room in bytes, whoever has it.
+    /// How much there is, whoever has it.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.0.bytes
     }
 
-    /// A request whose large messages need room.
-    pub(super) fn read<B>(&self, body: B) -> Reading<B> {
+    /// A request whose large messages need room. One that is not `refusable` is read in any case.
+    pub(super) fn read<B>(&self, body: B, refusable: bool) -> Reading<B> {
         Reading {
             body,
             messages: Messages::default(),
-            room: self.clone(),
-            held: None,
+            share: Share { room: self.clone(), bytes: 0 },
+            refusable,
             patience: PATIENCE,
-            silence: None,
+            slow: None,
         }
+    }
+
+    fn is_short(&self) -> bool {
+        self.0.bytes / 2 < self.0.taken.load(Relaxed)
+    }
+}
+
+/// What one request has of the room; dropped, others have it.
+#[derive(Debug)]
+struct Share {
+    room: Room,
+    bytes: usize,
+}
+
+impl Share {
+    /// Has so many bytes from now on; whether there was room for them.
+    fn set(&mut self, bytes: usize) -> bool {
+        let Inner { bytes: all, taken } = &*self.room.0;
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if bytes <= before {
+            taken.fetch_sub(before - bytes, Relaxed);
+            return true;
+        }
+        let more = bytes - before;
+        taken.fetch_add(more, Relaxed) + more <= *all
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -65,48 +100,50 @@ impl Room {
 pub(super) struct Reading<B> {
     body: B,
     messages: Messages,
-    room: Room,
-    held: Option<OwnedSemaphorePermit>,
+    share: Share,
+    refusable: bool,
     patience: Duration,
-    /// Since when nothing came of a message that has room.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// Until when more of a large message has to come, and how much of it there was before.
+    slow: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl<B> Reading<B> {
     /// More of the request came.
     ///
     /// # Errors
-    /// Where a large message has begun, and there is no room for it.
+    /// Where there is no room for it.
     fn came(&mut self, data: &[u8]) -> Result<(), Fault> {
-        self.silence = None;
-        if !self.messages.follow(data) {
-            return Ok(());
-        }
-        self.held = None;
+        self.messages.follow(data);
+        let (there, whole) = (self.messages.there(), self.messages.under_way());
         // What is too large is refused by its length alone.
-        let Some(bytes @ LARGE..=REQUEST_BYTES_MAX) = self.messages.under_way() else {
-            return Ok(());
-        };
-        let bytes = u32::try_from(bytes).expect("no more than 16 MiB");
-        match self.room.free.clone().try_acquire_many_owned(bytes) {
-            Ok(held) => self.held = Some(held),
-            Err(_) => return Err(no_room(self.room.bytes)),
-        }
-        Ok(())
+        let needs_room = |bytes: &usize| (LARGE..=REQUEST_BYTES_MAX).contains(bytes);
+        let has_room = self.share.set(whole.filter(needs_room).unwrap_or_default());
+        let is_faster = |(_, before): &(_, usize)| there < *before || *before + LARGE <= there;
+        self.slow.take_if(|slow| is_faster(slow));
+        if has_room || !self.refusable { Ok(()) } else { Err(self.no_room()) }
     }
 
-    /// Nothing came; whether that has been so for too long.
-    fn is_silent_for_too_long(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.held.is_none() {
+    /// Nothing came; whether too little has for too long, while others need the room.
+    fn is_too_slow(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.share.bytes == 0 || !self.refusable {
             return false;
         }
-        let begin = || Box::pin(tokio::time::sleep(self.patience));
-        self.silence.get_or_insert_with(begin).as_mut().poll(cx).is_ready()
+        loop {
+            let begin = || (Box::pin(tokio::time::sleep(self.patience)), self.messages.there());
+            let (patience, _) = self.slow.get_or_insert_with(begin);
+            if patience.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            self.slow = None;
+            if self.share.room.is_short() {
+                return true;
+            }
+        }
     }
-}
 
-fn no_room(max: usize) -> Fault {
-    Refused::Limit { what: LIMIT, max }.into()
+    fn no_room(&self) -> Fault {
+        Refused::Limit { what: LIMIT, max: self.share.room.bytes() }.into()
+    }
 }
 
 impl<B> Body for Reading<B>
@@ -131,9 +168,8 @@ where
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending if this.is_silent_for_too_long(cx) => {
-                let why = format!("nothing more of the message came for {:?}", this.patience);
-                Poll::Ready(Some(Err(Fault::Unreadable(why).while_reading().into())))
+            Poll::Pending if this.is_too_slow(cx) => {
+                Poll::Ready(Some(Err(this.no_room().while_reading().into())))
             }
             Poll::Pending => Poll::Pending,
         }
@@ -162,9 +198,8 @@ struct Messages {
 const PREFIX: usize = 5;
 
 impl Messages {
-    /// Follows what came; whether a message has begun or ended in it.
-    fn follow(&mut self, mut data: &[u8]) -> bool {
-        let mut has_changed = false;
+    /// Follows what came.
+    fn follow(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             if self.begun < PREFIX {
                 let (head, rest) = data.split_at(data.len().min(PREFIX - self.begun));
@@ -172,19 +207,17 @@ impl Messages {
                 self.begun += head.len();
                 data = rest;
                 if self.begun < PREFIX {
-                    break;
+                    return;
                 }
                 self.left = self.len();
             }
             let part = data.len().min(self.left);
             data = &data[part..];
             self.left -= part;
-            has_changed = has_changed || self.left == 0 || self.left + part == self.len();
             if self.left == 0 {
                 self.begun = 0;
             }
         }
-        has_changed
     }
 
     fn len(&self) -> usize {
@@ -195,6 +228,11 @@ impl Messages {
     /// Length of the message of which a part is still to come.
     fn under_way(&self) -> Option<usize> {
         (self.begun == PREFIX).then(|| self.len())
+    }
+
+    /// Bytes that came of it.
+    fn there(&self) -> usize {
+        self.under_way().map_or(0, |bytes| bytes - self.left)
     }
 }
 
@@ -250,61 +288,79 @@ mod tests {
         }
     }
 
+    fn taken(room: &Room) -> usize {
+        room.0.taken.load(Relaxed)
+    }
+
+    fn is_refused(ended: Option<Result<(), axum::BoxError>>) -> bool {
+        let error = ended.expect("it has ended").expect_err("it is refused");
+        let status = error.downcast::<tonic::Status>().expect("a status");
+        matches!(Fault::unreadable(&status), Fault::Refused(Refused::Limit { what: LIMIT, .. }))
+    }
+
     #[test]
     fn messages_are_followed_however_they_are_cut() {
         let sizes = [0, 1, 70_000, 3, 0, 200_000];
         let all: Vec<u8> = sizes.iter().flat_map(|&size| message(size)).collect();
         for part in [1, 2, 3, 7, 4096, all.len()] {
-            let mut messages = Messages::default();
-            let mut seen = Vec::new();
+            let (mut messages, mut most) = (Messages::default(), 0);
             for data in all.chunks(part) {
                 messages.follow(data);
-                seen.extend(messages.under_way());
+                most = most.max(messages.there());
             }
-            assert_eq!(messages.under_way(), None, "all has come");
-            seen.dedup();
-            assert!(part == all.len() || seen.ends_with(&[200_000]), "{part}: {seen:?}");
+            assert_eq!(messages.there(), 0, "all has come");
+            assert!(part == all.len() || 200_000 - part <= most, "{part}: {most}");
             let room = Room::new(REQUEST_BYTES_MAX);
-            let (bytes, ended) = read(&mut room.read(sent(&all, part, true)));
-            assert_eq!((bytes, ended.unwrap().is_ok()), (all.len(), true));
-            assert_eq!(room.free.available_permits(), REQUEST_BYTES_MAX);
+            let (bytes, ended) = read(&mut room.read(sent(&all, part, true), true));
+            assert_eq!((bytes, ended.unwrap().is_ok(), taken(&room)), (all.len(), true, 0));
         }
     }
 
     #[tokio::test]
-    async fn large_messages_are_refused_while_there_is_no_room_and_small_ones_are_not() {
+    async fn large_messages_are_refused_where_there_is_no_room_and_others_are_not() {
         let room = Room::new(0);
         let (large, part) = (message(9 << 20), 1 << 20);
-        let mut first = room.read(sent(&large[..2 << 20], part, false));
-        assert!(matches!(read(&mut first), (0x20_0000, None)));
-        let (bytes, ended) = read(&mut room.read(sent(&large, part, true)));
-        let refused = ended.unwrap().unwrap_err().to_string();
-        assert!(bytes == 0 && refused.contains("unfinished_bytes"), "{refused}");
-        let mut small = room.read(sent(&message(LARGE - 1), 1_000, true));
+        // Its length comes alone, and then a part of it.
+        let mut first = room.read(sent(&large[..PREFIX], part, false), true);
+        assert_eq!(read(&mut first).0, PREFIX);
+        assert!(is_refused(read(&mut room.read(sent(&large, part, true), true)).1));
+        first.body.0.push_back(Bytes::copy_from_slice(&large[PREFIX..part]));
+        assert!(matches!(read(&mut first), (_, None)));
+        assert_eq!(taken(&room), 9 << 20, "what is refused is gone");
+        let mut small = room.read(sent(&message(LARGE - 1), 1_000, true), true);
         assert!(matches!(read(&mut small), (_, Some(Ok(())))));
-        // Whoever has room gives it back with the end, by whatever way.
+        let mut consumer = room.read(sent(&large, part, true), false);
+        assert!(matches!(read(&mut consumer), (_, Some(Ok(())))));
         drop(first);
-        let (bytes, ended) = read(&mut room.read(sent(&large, part, true)));
-        assert_eq!((bytes, ended.unwrap().is_ok()), (large.len(), true));
-        assert_eq!(room.free.available_permits(), REQUEST_BYTES_MAX);
+        let mut again = room.read(sent(&large, part, true), true);
+        assert!(matches!(read(&mut again), (_, Some(Ok(())))));
+        assert_eq!(taken(&room), 0);
+    }
+
+    /// The next poll, after much less than the broker's patience.
+    async fn polled(reading: &mut Reading<Sent>) -> Option<Result<(), axum::BoxError>> {
+        let next = poll_fn(|cx| Pin::new(&mut *reading).poll_frame(cx)).await;
+        next.map(|frame| frame.map(drop))
     }
 
     #[tokio::test]
-    async fn who_has_room_and_sends_nothing_loses_it() {
-        let room = Room::new(0);
-        let large = message(1 << 20);
-        let mut reading = room.read(sent(&large[..1 << 19], 1_000, false));
-        reading.patience = Duration::from_millis(1);
-        assert!(read(&mut reading).1.is_none());
-        let next = poll_fn(|cx| Pin::new(&mut reading).poll_frame(cx)).await;
-        let error = next.unwrap().unwrap_err();
-        assert!(error.to_string().contains("nothing more"), "{error}");
-    }
-
-    #[test]
-    fn what_is_too_large_for_any_room_is_left_to_be_refused() {
-        let room = Room::new(0);
-        let mut reading = room.read(sent(&message(REQUEST_BYTES_MAX + 1), 1 << 20, true));
-        assert!(matches!(read(&mut reading), (_, Some(Ok(())))));
+    async fn who_sends_next_to_nothing_is_refused_where_room_is_short() {
+        let room = Room::new(2 * REQUEST_BYTES_MAX);
+        let large = message(12 << 20);
+        let mut other = room.read(sent(&large[..9 << 20], 1 << 20, false), true);
+        assert!(read(&mut other).1.is_none(), "nobody is in its way");
+        let mut slow = room.read(sent(&large[..1 << 17], 1_000, false), true);
+        slow.patience = Duration::from_millis(1);
+        assert!(read(&mut slow).1.is_none());
+        // Little more is as good as nothing.
+        slow.body.0.push_back(Bytes::from_static(b"x"));
+        assert!(read(&mut slow).1.is_none());
+        assert!(is_refused(polled(&mut slow).await));
+        drop((other, slow));
+        let mut slow = room.read(sent(&large[..1 << 17], 1_000, false), true);
+        slow.patience = Duration::from_millis(1);
+        assert!(read(&mut slow).1.is_none());
+        let waiting = tokio::time::timeout(Duration::from_millis(20), polled(&mut slow)).await;
+        assert!(waiting.is_err(), "nobody needs its room");
     }
 }

@@ -17,8 +17,6 @@ const REQUESTS: usize = 64;
 /// What each says that it is, and what comes of it.
 const BYTES: u32 = 8 << 20;
 const SENT: usize = 7 << 20;
-/// Of so many there is room for all that they say.
-const ADMITTED: usize = 8;
 /// What all of them may make the broker hold: four times what `max-pending-bytes` says, what a
 /// connection has in its window, and what buffers grow by.
 const MEMORY: u64 = (64 + 16 + 32) << 20;
@@ -69,7 +67,8 @@ async fn requests_that_do_not_end_cost_a_bounded_memory_and_hold_up_no_small_one
         sending.spawn(send_most(begin(&sender, &url).await));
     }
     let sent = patiently("each is taken or refused", sending.join_all()).await;
-    assert_eq!(sent.iter().flatten().count(), ADMITTED);
+    let admitted = sent.iter().flatten().count();
+    assert!((1..REQUESTS / 2).contains(&admitted), "{admitted}");
     stage.work_beside(100).await;
     let cost = stage.memory_peak().saturating_sub(before);
     eprintln!("hostile: {REQUESTS} unfinished requests cost {} KiB", cost >> 10);
@@ -87,8 +86,15 @@ async fn who_is_refused_for_the_room_that_others_have_comes_again() {
     let flags = [&["--max-pending-bytes", "16MiB"][..], &sizes].concat();
     let stage = Stage::new(&flags).await;
     let large = || OutgoingMessage::new(vec![7; 3 << 20]);
+    // Room is left for three of them.
+    let url = stage.server.url();
+    let sender = connect(&url).await;
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        held.push(send_most(begin(&sender, &url).await).await.expect("there is room"));
+    }
     let mut publishing = JoinSet::new();
-    for number in 0..40 {
+    for number in 0..20 {
         let client = stage.client.clone();
         publishing.spawn(async move {
             if number % 2 == 0 {
@@ -104,5 +110,6 @@ async fn who_is_refused_for_the_room_that_others_have_comes_again() {
     for done in patiently("all are stored", publishing.join_all()).await {
         done.unwrap();
     }
-    assert_eq!(stage.client.get_queue("large").await.unwrap().stats.ready, 80);
+    assert_eq!(stage.client.get_queue("large").await.unwrap().stats.ready, 40);
+    drop(held);
 }
