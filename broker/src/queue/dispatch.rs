@@ -144,8 +144,8 @@ impl<I: Index> Core<I> {
             self.end_ttls(now, out)?;
         }
         self.open_due_queues(now);
-        let is_any_over = self.is_any_ttl_over(now) || self.is_any_retention_over(now);
-        if !self.waiting_for_ends.is_empty() && !is_any_over {
+        let is_any_over = || self.is_any_ttl_over(now) || self.is_any_retention_over(now);
+        if !self.waiting_for_ends.is_empty() && !is_any_over() {
             let queues = std::mem::take(&mut self.waiting_for_ends);
             queues.into_iter().for_each(|queue| self.consumers.touch(queue));
         }
