@@ -106,21 +106,17 @@ async fn meant(
     size: usize,
 ) -> Result<Page, Fault> {
     let queue = engine.ask(|core| core.queue(queue).map(|queue| queue.id())).await??;
-    let (mut found, mut held, mut is_full) = (Vec::new(), listing::Held::default(), false);
+    let (mut found, mut held) = (Vec::new(), listing::Held::default());
     let (mut examined, mut bytes) = (0, 0);
-    let next = loop {
+    let next = 'page: loop {
         let (needs, wanted) = (Needs::default(), size - found.len());
         let scanned = engine.scan(Scan { queue, filter, after, needs, wanted }).await?;
         for candidate in scanned.found.iter().map(|found| found.candidate) {
-            is_full = !held.takes(u64::from(candidate.message.size));
-            if is_full {
-                break;
+            if !held.takes(u64::from(candidate.message.size)) {
+                break 'page after;
             }
             found.push(candidate.birth);
             after = Some(candidate.cursor);
-        }
-        if is_full {
-            break after;
         }
         examined += scanned.examined;
         bytes += scanned.bytes;
