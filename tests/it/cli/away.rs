@@ -15,7 +15,7 @@ async fn a_job_outlives_a_restart_of_the_broker_and_is_done_once() {
     let front = Front::open().await;
     front.lead_to(server.grpc());
     let stage = Stage { shell: Shell::at(&front.url()), server, folder };
-    let mut gate = Gate::new(&stage);
+    let mut gate = Gate::new(&stage.folder);
     stage.publish("work", &["job"]).await;
     let job = format!("echo begun; {}", gate.wait());
     let mut worker = stage.shell.start(&["message", "consume", "work", "--exec", &job]);

@@ -5,7 +5,7 @@ use super::{Gate, Stage, check_refused, check_usage};
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_are_listed_and_disconnected() {
     let stage = Stage::new().await;
-    let gate = Gate::new(&stage);
+    let gate = Gate::new(&stage.folder);
     let job = format!("echo on; {}", gate.wait());
     stage.publish("work", &["held"]).await;
     let mut worker = stage.shell.start(&["message", "consume", "work", "--exec", &job]);

@@ -122,7 +122,7 @@ async fn what_fails_too_often_lies_in_the_dead_letter_queue_with_its_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn so_many_commands_run_at_once_as_were_asked_for() {
     let stage = Stage::new().await;
-    let mut gate = Gate::new(&stage);
+    let mut gate = Gate::new(&stage.folder);
     stage.publish("work", &["one", "two", "three"]).await;
     let job = format!("echo \"$(cat)\"; {}", gate.wait());
     let consume =
@@ -178,7 +178,7 @@ async fn what_a_command_writes_is_published_with_the_ack_or_neither_is_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_ack_was_refused_has_lost_its_message_and_done_nothing() {
     let stage = Stage::new().await;
-    let mut gate = Gate::new(&stage);
+    let mut gate = Gate::new(&stage.folder);
     let front = Front::before(stage.server.grpc()).await;
     stage.publish("work", &["job"]).await;
     let id = format!("q.{}", stage.peek("work").await[0]["sequence"]);

@@ -15,7 +15,7 @@ async fn a_ready_broker_is_0_and_one_that_stops_or_is_gone_is_1() {
         assert_eq!(shell.out(&[&["-q"], probe].concat()).await, "");
     }
     let stage = Stage { shell, server, folder };
-    let mut gate = Gate::new(&stage);
+    let mut gate = Gate::new(&stage.folder);
     stage.publish("work", &["job"]).await;
     let job = format!("echo begun; {}", gate.wait());
     let consume = ["message", "consume", "work", "--exec", &job, "--count", "1"];

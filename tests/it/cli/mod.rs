@@ -89,8 +89,8 @@ struct Gate {
 }
 
 impl Gate {
-    fn new(stage: &Stage) -> Self {
-        let path = stage.folder.beside("gate");
+    fn new(folder: &Folder) -> Self {
+        let path = folder.beside("gate");
         mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
         let pipe = File::options().read(true).write(true).open(&path).unwrap();
         Self { path, pipe }

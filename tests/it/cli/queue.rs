@@ -222,7 +222,7 @@ async fn nothing_is_deleted_before_somebody_has_agreed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_takes_the_states_it_names_and_leaves_leases_alone_otherwise() {
     let stage = Stage::new().await;
-    let gate = Gate::new(&stage);
+    let gate = Gate::new(&stage.folder);
     let job = format!("echo on; {}", gate.wait());
     let mut holder = stage.shell.start(&["message", "consume", "work", "--exec", &job]);
     stage.publish("work", &["held"]).await;

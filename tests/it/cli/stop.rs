@@ -24,7 +24,7 @@ async fn working(stage: &Stage, gate: &Gate) -> Running {
 async fn a_first_signal_lets_the_job_finish_and_takes_no_other() {
     for signal in [Signal::TERM, Signal::INT] {
         let stage = Stage::new().await;
-        let mut gate = Gate::new(&stage);
+        let mut gate = Gate::new(&stage.folder);
         let mut worker = working(&stage, &gate).await;
         worker.signal(signal);
         worker.wait_for_word("finishing what runs").await;
@@ -42,7 +42,7 @@ async fn a_first_signal_lets_the_job_finish_and_takes_no_other() {
 async fn a_second_signal_ends_the_job_which_comes_again_and_counts_nothing() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let stage = Stage::new().await;
-        let gate = Gate::new(&stage);
+        let gate = Gate::new(&stage.folder);
         let mut worker = working(&stage, &gate).await;
         worker.signal(signal);
         worker.wait_for_word("a second signal ends it at once").await;
@@ -75,7 +75,7 @@ async fn a_publish_of_lines_that_is_stopped_waits_for_no_further_line_and_tells_
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let stage = Stage::new().await;
         // Lines come through it, and never an end.
-        let mut gate = Gate::new(&stage);
+        let mut gate = Gate::new(&stage.folder);
         let path = gate.path.to_str().unwrap().to_owned();
         let publisher = stage.shell.start(&["message", "publish", "work", "--jsonl", &path]);
         gate.pipe.write_all(b"1\n2\n[").unwrap();
@@ -94,8 +94,10 @@ async fn what_a_killed_worker_held_comes_again_after_its_grace_and_counts_a_cras
     let broker = Embedded::start(&folder, &clock).await;
     let shell = Shell::at(&broker.url());
     shell.out(&["message", "publish", "work", "job"]).await;
-    // The command is not the worker's to end any more: it ends with its stdin.
-    let mut worker = shell.start(&["message", "consume", "work", "--exec", "echo begun; exec cat"]);
+    // The command is not the worker's to end any more: it ends with the test.
+    let gate = Gate::new(&folder);
+    let job = format!("echo begun; {}", gate.wait());
+    let mut worker = shell.start(&["message", "consume", "work", "--exec", &job]);
     assert_eq!(worker.line().await.unwrap(), "begun");
     worker.kill().await;
     let shown = async || shell.json(&["queue", "show", "work"]).await;
