@@ -122,7 +122,8 @@ impl Process {
         let mut command = Command::new(program);
         command.arg("serve").arg("--data-dir").arg(data_dir);
         command.args(["--grpc-listen", &listen.to_string(), "--http-listen", "127.0.0.1:0"]);
-        command.args(["--log-format", "json"]);
+        // Enough for this, on machines whose temporary folder is small.
+        command.args(["--log-format", "json", "--disk-reserve", "64MiB"]);
         command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let child = command.spawn();
         let mut child = child.with_context(|| format!("cannot start {}", program.display()))?;

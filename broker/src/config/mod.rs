@@ -81,7 +81,7 @@ pub struct Settings {
 /// Free disk space to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskReserve {
-    /// The larger of 1 GiB and 5 % of the file system.
+    /// 5 % of the file system, at least 1 GiB and at most 5 GiB.
     Auto,
     /// So many bytes.
     Bytes(u64),
@@ -91,7 +91,9 @@ impl DiskReserve {
     /// The reserve on a file system of `total` bytes.
     pub fn bytes_of(self, total: u64) -> u64 {
         match self {
-            Self::Auto => (total / 20).max(1 << 30),
+            // More would only keep a large disk, or a share of one, from its owner: what the broker
+            // itself needs to drain is set aside in files.
+            Self::Auto => (total / 20).clamp(1 << 30, 5 << 30),
             Self::Bytes(bytes) => bytes,
         }
     }
@@ -237,9 +239,10 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_is_the_larger_of_a_gib_and_a_twentieth() {
+    fn the_reserve_is_a_twentieth_from_one_gib_to_five() {
         assert_eq!(DiskReserve::Auto.bytes_of(10 << 30), 1 << 30);
-        assert_eq!(DiskReserve::Auto.bytes_of(200 << 30), 10 << 30);
+        assert_eq!(DiskReserve::Auto.bytes_of(40 << 30), 2 << 30);
+        assert_eq!(DiskReserve::Auto.bytes_of(1 << 40), 5 << 30);
         assert_eq!(DiskReserve::Bytes(5).bytes_of(200 << 30), 5);
     }
 }

@@ -104,7 +104,8 @@ pub static SETTINGS: &[Setting] = &[
         takes: "SIZE",
         default: Fallback::Text("auto"),
         doc: "Free disk space below which publishes are refused with DISK_FULL. Settling, deleting \
-              and purging still work then. `auto` is the larger of 1 GiB and 5 % of the file system.",
+              and purging still work then. `auto` is 5 % of the file system, at least 1 GiB and at \
+              most 5 GiB.",
         advanced: false,
         set: |settings, text| {
             settings.disk_reserve = value::disk_reserve(text)?;

@@ -47,7 +47,9 @@ pub enum Refused {
     },
     #[error("message id \"{id}\" occurs twice in the batch")]
     DuplicateInBatch { id: String },
-    #[error("the disk is full up to its reserve; free space, or let consumers drain")]
+    #[error(
+        "the disk is full up to its reserve (the broker's `disk-reserve`); free space, lower the reserve, or let consumers drain"
+    )]
     DiskFull,
     #[error("{what}: the limit of {max} is reached")]
     Limit { what: &'static str, max: usize },
