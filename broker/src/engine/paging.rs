@@ -87,10 +87,11 @@ impl Engine {
         let mut state = self.state.lock();
         state.loading -= 1;
         match messages {
-            Ok((messages, rebuilt)) => {
+            Ok((messages, None)) => drop(state.core.load(page, messages)),
+            Ok((messages, Some(error))) => {
                 let (queue, count) = (messages.first().map(|first| first.1.queue), messages.len());
-                let loaded = state.core.load(page, messages);
-                if let (true, Some(queue), Some(error)) = (loaded, queue, rebuilt) {
+                let loaded = state.core.load_anew(page, messages);
+                if let (true, Some(queue)) = (loaded, queue) {
                     tell_rebuilt(&state.core, page, queue, count, &error);
                     self.pages_rebuilt.fetch_add(1, Relaxed);
                 }
@@ -153,8 +154,9 @@ impl Engine {
                 Err(page) => state = self.load(state, page)?,
             }
         };
-        let lsn = state.core.last_lsn();
-        self.page_out(&mut state, self.clock.now())?;
+        let (lsn, now) = (state.core.last_lsn(), self.clock.now());
+        self.page_out(&mut state, now)?;
+        self.arm(&mut state, now);
         Ok((lsn, answer))
     }
 }

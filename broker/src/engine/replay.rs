@@ -163,7 +163,7 @@ impl Replay<'_> {
         let wall_ms = self.clock.now().wall_ms;
         let messages = rebuild.finish(|lsn| self.liveness.is_kept(lsn), wall_ms);
         tell_rebuilt(&self.core, page, queue, messages.len(), &error);
-        self.core.load(page, messages);
+        self.core.load_anew(page, messages);
         self.rebuilt += 1;
         Ok(())
     }

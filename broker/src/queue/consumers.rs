@@ -130,6 +130,11 @@ impl Consumers {
         std::mem::take(&mut self.all_hot)
     }
 
+    /// Whether any queue's turn is still to come.
+    pub(super) fn is_any_hot(&self) -> bool {
+        !self.hot.is_empty()
+    }
+
     /// Whether a queue's turn is still to come.
     pub(super) fn is_hot(&self, queue: QueueId) -> bool {
         self.is_hot.contains(&queue)

@@ -32,14 +32,22 @@ impl<I: Index> Core<I> {
     /// Brings a page that was missing into memory, unless somebody else did meanwhile. `messages`
     /// are those of the body of the record that it names. Whether it was still missing.
     pub fn load(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) -> bool {
-        let before = self.index.page(page);
         let loaded = self.index.load(page, messages);
         if loaded {
             self.pages_back.push_back((page.0, self.next));
         }
-        // Of a page that was made anew nobody may be known to lead them any more.
+        loaded
+    }
+
+    /// [`Self::load`] of a page that was made anew. What its messages are now need not be what they were:
+    /// the next turn, for which time is over at once, looks after the queue and its lines.
+    pub fn load_anew(&mut self, page: Missing, messages: Vec<(Lsn, Message)>) -> bool {
+        let before = self.index.page(page);
+        let loaded = self.load(page, messages);
         if let Some(before) = before.filter(|_| loaded) {
+            // Nobody may be known to lead them any more.
             before.led_lines().for_each(|line| self.look_for_leader(before.queue(), line));
+            self.consumers.touch(before.queue());
         }
         loaded
     }

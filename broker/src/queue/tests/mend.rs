@@ -119,11 +119,14 @@ fn a_line_whose_leader_is_not_known_any_more_goes_on() {
     let page = Missing(Lsn(leads.lsn));
     let lines = leads.led_lines().count() as u64;
     let anew = rebuilt(&stage, page, |_| false);
-    assert!(stage.core.load(page, anew));
+    assert!(!stage.core.deadlines().is_over(stage.now));
+    assert!(stage.core.load_anew(page, anew));
+    assert!(stage.core.deadlines().is_over(stage.now), "nobody else may come");
     while let Err(page) = stage.core.dispatch(stage.now, &mut Output::default()) {
         stage.core.load(page, page_messages(&stage.log[&page.0].1).unwrap());
     }
     assert_eq!(counts(&stage.core), (8 + lines, 8 - lines));
+    assert!(!stage.core.deadlines().is_over(stage.now));
 }
 
 /// A log of which records are lost.
