@@ -10,7 +10,6 @@ use super::index::{Index, Lookup};
 use super::record::{BIRTHS_MAX, Record, Resumed, SessionChanged, SessionEnded, SessionOpened};
 use super::refused::Refused;
 use super::shares::Selector;
-use super::tick::STEP_MAX;
 use super::time::Now;
 use super::{Core, Draft, Effect, Lost, Output, Turn};
 
@@ -149,10 +148,11 @@ impl<I: Index> Core<I> {
         out: &mut Output,
     ) -> Turn<()> {
         let mut draft = self.draft();
-        let lost: Vec<_> = self.held_by(session, stream).take(STEP_MAX).map(Lsn).collect();
+        let lost: Vec<_> =
+            self.held_by(session, stream).take(self.limits.step_max).map(Lsn).collect();
         self.draft_crashes(&mut draft, lost.iter().copied(), now)?;
         self.commit_settlements(draft, out);
-        if lost.len() < STEP_MAX {
+        if lost.len() < self.limits.step_max {
             self.sessions.forget_broken(session, stream);
         }
         Ok(())
@@ -161,7 +161,7 @@ impl<I: Index> Core<I> {
     /// Drafts the end of a session's first leases, and its own with the last of them.
     fn draft_loss(&self, draft: &mut Draft, id: SessionId, now: Now) -> Turn<Vec<Lsn>> {
         let leases = &self.sessions.get(id).expect("only a known session is lost").leases;
-        let lost: Vec<_> = leases.iter().copied().take(STEP_MAX).collect();
+        let lost: Vec<_> = leases.iter().copied().take(self.limits.step_max).collect();
         self.draft_crashes(draft, lost.iter().copied(), now)?;
         if lost.len() == leases.len() {
             draft.fact(Record::SessionEnded(SessionEnded { session: id.0 }));

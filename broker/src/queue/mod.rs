@@ -153,6 +153,8 @@ pub struct Limits {
     /// Bytes that the log takes of one commit. The configuration leaves room for a batch; a settlement
     /// may come with as much, and with what barriers publish.
     pub commit_bytes_max: usize,
+    /// Messages that one step moves of what time does, or a purge, so that the lock is never held long.
+    pub step_max: usize,
     /// Whether publishing to a queue, or consuming from one, makes it.
     pub auto_create_queues: bool,
 }
@@ -177,6 +179,7 @@ impl Default for Limits {
             unwritten_outcomes_max: 1 << 16,
             trail_max: 100_000,
             commit_bytes_max: usize::MAX,
+            step_max: 1_000,
             auto_create_queues: true,
         }
     }

@@ -22,7 +22,7 @@ pub struct Advanced {
     pub births: Vec<u64>,
 }
 
-/// Lines that one record advances: their messages may be in as many pages.
+/// Most lines that one record advances: their messages may be in as many pages.
 const LINES_AT_ONCE: usize = 64;
 
 /// Lines without a leader in which somebody waits, by queue and hash of the key. Between two records
@@ -69,7 +69,8 @@ impl<I: Index> Core<I> {
     pub(super) fn advance_lines(&mut self, out: &mut Output) -> Lookup<()> {
         while !self.leaderless.is_empty() {
             let (mut births, mut empty) = (Vec::new(), Vec::new());
-            for &(queue, line) in self.leaderless.iter().take(LINES_AT_ONCE) {
+            let at_once = self.limits.step_max.min(LINES_AT_ONCE);
+            for &(queue, line) in self.leaderless.iter().take(at_once) {
                 // Of a page that was made anew nobody may be known to wait in it any more.
                 let Some(next) = self.index.first_behind(queue, line)? else {
                     empty.push((queue, line));

@@ -20,7 +20,6 @@ pub use stored::{OutcomeWritten, OutcomesForgotten, StoredEvent, StoredOutcome};
 use super::ids::QueueId;
 use super::index::{Index, Message};
 use super::record::Record;
-use super::tick::STEP_MAX;
 use super::time::Now;
 use super::{Core, Output, Turn};
 
@@ -146,14 +145,14 @@ impl Outcomes {
     }
 
     /// A queue with outcomes that are over, and how many of them; a bounded step of it.
-    fn over(&self, wall_ms: u64) -> Option<(QueueId, u64)> {
+    fn over(&self, wall_ms: u64, max: usize) -> Option<(QueueId, u64)> {
         let &(expiry, queue) = self.expiries.first()?;
         if wall_ms < expiry {
             return None;
         }
         let retention_ms = self.retentions.get(&queue).copied().unwrap_or_default();
         let kept = self.kept.get(&queue)?;
-        let over = kept.iter().take(STEP_MAX).take_while(|outcome| {
+        let over = kept.iter().take(max).take_while(|outcome| {
             outcome.wall_ms.saturating_add(retention_ms) <= wall_ms || retention_ms == 0
         });
         Some((queue, over.count() as u64))
@@ -284,7 +283,8 @@ impl<I: Index> Core<I> {
 
     /// Forgets outcomes that were kept for long enough: a bounded step of it.
     pub(super) fn forget_outcomes(&mut self, now: Now, out: &mut Output) {
-        if let Some((QueueId(queue), count)) = self.outcomes.over(now.wall_ms) {
+        if let Some((QueueId(queue), count)) = self.outcomes.over(now.wall_ms, self.limits.step_max)
+        {
             let mut draft = self.draft();
             let forgotten = OutcomesForgotten { queue, count, unwritten: Vec::new() };
             draft.fact(Record::OutcomesForgotten(forgotten));

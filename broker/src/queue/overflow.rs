@@ -18,7 +18,6 @@ use super::index::{Counts, Index, Lookup, Message, StateSet};
 use super::policy::{Overflow, Policy};
 use super::record::{BIRTHS_MAX, DeadLetterReason, Record};
 use super::refused::Refused;
-use super::tick::STEP_MAX;
 use super::time::Now;
 use super::{Core, Draft, Output, Stop};
 
@@ -328,7 +327,8 @@ impl<I: Index> Core<I> {
             self.overfull.remove(&queue);
             return Ok(());
         };
-        let (oldest, _) = self.oldest_of(queue, states, excess, STEP_MAX, &BTreeSet::new())?;
+        let (oldest, _) =
+            self.oldest_of(queue, states, excess, self.limits.step_max, &BTreeSet::new())?;
         self.evict(&[Evicted { queue, oldest }], now, out);
         Ok(())
     }

@@ -6,9 +6,9 @@ use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
 use super::index::{Cursor, Index, Message, StateSet};
+use super::lease::Lease;
 use super::record::{Deleted, Record};
 use super::refused::Refused;
-use super::tick::STEP_MAX;
 use super::{Core, Lost, Output, Turn};
 
 /// A purge that was begun: what it deletes, and how far it is.
@@ -32,7 +32,7 @@ pub(super) struct Lines(BTreeSet<u32>);
 
 impl Lines {
     pub(super) fn was_behind(&self, message: &Message) -> bool {
-        self.0.contains(&message.keys.ordering)
+        message.led_line().is_some_and(|line| self.0.contains(&line))
     }
 
     /// Notes whom a step in these states is about to delete.
@@ -42,8 +42,7 @@ impl Lines {
         deleted: impl IntoIterator<Item = &'a Message>,
     ) {
         if !states.contains(StateSet::BEHIND) {
-            let lines = deleted.into_iter().map(|message| message.keys.ordering);
-            self.0.extend(lines.filter(|line| *line != 0));
+            self.0.extend(deleted.into_iter().filter_map(Message::led_line));
         }
     }
 }
@@ -69,12 +68,12 @@ impl<I: Index> Core<I> {
     /// Does the next step of a purge. A message that was settled otherwise meanwhile, or that was
     /// not there when the purge began, is none of its business.
     pub fn purge(&mut self, purge: &mut Purge, out: &mut Output) -> Turn<PurgeStep> {
-        let mut listed = Vec::new();
-        self.index.list(purge.queue, purge.states, purge.after, STEP_MAX, &mut listed)?;
+        let (mut listed, most) = (Vec::new(), self.limits.step_max);
+        self.index.list(purge.queue, purge.states, purge.after, most, &mut listed)?;
         let (mut births, mut messages) = (Vec::new(), Vec::new());
         for &Cursor { birth, .. } in &listed {
             let message = self.index.message(birth)?.expect("what is listed is there");
-            if purge.means(birth, &message) {
+            if purge.means(birth, &message, self.lease(birth)) {
                 births.push(birth);
                 messages.push(message);
             }
@@ -88,7 +87,10 @@ impl<I: Index> Core<I> {
             draft.fact(Record::Deleted(Deleted { births }));
             self.commit(draft, out);
         }
-        Ok(PurgeStep { deleted, is_last: purge.step(&listed, 0 < deleted) })
+        Ok(PurgeStep {
+            deleted,
+            is_last: purge.step(listed.last(), listed.len() < most, 0 < deleted),
+        })
     }
 
     pub(super) fn apply_deleted(&mut self, deleted: &Deleted) {
@@ -103,21 +105,24 @@ impl<I: Index> Core<I> {
 impl Purge {
     /// Whether a message was there when it began, as far as can be told: one that is ready by now may
     /// have been with a consumer then, or behind another one that is done.
-    fn means(&self, birth: Lsn, message: &Message) -> bool {
+    fn means(&self, birth: Lsn, message: &Message, lease: Option<&Lease>) -> bool {
         // Became ready, or was moved here, since: what was scheduled then has its place since, too.
         let is_new = !self.states.contains(StateSet::SCHEDULED) && self.before <= message.place;
         let came = birth.max(message.dead_letter);
-        came < self.before && !is_new && !self.lines.was_behind(message)
+        // A consumer takes others where leased ones go: those are none of its business.
+        let is_taken = lease.is_some_and(|lease| self.before <= lease.grant);
+        let is_other = is_taken && !self.states.contains(StateSet::READY);
+        came < self.before && !is_new && !is_other && !self.lines.was_behind(message)
     }
 
-    /// Notes what a step has listed; whether it was the last one.
-    fn step(&mut self, listed: &[Cursor], deleted: bool) -> bool {
-        let is_end = listed.len() < STEP_MAX;
+    /// Notes what a step has listed last, and whether that is the end of the listing; whether the step was
+    /// the last one.
+    fn step(&mut self, listed: Option<&Cursor>, is_end: bool, deleted: bool) -> bool {
         if is_end && self.after.is_none() {
             return true;
         }
         self.deleted |= deleted;
-        self.after = if is_end { None } else { listed.last().copied() };
+        self.after = if is_end { None } else { listed.copied() };
         // Between two steps a message may have moved to where the listing had been.
         is_end && !std::mem::take(&mut self.deleted)
     }

@@ -11,7 +11,6 @@ use super::index::{Cursor, Index, Lookup, StateSet};
 use super::purge::Lines;
 use super::record::{Deleted, Record};
 use super::refused::Refused;
-use super::tick::STEP_MAX;
 use super::{Core, Lost, Output, PurgeStep, Turn};
 
 /// A purge of dead letters that was begun: whose, and how far it is.
@@ -59,8 +58,14 @@ impl<I: Index> Core<I> {
     /// The letters that a purge comes to next.
     pub fn next_letters(&self, purge: &LettersPurge) -> Lookup<SomeLetters> {
         let mut listed = Vec::new();
-        self.index.list(purge.letters, purge.states, purge.after, STEP_MAX, &mut listed)?;
-        let last = listed.last().copied().filter(|_| listed.len() == STEP_MAX);
+        self.index.list(
+            purge.letters,
+            purge.states,
+            purge.after,
+            self.limits.step_max,
+            &mut listed,
+        )?;
+        let last = listed.last().copied().filter(|_| listed.len() == self.limits.step_max);
         let mut letters = Vec::new();
         for Cursor { birth, .. } in listed {
             let message = self.index.message(birth)?.expect("what is listed is there");

@@ -5,9 +5,6 @@ use super::record::{CameDue, Expired, Record};
 use super::time::Now;
 use super::{Core, Lost, Output, Turn, producer};
 
-/// Most messages that one step moves, so that the lock is never held long.
-pub(super) const STEP_MAX: usize = 1_000;
-
 /// When the core wants to be called next, on each clock; `None`: not for its own sake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deadlines {
@@ -57,10 +54,12 @@ impl<I: Index> Core<I> {
         let (due_boot, due_wall) = self.index.next_due();
         let (ttl_boot, ttl_wall) = self.index.next_ttl_end();
         let (leases, sessions) = (self.leases.next_deadline(), self.sessions.next_deadline());
-        let overfull = (!self.overfull.is_empty()).then_some(0);
+        // Between two turns nothing is left to be delivered, but where a look has found damage.
+        let left = !self.overfull.is_empty() || self.consumers.is_any_hot();
+        let left = left.then_some(0);
         let [(state_boot, state_wall), (barrier_boot, barrier_wall), (_, tick)] =
             self.state.next_end(self.disk_full);
-        let boot = [due_boot, ttl_boot, leases, sessions, self.flow.next_deadline(), overfull];
+        let boot = [due_boot, ttl_boot, leases, sessions, self.flow.next_deadline(), left];
         let boot = boot.into_iter().chain([state_boot, barrier_boot]);
         let idle = self.producers.first_idle_ms().map(|last_ms| last_ms + producer::IDLE_MS);
         let wall = [due_wall, ttl_wall, self.index.next_expiry(), idle];
@@ -78,7 +77,7 @@ impl<I: Index> Core<I> {
     }
 
     fn end_leases(&mut self, now: Now, out: &mut Output) -> Turn<()> {
-        let births = self.leases.over(now.boot_ms, STEP_MAX);
+        let births = self.leases.over(now.boot_ms, self.limits.step_max);
         if births.is_empty() {
             return Ok(());
         }
@@ -91,7 +90,7 @@ impl<I: Index> Core<I> {
 
     fn come_due(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
         let mut births = Vec::new();
-        self.index.due(now, STEP_MAX, &mut births)?;
+        self.index.due(now, self.limits.step_max, &mut births)?;
         let mut due = Vec::with_capacity(births.len());
         for birth in births {
             let message = self.index.message(birth)?.expect("what is due is there");
@@ -110,7 +109,7 @@ impl<I: Index> Core<I> {
     /// Deletes what is older than its queue's retention; what somebody holds stays until it is back.
     pub(super) fn expire(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
         let mut births = Vec::new();
-        self.index.expired(now.wall_ms, STEP_MAX, &mut births)?;
+        self.index.expired(now.wall_ms, self.limits.step_max, &mut births)?;
         for &birth in &births {
             self.index.message(birth)?;
         }

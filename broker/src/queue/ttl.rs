@@ -10,7 +10,6 @@ use super::dead_letter::Letter;
 use super::ids::QueueId;
 use super::index::{Index, Lookup, Message};
 use super::record::{DeadLetterReason, Expired, Record};
-use super::tick::STEP_MAX;
 use super::time::Now;
 use super::{Core, Deadlines, Output};
 
@@ -40,7 +39,7 @@ impl<I: Index> Core<I> {
     /// Gives up what waits and whose time to live is over: a bounded step of it.
     pub(super) fn end_ttls(&mut self, now: Now, out: &mut Output) -> Lookup<()> {
         let mut births = Vec::new();
-        self.index.ttl_over(now, STEP_MAX, &mut births)?;
+        self.index.ttl_over(now, self.limits.step_max, &mut births)?;
         // Those of one ordering key come to the dead-letter queue in their order, whatever clocks they go by.
         births.sort_unstable();
         let (mut draft, mut gone) = (self.draft(), Vec::new());

@@ -83,7 +83,7 @@ impl Message {
     }
 
     /// The line that it is the first of.
-    pub(super) fn led_line(&self) -> Option<u32> {
+    pub(in crate::queue) fn led_line(&self) -> Option<u32> {
         self.keys.leads.then_some(self.keys.ordering)
     }
 

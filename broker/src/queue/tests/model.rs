@@ -177,7 +177,8 @@ impl Model {
     }
 
     pub(super) fn session_named(&self, name: &str) -> Option<u64> {
-        self.sessions.iter().find(|(_, session)| session.name == name).map(|(&id, _)| id)
+        let is_it = |session: &Session| !name.is_empty() && session.name == name;
+        self.sessions.iter().find(|(_, session)| is_it(session)).map(|(&id, _)| id)
     }
 
     pub(super) fn leases(&self) -> impl Iterator<Item = (u64, &Lease)> {
@@ -248,8 +249,14 @@ impl Model {
                 self.sessions.insert(lsn.0, Session { name, grace_ms, ..Session::default() });
             }
             Record::SessionChanged(it) => {
-                assert!(!it.disowned, "so few leases are lost in one step");
-                self.sessions.get_mut(&it.session).unwrap().grace_ms = it.grace_ms;
+                let session = self.sessions.get_mut(&it.session).unwrap();
+                session.grace_ms = it.grace_ms;
+                if it.disowned {
+                    assert_eq!(asked.reset, Some(it.session), "nobody gives it up");
+                    session.name.clear();
+                    session.connections = 0;
+                    session.touch(now.boot_ms);
+                }
             }
             Record::SessionEnded(it) => {
                 assert!(self.is_session_over(it.session, asked, now), "{} has time", it.session);

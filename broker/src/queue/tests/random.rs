@@ -215,7 +215,7 @@ struct Play<I> {
 
 impl<I: StageIndex> Play<I> {
     fn new() -> Self {
-        let limits = Limits { leases_max: LEASES_MAX, ..Limits::default() };
+        let limits = Limits { leases_max: LEASES_MAX, step_max: 3, ..Limits::default() };
         let (stage, started) = Stage::new(limits);
         let mut play = Self {
             stage,

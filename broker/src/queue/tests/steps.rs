@@ -13,8 +13,8 @@ use crate::queue::names::{MessageName, NamedBy};
 use crate::queue::policy::{Overflow, Policy};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
-    CreateQueue, Expected, Limits, Lost, NewMessage, OpenConsumer, Outcome, Publish, Pull, Pulled,
-    Purge, PurgeStep, Selector, Settle, Settlement, UpdateQueue, Window,
+    CreateQueue, Expected, Limits, Lost, NewDue, NewMessage, OpenConsumer, Outcome, Publish, Pull,
+    Pulled, Purge, PurgeStep, Selector, Settle, Settlement, UpdateQueue, Window,
 };
 
 /// More than two steps.
@@ -163,6 +163,34 @@ fn a_purge_of_what_is_ready_leaves_those_behind_however_many_steps_it_takes() {
     let all = StateSet::READY.with(StateSet::BEHIND);
     let mut purge = stage.core.begin_purge("mail", all, Lost::Purged).unwrap();
     assert_eq!(purge_all(&mut stage, &mut purge), 4);
+}
+
+/// Those that wait for their time wait for nobody in their line.
+#[test]
+fn a_purge_of_what_is_scheduled_takes_all_of_a_line() {
+    let limits = Limits { step_max: 3, ..Limits::default() };
+    let (mut stage, _) = Stage::<PagedIndex>::new(limits);
+    let due = Some(NewDue::After(1_000));
+    let later = NewMessage { ordering_hash: Some(7), due, ..message("mail") };
+    let publish = Publish { messages: vec![later; 5] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let mut purge = stage.core.begin_purge("mail", StateSet::SCHEDULED, Lost::Purged).unwrap();
+    assert_eq!(purge_all(&mut stage, &mut purge), 5);
+}
+
+#[test]
+fn a_purge_of_what_is_leased_leaves_what_a_consumer_takes_instead() {
+    let limits = Limits { step_max: 3, ..Limits::default() };
+    let (mut stage, _) = Stage::<PagedIndex>::new(limits);
+    let publish = Publish { messages: vec![message("mail"); 20] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let open = open("host", "mail", 4, false);
+    stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
+    let mut purge = stage.core.begin_purge("mail", StateSet::LEASED, Lost::Purged).unwrap();
+    assert_eq!(purge_all(&mut stage, &mut purge), 4);
+    let queue = stage.core.queue("mail").unwrap().id();
+    let counts = stage.core.index().counts(queue);
+    assert_eq!((counts.leased, counts.ready), (4, 12));
 }
 
 #[test]

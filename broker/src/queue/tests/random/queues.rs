@@ -6,25 +6,35 @@ use crate::queue::filter::{Filter, Is};
 use crate::queue::index::{StateSet, fairness_hash};
 use crate::queue::outcomes::StoredOutcome;
 use crate::queue::policy::FairnessWeight;
+use crate::queue::tests::model::Message;
 use crate::queue::tests::stage::StageIndex;
-use crate::queue::{
-    DeleteQueue, LettersPurge, Lost, PauseQueue, PurgeStep, SomeLetters, UpdateQueue,
-};
+use crate::queue::{DeleteQueue, LettersPurge, Lost, PauseQueue, SomeLetters, UpdateQueue};
 
 impl<I: StageIndex> Play<I> {
     pub(super) fn purge(&mut self, queue: u8, states: StateSet) {
         let name = QUEUES[usize::from(queue) % QUEUES.len()];
         let id = self.model.queue_named(name).map(|queue| queue.id);
-        let of_queue = self.model.messages.values().filter(|message| Some(message.queue) == id);
-        let purged = of_queue.filter(|message| states.contains(message.state_bit())).count() as u64;
-        let heard = self.stage.turn(|core, _, out| {
-            let mut purge = core.begin_purge(name, states, Lost::Purged)?;
-            core.purge(&mut purge, out)
-        });
-        let asked = Asked { purge: id.map(|id| (id, states)), ..Asked::default() };
-        self.heard(&heard, asked);
-        let expected = id.map(|_| PurgeStep { deleted: purged, is_last: true });
-        assert_eq!(heard.answer.ok(), expected);
+        let Ok(mut purge) = self.stage.core.begin_purge(name, states, Lost::Purged) else {
+            return assert_eq!(id, None);
+        };
+        let queue = id.expect("it is there");
+        let mut meant = self.model.meant(queue, &Filter::default());
+        meant.retain(|birth| states.contains(self.model.messages[birth].state_bit()));
+        let mut deleted = 0;
+        loop {
+            let heard = self.stage.turn(|core, _, out| core.purge(&mut purge, out));
+            let (purge, meant) = (Some((queue, states)), Some(meant.clone()));
+            self.heard(&heard, Asked { purge, meant, ..Asked::default() });
+            let step = heard.answer.expect("a purge is not refused");
+            deleted += step.deleted;
+            if step.is_last {
+                break;
+            }
+        }
+        // What a consumer took between two steps is in another state.
+        let stays = |birth| self.model.messages.get(birth).map(Message::state_bit);
+        let stays = meant.iter().filter_map(stays).inspect(|it| assert!(!states.contains(*it)));
+        assert_eq!(deleted + stays.count() as u64, meant.len() as u64, "{meant:?}");
     }
 
     /// Purges what a queue has in its dead-letter queue.

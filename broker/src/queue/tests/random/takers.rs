@@ -305,6 +305,8 @@ impl<I: StageIndex> Play<I> {
         let is_told = |effect: &Effect| matches!(effect, Effect::Disconnected { consumer } if *consumer == id);
         assert!(heard.effects.iter().any(is_told));
         self.heard(&heard, asked);
+        // What is beyond a step goes in others, at once.
+        self.advance(0);
         let is_held = |lease: &Lease| end_session && lease.session == session;
         assert!(!self.model.leases().any(|(_, lease)| is_held(lease)), "{session} is over");
     }
