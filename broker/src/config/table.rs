@@ -364,8 +364,9 @@ pub static SETTINGS: &[Setting] = &[
         default: Fallback::Text("64MiB"),
         doc: "Memory for messages that are not yet on disk or not yet sent, over all connections. \
               When it is used up publishers wait and deliveries pause; nothing is refused or lost. Four \
-              times as much is for requests of 64 KiB and more of which only a part has come: beyond that \
-              such a one is refused with LIMIT_REACHED, and comes again.",
+              times as much is for requests of 64 KiB and more, from their beginning until they are \
+              answered, and once as much for those of consumers: beyond that such a one is refused with \
+              LIMIT_REACHED, and comes again.",
         advanced: true,
         set: |settings, text| {
             settings.pending_bytes_max = value::memory_within(text, 16 << 20, 64 << 30)?;

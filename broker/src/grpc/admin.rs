@@ -133,7 +133,7 @@ impl AdminService for Admin {
             ("max_watchers", number(events::WATCHERS_MAX)),
             ("max_schedules", number(SCHEDULES_MAX)),
             ("max_schedule_bytes", number(SCHEDULE_BYTES_MAX)),
-            ("max_unfinished_bytes", number(self.context.room.bytes())),
+            ("max_unfinished_bytes", number(self.context.rooms.bytes())),
             ("max_streams", i64::from(self.context.streams_max)),
         ];
         let is_off = |feature: &str| feature == FIND_MESSAGES && self.context.search.is_none();

@@ -14,7 +14,6 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::features::FIND_MESSAGES;
-use super::reading;
 use crate::engine::Stopped;
 use crate::queue::refused::Refused;
 
@@ -48,6 +47,8 @@ pub(crate) enum Fault {
     BatchTooLarge { size: usize, limit: usize, unit: &'static str },
     #[error("{field} has {size} bytes; at most {limit} are allowed")]
     FieldTooLarge { field: &'static str, size: usize, limit: usize },
+    #[error("large requests that are being read take {max} bytes, the most they may; try again")]
+    NoRoomToRead { max: usize },
     #[error("{0} is empty; name at least one")]
     Empty(&'static str),
     #[error("these {} bytes are not a lease token of this broker", .0.len())]
@@ -125,6 +126,7 @@ impl Fault {
             Self::SearchOff => "FEATURE_UNSUPPORTED",
             Self::BatchTooLarge { .. } => "BATCH_TOO_LARGE",
             Self::FieldTooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::NoRoomToRead { .. } => "LIMIT_REACHED",
             Self::Empty(_) => "EMPTY_BATCH",
             Self::TokenInvalid(_) => "TOKEN_INVALID",
             Self::ConsumerReplaced => "CONSUMER_REPLACED",
@@ -146,6 +148,7 @@ impl Fault {
             | Self::FieldTooLarge { .. }
             | Self::Empty(_)
             | Self::TokenInvalid(_) => Code::InvalidArgument,
+            Self::NoRoomToRead { .. } => Code::ResourceExhausted,
             Self::SearchOff => Code::Unimplemented,
             Self::ConsumerReplaced | Self::ConsumerDisconnected => Code::Aborted,
             Self::EventsGone { .. } => Code::OutOfRange,
@@ -157,7 +160,7 @@ impl Fault {
     /// When the same request may succeed with nothing changed by the caller.
     fn retry_delay(&self) -> Option<Duration> {
         match self {
-            Self::Refused(Refused::Limit { what: reading::LIMIT, .. }) => Some(RETRY_READING),
+            Self::NoRoomToRead { .. } => Some(RETRY_READING),
             _ => retry_delay(self.reason()),
         }
     }
@@ -171,6 +174,7 @@ impl Fault {
         match self {
             Self::Refused(refused) => refused.values(),
             Self::Invalid { field, .. } => vec![("field", (*field).to_owned())],
+            Self::NoRoomToRead { .. } => vec![("limit", "max_unfinished_bytes".to_owned())],
             Self::SearchOff => vec![("feature", FIND_MESSAGES.to_owned())],
             Self::BatchTooLarge { size, limit, .. } => {
                 vec![("size", size.to_string()), ("limit", limit.to_string())]

@@ -33,8 +33,6 @@ mod unanswered;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::extract::Request;
 use qbroker_proto::raw::consumer_service_server::ConsumerServiceServer;
 use qbroker_proto::raw::publisher_service_server::PublisherServiceServer;
 use qbroker_proto::v1::admin_service_server::AdminServiceServer;
@@ -45,7 +43,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tower::util::MapRequestLayer;
 
 pub(crate) use admin::figures;
 
@@ -58,18 +55,15 @@ use convert::bounds::REQUEST_BYTES_MAX;
 use convert::token::Seal;
 use fault::Fault;
 use queue_list::Lists;
-use reading::Room;
-
-/// How many times as much as what is pending may be of requests that are being read.
-const UNFINISHED: usize = 4;
+use reading::Rooms;
 
 /// What every service needs.
 #[derive(Clone, Debug)]
 pub struct Context {
     engine: Arc<Engine>,
     limits: BatchLimits,
-    /// For large messages that are being read.
-    room: Room,
+    /// For large requests.
+    rooms: Rooms,
     streams_max: u32,
     hasher: IdHasher,
     seal: Seal,
@@ -108,7 +102,7 @@ impl Context {
         Self {
             engine,
             limits,
-            room: Room::new(UNFINISHED.saturating_mul(settings.pending_bytes_max)),
+            rooms: Rooms::new(settings.pending_bytes_max),
             streams_max,
             hasher,
             seal,
@@ -170,12 +164,6 @@ pub fn routes(
         .add_service(InterceptedService::new(reflection, auth))
         .add_service(health.max_decoding_message_size(reading::LARGE));
     let explain = axum::middleware::from_fn(explain::explain);
-    let room = context.room.clone();
-    let read = MapRequestLayer::new(move |request: Request| {
-        // The others have no large messages, and one of them asks for no token.
-        let Some(call) = request.uri().path().strip_prefix("/qbroker.v1.") else { return request };
-        let refusable = call != "ConsumerService/Consume";
-        request.map(|body| Body::new(room.read(body, refusable)))
-    });
+    let read = axum::middleware::from_fn_with_state(context.rooms.clone(), reading::read);
     Ok(services.into_axum_router().layer(read).layer(explain).into())
 }

@@ -1,4 +1,4 @@
-//! Large requests that are begun, and of which the end does not come.
+//! Large requests of which the end does not come.
 
 use std::future::poll_fn;
 
@@ -14,9 +14,11 @@ use tokio::task::JoinSet;
 use super::Stage;
 
 const REQUESTS: usize = 64;
-/// What each says that it is, and what comes of it.
+const PUBLISH: &str = "PublisherService/Publish";
+/// What each says that it is, and what comes of it: a part, or all but its end.
 const BYTES: u32 = 8 << 20;
-const SENT: usize = 7 << 20;
+const PART: usize = 7 << 20;
+const WHOLE: usize = BYTES as usize;
 /// What all of them may make the broker hold: four times what `max-pending-bytes` says, what a
 /// connection has in its window, and what buffers grow by.
 const MEMORY: u64 = (64 + 16 + 32) << 20;
@@ -29,9 +31,9 @@ async fn connect(url: &str) -> SendRequest<Bytes> {
     sender
 }
 
-/// Begins a publish, and sends what there is room for.
-async fn begin(sender: &SendRequest<Bytes>, url: &str) -> SendStream<Bytes> {
-    let request = Request::post(format!("{url}/qbroker.v1.PublisherService/Publish"))
+/// Begins a call, and says how much comes.
+async fn begin(sender: &SendRequest<Bytes>, url: &str, call: &str) -> SendStream<Bytes> {
+    let request = Request::post(format!("{url}/qbroker.v1.{call}"))
         .version(Version::HTTP_2)
         .header("content-type", "application/grpc")
         .header("te", "trailers");
@@ -43,9 +45,8 @@ async fn begin(sender: &SendRequest<Bytes>, url: &str) -> SendStream<Bytes> {
     body
 }
 
-/// Sends the most of a message, as the broker takes it; `None` where it is refused.
-async fn send_most(mut body: SendStream<Bytes>) -> Option<SendStream<Bytes>> {
-    let mut left = SENT;
+/// Sends so much of a message, as the broker takes it; `None` where it is refused.
+async fn send(mut body: SendStream<Bytes>, mut left: usize) -> Option<SendStream<Bytes>> {
     while 0 < left {
         body.reserve_capacity(left.min(64 << 10));
         let size = poll_fn(|cx| body.poll_capacity(cx)).await?.ok()?.min(left);
@@ -55,8 +56,7 @@ async fn send_most(mut body: SendStream<Bytes>) -> Option<SendStream<Bytes>> {
     Some(body)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn requests_that_do_not_end_cost_a_bounded_memory_and_hold_up_no_small_ones() {
+async fn check_what_unfinished_requests_cost(bytes: usize) {
     let stage = Stage::new(&["--max-pending-bytes", "16MiB"]).await;
     stage.work_beside(10).await;
     let before = stage.memory_peak();
@@ -64,7 +64,7 @@ async fn requests_that_do_not_end_cost_a_bounded_memory_and_hold_up_no_small_one
     let sender = connect(&url).await;
     let mut sending = JoinSet::new();
     for _ in 0..REQUESTS {
-        sending.spawn(send_most(begin(&sender, &url).await));
+        sending.spawn(send(begin(&sender, &url, PUBLISH).await, bytes));
     }
     let sent = patiently("each is taken or refused", sending.join_all()).await;
     let admitted = sent.iter().flatten().count();
@@ -75,8 +75,36 @@ async fn requests_that_do_not_end_cost_a_bounded_memory_and_hold_up_no_small_one
     assert!(cost < MEMORY, "{cost} bytes of memory for {before} before");
     // Who gives up gives room back.
     drop(sent);
-    let begun = async { while send_most(begin(&sender, &url).await).await.is_none() {} };
+    let begun = async { while send(begin(&sender, &url, PUBLISH).await, bytes).await.is_none() {} };
     patiently("there is room again", begun).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_requests_cost_a_bounded_memory_and_hold_up_no_small_ones() {
+    check_what_unfinished_requests_cost(PART).await;
+}
+
+/// A message that is there waits for the end of its request.
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_requests_without_an_end_cost_a_bounded_memory_and_hold_up_no_small_ones() {
+    check_what_unfinished_requests_cost(WHOLE).await;
+}
+
+/// What they say that comes is much, and they send nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_that_are_about_to_send_much_keep_nobody_from_publishing_it() {
+    let sizes = ["--max-batch-bytes", "8MiB", "--max-payload", "4MiB", "--segment-bytes", "32MiB"];
+    let stage = Stage::new(&[&["--max-pending-bytes", "16MiB"][..], &sizes].concat()).await;
+    let url = stage.server.url();
+    let sender = connect(&url).await;
+    let mut begun = Vec::new();
+    for _ in 0..REQUESTS {
+        begun.push(begin(&sender, &url, "ConsumerService/Consume").await);
+    }
+    let large = vec![OutgoingMessage::new(vec![7; 3 << 20]); 2];
+    stage.client.publish("large", large).await.unwrap();
+    stage.work_beside(10).await;
+    drop(begun);
 }
 
 /// Far more of large messages at once than there is room for: they wait for each other in their clients.
@@ -91,7 +119,7 @@ async fn who_is_refused_for_the_room_that_others_have_comes_again() {
     let sender = connect(&url).await;
     let mut held = Vec::new();
     for _ in 0..6 {
-        held.push(send_most(begin(&sender, &url).await).await.expect("there is room"));
+        held.push(send(begin(&sender, &url, PUBLISH).await, PART).await.expect("there is room"));
     }
     let mut publishing = JoinSet::new();
     for number in 0..20 {
