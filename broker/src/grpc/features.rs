@@ -1,9 +1,9 @@
-//! The features that this version has, by the names that the protocol's files give them.
+//! The features that this version has, by the names that clients ask for.
 
 /// Here where the search index is on.
 pub(super) const FIND_MESSAGES: &str = "find_messages";
 
-/// What `GetServerInfo` tells; a field or a call of any other feature is refused by its name.
+/// What `GetServerInfo` tells.
 pub(super) const FEATURES: &[&str] = &[
     // Each on its own line: they come from many hands.
     "admin_request_id",

@@ -6,7 +6,7 @@ use prost_types::FieldMask;
 use qbroker_proto::v1::*;
 use tonic::Code::{Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
 
-use super::{Broker, answer, later, message, publish, refusal, seconds};
+use super::{Broker, answer, message, publish, refusal, seconds};
 
 fn queue(name: &str) -> Queue {
     Queue { name: name.to_owned(), ..Queue::default() }
@@ -311,12 +311,8 @@ async fn the_server_tells_its_limits_and_which_features_it_has() {
     let broker = Broker::start(&["--max-batch-messages", "77"]).await;
     let info = answer(broker.wire.admin().get_server_info(GetServerInfoRequest {}).await).unwrap();
     assert_eq!((info.protocol, info.durability.as_str()), (1, "fsync"));
-    let later = later::features();
     for feature in ["pause", "priority", "ttl", "get_message", "update_messages"] {
         assert!(info.features.iter().any(|has| has == feature), "{feature}");
-    }
-    for feature in &info.features {
-        assert!(!later.contains(feature), "{feature} is here, and marked LATER in the protocol");
     }
     assert_eq!(info.limits["max_batch_messages"], 77);
     assert_eq!(info.limits["max_payload_bytes"], 512 << 10);

@@ -13,7 +13,6 @@ mod find;
 mod flow;
 mod full;
 mod large;
-mod later;
 mod leases;
 mod malformed;
 mod named;
