@@ -1,6 +1,6 @@
 //! Messages go out: one consumer's stream, its window, its settlements.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -312,7 +312,8 @@ impl Writer {
                     self.responses.push_back(response(consume_response::Kind::Extended(extended)));
                 }
                 ConsumerEvent::LeasesLost(leases, why) => {
-                    self.deliveries.retain(|delivery| !leases.contains(&delivery.token));
+                    let lost: HashSet<_> = leases.iter().collect();
+                    self.deliveries.retain(|delivery| !lost.contains(&delivery.token));
                     self.responses.push_back(leases_lost(&leases, why, self.context.seal));
                 }
                 ConsumerEvent::Subscribed(_, refused) => {
