@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::disk::{Disk, File, Mode, read_file, read_up_to};
+use crate::disk::{Disk, File, Mode, read_doubtful, read_up_to};
 use crate::error::{DiskError, Doing as _, WriteError};
 use crate::frame::{put, seeded_crc, u32_at, u64_at};
 use crate::layout::{self, CKPT, hex16};
@@ -406,9 +406,15 @@ pub(crate) fn list(disk: &dyn Disk) -> Result<Vec<(Lsn, String)>, DiskError> {
 }
 
 /// Reads one checkpoint; on failure, what is wrong with it.
-pub(crate) fn load(disk: &dyn Disk, path: &str, log_id: &[u8; 16]) -> Result<Loaded, String> {
-    let bytes = read_file(disk, path).map_err(|error| format!("it cannot be read: {error}"))?;
-    let bytes = Bytes::from(bytes);
-    let (meta, state) = decode(&bytes, log_id)?;
-    Ok(Loaded { meta, state, bytes: bytes.len() as u64 })
+pub(crate) fn load(
+    disk: &dyn Disk,
+    path: &str,
+    log_id: &[u8; 16],
+) -> Result<Result<Loaded, String>, DiskError> {
+    let read = read_doubtful(disk, path)?;
+    let read = read.map(Bytes::from).map_err(|error| format!("it cannot be read: {error}"));
+    Ok(read.and_then(|bytes| {
+        let (meta, state) = decode(&bytes, log_id)?;
+        Ok(Loaded { meta, state, bytes: bytes.len() as u64 })
+    }))
 }

@@ -7,12 +7,15 @@ use std::fmt::Debug;
 use std::fs;
 use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+use crate::error::DiskError;
 
 /// How a file is opened.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -98,6 +101,16 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
     let read = read_up_to(&*file, &mut bytes, 0)?;
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// [`read_file`] of one that may be damaged. What may not be read is not: nobody knows what is in it.
+pub(crate) fn read_doubtful(disk: &dyn Disk, path: &str) -> Result<io::Result<Vec<u8>>, DiskError> {
+    match read_file(disk, path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(DiskError::new("open", path, error))
+        }
+        read => Ok(read),
+    }
 }
 
 /// The outcome of asking for the data folder's lock.
@@ -215,6 +228,8 @@ fn try_lock_folder(root: &Path) -> io::Result<Option<fs::File>> {
 /// is for people.
 fn lock_file(path: &Path, folder: fs::File) -> io::Result<Lock> {
     let mut options = fs::OpenOptions::new();
+    // A link in its place may lead anywhere, and this writes.
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
     match file.try_lock() {
         Ok(()) => {

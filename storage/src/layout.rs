@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::checkpoint;
-use crate::disk::{Disk, Held, Lock, Mode, read_file, read_up_to};
+use crate::disk::{Disk, Held, Lock, Mode, read_doubtful, read_file, read_up_to};
 use crate::error::{Damage, DiskError, Doing as _, OpenError};
 use crate::frame::{put, u32_at, u64_at};
 use crate::segment::{HeaderFound, SEGMENT_HEADER_LEN, SegmentHeader};
@@ -303,17 +303,21 @@ impl Floor {
     }
 
     /// The file's word, or `None` when it is missing, torn or another log's.
-    pub(crate) fn read(disk: &dyn Disk, log_id: &[u8; 16]) -> Option<Self> {
-        let bytes = read_file(disk, FLOOR).ok()?;
+    pub(crate) fn read(disk: &dyn Disk, log_id: &[u8; 16]) -> Result<Option<Self>, DiskError> {
+        let read = read_doubtful(disk, FLOOR)?;
+        Ok(read.ok().and_then(|bytes| Self::decode(&bytes, log_id)))
+    }
+
+    fn decode(bytes: &[u8], log_id: &[u8; 16]) -> Option<Self> {
         let ours = bytes.len() == FLOOR_LEN
             && &bytes[..8] == FLOOR_MAGIC
             && &bytes[8..24] == log_id
-            && u32_at(&bytes, 52) == crc32fast::hash(&bytes[..52]);
+            && u32_at(bytes, 52) == crc32fast::hash(&bytes[..52]);
         ours.then(|| Self {
-            seq: u64_at(&bytes, 24),
-            lsn: u64_at(&bytes, 32),
-            epoch: u64_at(&bytes, 40),
-            offset: u32_at(&bytes, 48),
+            seq: u64_at(bytes, 24),
+            lsn: u64_at(bytes, 32),
+            epoch: u64_at(bytes, 40),
+            offset: u32_at(bytes, 48),
         })
     }
 }

@@ -71,7 +71,7 @@ pub(crate) struct Survey {
 
 /// Reads everything there is.
 pub(crate) fn survey(disk: &dyn Disk, log_id: &[u8; 16]) -> Result<Survey, OpenError> {
-    let floor = Floor::read(disk, log_id);
+    let floor = Floor::read(disk, log_id)?;
     let mut survey = Survey {
         floor,
         segments: BTreeMap::new(),
@@ -124,7 +124,7 @@ pub(crate) fn survey(disk: &dyn Disk, log_id: &[u8; 16]) -> Result<Survey, OpenE
         }
     }
     for (lsn, path) in checkpoint::list(disk)? {
-        match checkpoint::load(disk, &path, log_id) {
+        match checkpoint::load(disk, &path, log_id)? {
             Ok(loaded) if loaded.meta.lsn == lsn => survey.checkpoints.push(loaded),
             Ok(_) => survey.bad_checkpoints.push((path, "its name is another LSN".to_owned())),
             Err(problem) => survey.bad_checkpoints.push((path, problem)),

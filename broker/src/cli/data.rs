@@ -168,16 +168,20 @@ impl FolderArgs {
 /// could not open it again, and nothing is touched that they could not touch themselves. From within,
 /// for they may not find it: systemd hides the folders of its dynamic users.
 fn enter_as_owner(folder: &Path) -> io::Result<PathBuf> {
-    let owner = std::fs::metadata(folder)?;
-    if !geteuid().is_root() || owner.uid() == 0 {
+    if !geteuid().is_root() {
         return Ok(folder.to_owned());
     }
+    // First: what the path leads to may be another folder at the next look.
     std::env::set_current_dir(folder)?;
-    // This thread is the only one so far; those that it starts are like it.
-    set_thread_groups(&[])?;
-    set_thread_gid(Gid::from_raw(owner.gid()))?;
-    set_thread_uid(Uid::from_raw(owner.uid()))?;
-    Ok(PathBuf::from("."))
+    let (root, here) = (0, PathBuf::from("."));
+    let owner = std::fs::metadata(&here)?;
+    if owner.uid() != root {
+        // This thread is the only one so far; those that it starts are like it.
+        set_thread_groups(&[])?;
+        set_thread_gid(Gid::from_raw(owner.gid()))?;
+        set_thread_uid(Uid::from_raw(owner.uid()))?;
+    }
+    Ok(here)
 }
 
 fn verified(folder: &Path, report: &VerifyReport) -> Item {

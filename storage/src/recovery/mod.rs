@@ -70,7 +70,7 @@ impl Recovery {
         let began = Instant::now();
         let folder = layout::open_folder(&disk)?;
         let log_id = folder.log_id;
-        let floor = Floor::read(&*disk, &log_id);
+        let floor = Floor::read(&*disk, &log_id)?;
         let mut files = files::list(&*disk, &log_id, floor)?;
         let mut report = RecoveryReport::default();
         let (loaded, bad) = load_checkpoints(&*disk, &log_id)?;
@@ -351,7 +351,7 @@ fn load_checkpoints(
 ) -> Result<(Vec<Loaded>, Vec<BadCheckpoint>), DiskError> {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for (lsn, path) in checkpoint::list(disk)? {
-        match checkpoint::load(disk, &path, log_id) {
+        match checkpoint::load(disk, &path, log_id)? {
             Ok(loaded) if loaded.meta.lsn == lsn => good.push(loaded),
             Ok(_) => bad.push((path, "it is of another LSN than its name".to_owned())),
             Err(problem) => bad.push((path, problem)),

@@ -1,7 +1,9 @@
 //! A folder that nobody uses: looked at, and left as it is where it is well. What is damaged or in
 //! use is in `start.rs`.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::process::Command;
 
 use qbroker_tests::program::{self, Ran};
@@ -45,6 +47,36 @@ async fn what_root_repairs_stays_its_owners() {
     }
     let verified = program::run(&["data", "verify", "--data-dir", folder.data_text()]);
     assert_eq!(verified.code, 0, "{}", verified.err);
+}
+
+/// Somebody has copied a part of it as another user. Root can read everything as root, but not as the
+/// owner of the folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_read_is_not_taken_for_damage() {
+    let Stage { server, folder, .. } = Stage::new().await;
+    server.stop().await;
+    let mut files = std::fs::read_dir(folder.data().join("ckpt")).unwrap();
+    let is_checkpoint =
+        |path: &Path| path.file_name().unwrap().to_string_lossy().starts_with("ckpt-");
+    let checkpoint =
+        files.find_map(|file| Some(file.unwrap().path()).filter(|it| is_checkpoint(it)));
+    let checkpoint = checkpoint.expect("a start writes one");
+    if rustix::process::geteuid().is_root() {
+        let owned = Command::new("chown").args(["-R", "65534:65533"]).arg(folder.data()).status();
+        assert!(owned.unwrap().success());
+        std::os::unix::fs::chown(&checkpoint, Some(0), Some(0)).unwrap();
+        std::fs::set_permissions(&checkpoint, Permissions::from_mode(0o600)).unwrap();
+    } else {
+        std::fs::set_permissions(&checkpoint, Permissions::from_mode(0o000)).unwrap();
+    }
+    for arguments in [&["verify"][..], &["repair", "--yes"]] {
+        let words = [&["data"][..], arguments, &["--data-dir", folder.data_text()]].concat();
+        let refused = program::run(&words);
+        assert_eq!(refused.code, 69, "{}", refused.err);
+        let name = checkpoint.file_name().unwrap().to_str().unwrap();
+        assert!(refused.err.contains(name) && refused.err.contains("ermission"), "{}", refused.err);
+    }
+    assert!(checkpoint.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
