@@ -29,6 +29,8 @@ use crate::queue::{CreateQueue, Effect, Limits, NewDue, NewMessage, OpenConsumer
 
 const QUEUES: [&str; 5] = ["plain", "strict", "strict.dead", "drop", "slow"];
 const LEASES_MAX: usize = 12;
+/// Messages that one step moves.
+const STEPS: std::ops::Range<usize> = 1..6;
 /// Deliveries a second of the slow queue.
 const SLOW_RATE: f64 = 0.75;
 
@@ -179,19 +181,23 @@ proptest! {
 
     #[test]
     fn whatever_comes_the_core_does_what_the_model_allows(
-        commands in prop::collection::vec(command(), 1..120)
+        (step, commands) in (STEPS, prop::collection::vec(command(), 1..120))
     ) {
-        Play::<MemoryIndex>::new().run(&commands);
+        Play::<MemoryIndex>::new(step).run(&commands);
     }
 
     #[test]
-    fn an_index_that_misses_changes_nothing(commands in prop::collection::vec(command(), 1..60)) {
-        Play::<MissingIndex>::new().run(&commands);
+    fn an_index_that_misses_changes_nothing(
+        (step, commands) in (STEPS, prop::collection::vec(command(), 1..60))
+    ) {
+        Play::<MissingIndex>::new(step).run(&commands);
     }
 
     #[test]
-    fn an_index_in_pages_changes_nothing(commands in prop::collection::vec(command(), 1..120)) {
-        Play::<PagedIndex>::new().run(&commands);
+    fn an_index_in_pages_changes_nothing(
+        (step, commands) in (STEPS, prop::collection::vec(command(), 1..120))
+    ) {
+        Play::<PagedIndex>::new(step).run(&commands);
     }
 }
 
@@ -214,8 +220,8 @@ struct Play<I> {
 }
 
 impl<I: StageIndex> Play<I> {
-    fn new() -> Self {
-        let limits = Limits { leases_max: LEASES_MAX, step_max: 3, ..Limits::default() };
+    fn new(step_max: usize) -> Self {
+        let limits = Limits { leases_max: LEASES_MAX, step_max, ..Limits::default() };
         let (stage, started) = Stage::new(limits);
         let mut play = Self {
             stage,

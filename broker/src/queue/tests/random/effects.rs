@@ -51,11 +51,6 @@ impl<I: StageIndex> Play<I> {
             publish: queue.map(message).into_iter().collect(),
             changes: Vec::new(),
         };
-        let refused = match queue {
-            _ if self.disk_full => Some(Refused::DiskFull),
-            Some(queue) => self.refuses(queue, message(queue).body.len()),
-            None => None,
-        };
         let settlement = Settlement { token, outcome, effects: Some(Box::new(effects)) };
         let now = self.stage.now;
         let mut allowed = self.model.expected(&settlement, &mut BTreeSet::new(), now);
@@ -63,13 +58,12 @@ impl<I: StageIndex> Play<I> {
         if allowed == [Ok(true)] {
             let birth = token.birth.0;
             let leaving = self.model.leaves_queue(birth, &settlement.outcome).then_some(birth);
-            let has_room = |queue: &&str| self.model.has_room(queue, (1, 7), false, leaving);
-            let full = queue.filter(|queue| !has_room(queue)).map(|queue| Refused::QueueFull {
-                queue: queue.to_owned(),
-                bound: "any",
-                max: 0,
-            });
-            if let Some(refused) = refused.or(full) {
+            let refused = match queue {
+                _ if self.disk_full => Some(Refused::DiskFull),
+                Some(queue) => self.refuses(queue, message(queue).body.len(), leaving),
+                None => None,
+            };
+            if let Some(refused) = refused {
                 allowed = vec![Err(refused)];
             } else {
                 asked.publish = queue.is_some();

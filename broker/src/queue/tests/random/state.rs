@@ -153,7 +153,7 @@ impl<I: StageIndex> Play<I> {
             barrier.filter(|_| last).and_then(|barrier| barrier.on_complete.first().cloned());
         let refused = match &queue {
             _ if self.disk_full => Some(Refused::DiskFull),
-            Some(queue) => self.refuses(queue, message(queue).body.len()),
+            Some(queue) => self.refuses(queue, message(queue).body.len(), None),
             None => None,
         };
         let expected = refused.map_or(Ok(Arrived { barrier: told, last }), Err);
@@ -163,8 +163,13 @@ impl<I: StageIndex> Play<I> {
         self.heard(&heard, asked);
     }
 
-    /// Why a queue takes no message of so many bytes.
-    pub(super) fn refuses(&self, queue: &str, bytes: usize) -> Option<Refused> {
+    /// Why a queue takes no message of so many bytes, which another one that leaves makes room for.
+    pub(super) fn refuses(
+        &self,
+        queue: &str,
+        bytes: usize,
+        leaving: Option<u64>,
+    ) -> Option<Refused> {
         let definition = self.model.queue_named(queue)?;
         if definition.publishing_paused {
             return Some(Refused::QueuePaused(queue.to_owned()));
@@ -174,7 +179,7 @@ impl<I: StageIndex> Play<I> {
             Some(max) => ("max_messages", max),
             None => ("max_bytes", policy.max_bytes.unwrap_or(u64::MAX)),
         };
-        let has_room = self.model.has_room(queue, (1, bytes as u64), false, None);
+        let has_room = self.model.has_room(queue, (1, bytes as u64), false, leaving);
         (!has_room).then(|| Refused::QueueFull { queue: queue.to_owned(), bound, max })
     }
 
