@@ -155,7 +155,8 @@ pub fn routes(
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(qbroker_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+        .build_v1()?
+        .max_decoding_message_size(reading::LARGE);
     let services = Routes::new(InterceptedService::new(publisher, auth.clone()))
         .add_service(InterceptedService::new(consumer, auth.clone()))
         .add_service(InterceptedService::new(admin, auth.clone()))

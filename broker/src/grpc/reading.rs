@@ -5,8 +5,8 @@
 //! calls there may be, times what a request may be, is more than any machine has. So a large message
 //! takes room for all of itself: a stream's until the next one is asked for, that of a single request
 //! until it is answered. Where there is none, its request is refused for now; were it to wait, what came
-//! of it would fill its connection's window, and keep back those that get on. Whoever takes very long to
-//! send what he has room for is refused as well, once room is short.
+//! of it would fill its connection's window, and keep back those that get on. Whoever has room and sends
+//! next to nothing is refused as well, once room is short.
 //!
 //! Small messages need none: jobs go on, whatever others send. And what consumers send has a room of its
 //! own: whoever fills the other one keeps nobody from settling.
@@ -22,7 +22,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::convert::bounds::REQUEST_BYTES_MAX;
 use super::fault::Fault;
@@ -31,7 +31,7 @@ use super::fault::Fault;
 pub(super) const LARGE: usize = 64 << 10;
 /// How many times as much as what is pending may be of large requests.
 const UNFINISHED: usize = 4;
-/// How slowly a large message may come where room is short.
+/// How slowly a large message may come where room is short, but for 30 s.
 const BYTES_PER_SECOND: usize = 128 << 10;
 
 /// The room for what consumers send, and that for everything else.
@@ -159,28 +159,24 @@ struct Reading<B> {
     is_stream: bool,
     /// How long so much may take.
     patience: fn(usize) -> Duration,
-    /// When the large message that is under way should be there, or its request be at its end.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// Of a stream's message, or of all of a single request, from the first wait for it on.
+    pace: Option<Pace>,
 }
 
 impl<B> Reading<B> {
     fn new(body: B, share: Arc<Share>, is_stream: bool) -> Self {
-        let (messages, deadline) = (Messages::default(), None);
-        Self { body, messages, share, is_stream, patience, deadline }
+        let messages = Messages::default();
+        Self { body, messages, share, is_stream, patience, pace: None }
     }
 
     /// More is asked for: takes room for the message that is under way.
     ///
     /// # Errors
     /// Where there is none for it.
-    fn take_room(&mut self) -> Result<(), Fault> {
+    fn take_room(&self) -> Result<(), Fault> {
         let kept = if self.is_stream { 0 } else { self.share.bytes() };
         let bytes = room_for(self.messages.under_way()).max(kept);
-        if bytes == self.share.bytes() {
-            return Ok(());
-        }
-        self.deadline = None;
-        self.share.set(bytes)
+        if bytes == self.share.bytes() { Ok(()) } else { self.share.set(bytes) }
     }
 
     /// Follows what came. A message that ended has its room until more is asked for, also where it came
@@ -190,27 +186,45 @@ impl<B> Reading<B> {
     /// Where there is none for it.
     fn came(&mut self, data: &[u8]) -> Result<(), Fault> {
         let Some(ended) = self.messages.follow(data) else { return Ok(()) };
-        self.deadline = None;
+        self.pace.take_if(|_| self.is_stream);
         self.share.set(room_for(Some(ended)).max(self.share.bytes()))
     }
 
-    /// Nothing came; whether it has taken too long to, while others need the room.
+    /// Nothing came; whether too little has in the time that it took, while others need the room.
     fn is_too_slow(&mut self, cx: &mut Context<'_>) -> bool {
-        let (bytes, patience) = (self.share.bytes(), self.patience);
-        if bytes == 0 {
+        if self.share.bytes() == 0 {
             return false;
         }
-        loop {
-            let begin = || Box::pin(tokio::time::sleep(patience(bytes)));
-            let deadline = self.deadline.get_or_insert_with(begin);
-            if deadline.as_mut().poll(cx).is_pending() {
-                return false;
+        let (patience, there) = (self.patience, self.messages.there());
+        // All of it, where its end alone is missing.
+        let there = there.unwrap_or_else(|| self.share.bytes());
+        let Pace { begun, check } = self.pace.get_or_insert_with(|| Pace::new(patience(0)));
+        while check.as_mut().poll(cx).is_ready() {
+            let (now, until) = (Instant::now(), *begun + patience(there));
+            if now < until {
+                check.as_mut().reset(until);
+                continue;
             }
-            self.deadline = None;
             if self.share.room.is_short() {
                 return true;
             }
+            check.as_mut().reset(now + patience(0));
         }
+        false
+    }
+}
+
+/// How fast a large message comes, and its request to an end.
+#[derive(Debug)]
+struct Pace {
+    begun: Instant,
+    /// When it is looked at again.
+    check: Pin<Box<Sleep>>,
+}
+
+impl Pace {
+    fn new(first: Duration) -> Self {
+        Self { begun: Instant::now(), check: Box::pin(tokio::time::sleep(first)) }
     }
 }
 
@@ -260,7 +274,8 @@ fn room_for(message: Option<usize>) -> usize {
     message.filter(|bytes| (LARGE..=REQUEST_BYTES_MAX).contains(bytes)).unwrap_or_default()
 }
 
-/// How long a large message may take where room is short, the end of its request included.
+/// How long it may take where room is short until more than so much of a large message has come, or all
+/// of it and the end of its request.
 fn patience(bytes: usize) -> Duration {
     Duration::from_secs(30 + (bytes / BYTES_PER_SECOND) as u64)
 }
@@ -312,6 +327,11 @@ impl Messages {
     /// Length of the message of which a part is still to come.
     fn under_way(&self) -> Option<usize> {
         (self.begun == PREFIX).then(|| self.len())
+    }
+
+    /// Bytes that came of it.
+    fn there(&self) -> Option<usize> {
+        self.under_way().map(|bytes| bytes - self.left)
     }
 }
 
@@ -466,16 +486,20 @@ mod tests {
         let large = message(12 << 20);
         let mut other = reading(&room, sent(&large[..9 << 20], 1 << 20, false), SINGLE);
         assert!(read(&mut other).1.is_none(), "nobody is in its way");
-        // Whether a little comes of it at times, or its end does not.
+        // A part of it came, or all but its end; then a little, as part of it or as messages of their own.
         for bytes in [1 << 17, large.len()] {
             let mut slow = reading(&room, sent(&large[..bytes], 1 << 16, false), SINGLE);
             slow.patience = |_| Duration::from_millis(1);
             assert!(read(&mut slow).1.is_none());
-            if bytes < large.len() {
-                slow.body.0.push_back(Bytes::from_static(b"x"));
-                assert!(read(&mut slow).1.is_none());
-            }
-            assert!(is_refused(polled(&mut slow).await));
+            let refused = loop {
+                slow.body.0.push_back(Bytes::from_static(&[0; PREFIX]));
+                assert!(polled(&mut slow).await.expect("it goes on").is_ok());
+                if let (_, ended @ Some(_)) = read(&mut slow) {
+                    break ended;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            };
+            assert!(is_refused(refused));
         }
         drop(other);
         let mut slow = reading(&room, sent(&large[..1 << 17], 1_000, false), SINGLE);
