@@ -6,7 +6,6 @@ use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
 use super::index::{Cursor, Index, Message, StateSet};
-use super::lease::Lease;
 use super::record::{Deleted, Record};
 use super::refused::Refused;
 use super::{Core, Lost, Output, Turn};
@@ -73,7 +72,8 @@ impl<I: Index> Core<I> {
         let (mut births, mut messages) = (Vec::new(), Vec::new());
         for &Cursor { birth, .. } in &listed {
             let message = self.index.message(birth)?.expect("what is listed is there");
-            if purge.means(birth, &message, self.lease(birth)) {
+            let is_other = self.is_taken_instead(birth, purge.before, purge.states);
+            if purge.means(birth, &message) && !is_other {
                 births.push(birth);
                 messages.push(message);
             }
@@ -93,6 +93,13 @@ impl<I: Index> Core<I> {
         })
     }
 
+    /// Whether somebody took a message since a purge of these states began, which are not of its business
+    /// before: consumers take others where leased ones go.
+    pub(super) fn is_taken_instead(&self, birth: Lsn, before: Lsn, states: StateSet) -> bool {
+        let is_taken = self.lease(birth).is_some_and(|lease| before <= lease.grant);
+        is_taken && !states.contains(StateSet::READY)
+    }
+
     pub(super) fn apply_deleted(&mut self, deleted: &Deleted) {
         for &birth in &deleted.births {
             let grant = self.end_lease(Lsn(birth)).map(|lease| lease.grant);
@@ -105,14 +112,11 @@ impl<I: Index> Core<I> {
 impl Purge {
     /// Whether a message was there when it began, as far as can be told: one that is ready by now may
     /// have been with a consumer then, or behind another one that is done.
-    fn means(&self, birth: Lsn, message: &Message, lease: Option<&Lease>) -> bool {
+    fn means(&self, birth: Lsn, message: &Message) -> bool {
         // Became ready, or was moved here, since: what was scheduled then has its place since, too.
         let is_new = !self.states.contains(StateSet::SCHEDULED) && self.before <= message.place;
         let came = birth.max(message.dead_letter);
-        // A consumer takes others where leased ones go: those are none of its business.
-        let is_taken = lease.is_some_and(|lease| self.before <= lease.grant);
-        let is_other = is_taken && !self.states.contains(StateSet::READY);
-        came < self.before && !is_new && !is_other && !self.lines.was_behind(message)
+        came < self.before && !is_new && !self.lines.was_behind(message)
     }
 
     /// Notes what a step has listed last, and whether that is the end of the listing; whether the step was

@@ -71,7 +71,8 @@ impl<I: Index> Core<I> {
             let message = self.index.message(birth)?.expect("what is listed is there");
             let record = message.dead_letter;
             let is_new = record == Lsn(0) || purge.before <= record;
-            if !is_new && !purge.lines.was_behind(&message) {
+            let is_other = self.is_taken_instead(birth, purge.before, purge.states);
+            if !is_new && !is_other && !purge.lines.was_behind(&message) {
                 letters.push(LetterRecord { birth, record });
             }
         }
@@ -91,7 +92,8 @@ impl<I: Index> Core<I> {
         for &LetterRecord { birth, record } in from_queue {
             let message = self.index.message(birth)?.filter(|message| {
                 let is_there = message.queue == purge.letters && message.dead_letter == record;
-                is_there && purge.states.contains(message.state.into())
+                let is_other = self.is_taken_instead(birth, purge.before, purge.states);
+                is_there && !is_other && purge.states.contains(message.state.into())
             });
             births.extend(message.map(|_| birth));
             messages.extend(message);

@@ -165,6 +165,33 @@ fn a_purge_of_what_is_ready_leaves_those_behind_however_many_steps_it_takes() {
     assert_eq!(purge_all(&mut stage, &mut purge), 4);
 }
 
+#[test]
+fn a_purge_of_leased_dead_letters_leaves_what_a_consumer_takes_instead() {
+    let (mut stage, consumer) = holding(20);
+    let dead = || Outcome::DeadLetter { failure: StoredFailure::default() };
+    let tokens: Vec<_> = stage.tokens.values().flatten().copied().collect();
+    let settlements = tokens.into_iter().map(|token| Settlement::plain(token, dead())).collect();
+    let settle = Settle { consumer, number: 1, answered_through: 0, settlements };
+    stage.turn(|core, now, out| core.settle(&settle, now, out)).answer.unwrap();
+    let open = open("other", "mail.dead", 4, false);
+    stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
+    let begun = stage.core.begin_letters_purge("mail", StateSet::LEASED).unwrap();
+    let (mut purge, mut deleted) = (begun.expect("there are some"), 0);
+    loop {
+        let looked_at = stage.core.next_letters(&purge).unwrap();
+        let all = looked_at.letters.clone();
+        let step = stage.turn(|core, _, out| core.purge_letters(&mut purge, &looked_at, &all, out));
+        let PurgeStep { deleted: more, is_last } = step.answer.unwrap();
+        deleted += more;
+        if is_last {
+            break;
+        }
+    }
+    let letters = stage.core.queue("mail.dead").unwrap().id();
+    let counts = stage.core.index().counts(letters);
+    assert_eq!((deleted, counts.leased, counts.ready), (4, 4, 12));
+}
+
 /// Those that wait for their time wait for nobody in their line.
 #[test]
 fn a_purge_of_what_is_scheduled_takes_all_of_a_line() {
