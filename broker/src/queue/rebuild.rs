@@ -5,7 +5,9 @@
 //! attempts, the exact place or time and the last failure, is what the log still tells: the records
 //! since the first of them was born are applied to an empty core, as behind a gap. Where they tell
 //! less than all, a place or a time is the last one of the page, so that no delay ends early, and
-//! attempts are forgotten, so that no message is given up too soon.
+//! attempts are forgotten, so that no message is given up too soon. Each came into its queue when the
+//! last of the page did, so that no retention ends early: a message whose way to the dead letters and
+//! back is no longer in the log would be as old as its publish.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

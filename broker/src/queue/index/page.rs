@@ -57,6 +57,9 @@ pub struct Page {
     pub ttl_wall_ms: Option<u64>,
     #[prost(uint64, optional, tag = "32")]
     ttl_any_wall_ms: Option<u64>,
+    /// When the latest of the messages came into the queue.
+    #[prost(uint64, tag = "33")]
+    newest_since_ms: u64,
     /// Hashes of the unique keys that its messages hold, each once and in ascending order: as a packed
     /// list of fixed32 is encoded, so that a checkpoint need not copy them.
     #[prost(bytes = "bytes", tag = "51")]
@@ -83,7 +86,7 @@ impl Page {
         let (first_birth, first) = messages.first().expect("a page holds messages");
         let (last_birth, last) = messages.last().expect("a page holds messages");
         let dues = || messages.iter().filter_map(|(_, message)| message.due());
-        let since = messages.iter().map(|(_, message)| message.since_ms);
+        let since = || messages.iter().map(|(_, message)| message.since_ms);
         let ttls = || messages.iter().filter_map(|(_, message)| message.ttl_end);
         Self {
             lsn: lsn.0,
@@ -95,7 +98,8 @@ impl Page {
             first_birth: first_birth.0,
             last_order: last.order(),
             last_birth: last_birth.0,
-            oldest_since_ms: since.min().unwrap_or_default(),
+            oldest_since_ms: since().min().unwrap_or_default(),
+            newest_since_ms: since().max().unwrap_or_default(),
             due_boot_ms: dues().filter_map(|due| due.boot_ms).min(),
             due_wall_ms: dues().filter(|due| due.boot_ms.is_none()).map(|due| due.wall_ms).min(),
             boot_clock_forgotten: false,
@@ -213,7 +217,9 @@ impl Page {
         let within = self.first_order..=self.last_order;
         // Which uptime its record was of is not known.
         let ttl_end = known.ttl_end.map(|end| Due::at(end.wall_ms));
-        let known = Message { ttl_end, ..known };
+        // It may have been moved since: no retention ends early.
+        let since_ms = known.since_ms.max(self.newest_since_ms);
+        let known = Message { ttl_end, since_ms, ..known };
         if self.state() == StateSet::SCHEDULED {
             let due_ms = known.due().map(|due| due.wall_ms).filter(|due| within.contains(due));
             let due = Due::at(due_ms.unwrap_or(self.last_order));

@@ -7,12 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use qbroker_storage::{Body, Lsn, Retention};
 
 use super::check::check_invariants;
+use super::operations::look;
 use super::stage::{STEPS_MAX, Stage, StageIndex};
+use crate::queue::filter::Filter;
 use crate::queue::index::paged::PagedIndex;
 use crate::queue::index::{Index, Message, Missing, State, StateSet};
 use crate::queue::record::Record;
 use crate::queue::time::{Due, Now};
-use crate::queue::{Core, Gaps, Limits, NewMessage, Output, Publish, Stop, page_messages};
+use crate::queue::{
+    Core, Gaps, Limits, NewMessage, Output, Publish, StartOperation, Stop, Work, page_messages,
+};
 
 /// Every record there was, with its body.
 pub(super) type Log = BTreeMap<Lsn, (Record, Body)>;
@@ -38,6 +42,9 @@ pub(super) fn check_pages<I: StageIndex>(stage: &Stage<I>) {
             message.ttl_end = message.ttl_end.map(|end| Due::at(end.wall_ms));
         }
         expected.sort_unstable_by_key(|(birth, _)| *birth);
+        // When each came into its queue is told too late, so that none is told too early.
+        let newest_ms = expected.iter().map(|(_, message)| message.since_ms).max().unwrap();
+        expected.iter_mut().for_each(|(_, message)| message.since_ms = newest_ms);
         let whole = rebuilt(stage, Missing(Lsn(page.lsn)), |_| true);
         assert_eq!(whole, expected, "all of it is in the log");
         let orders = expected.iter().map(|(_, message)| order(message, message));
@@ -127,6 +134,40 @@ fn a_line_whose_leader_is_not_known_any_more_goes_on() {
     }
     assert_eq!(counts(&stage.core), (8 + lines, 8 - lines));
     assert!(!stage.core.deadlines().is_over(stage.now));
+}
+
+/// Of how it went to the dead letters and came back nothing is left: its publish alone.
+#[test]
+fn a_message_whose_moves_are_lost_is_not_older_than_it_was() {
+    let (mut stage, _) = Stage::<PagedIndex>::new(Limits::default());
+    let message = NewMessage {
+        queue: "q".into(),
+        ttl_ms: Some(1_000),
+        payload_bytes: 1,
+        body: Body::new(Bytes::from_static(b"x"), Bytes::new()),
+        ..NewMessage::default()
+    };
+    let publish = Publish { messages: vec![message; 8] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    stage.now.wall_ms += 60_000;
+    stage.now.boot_ms += 60_000;
+    stage.turn(|core, now, out| core.tick(now, out)).answer.unwrap();
+    let work = Work::Move { destination: String::new(), reset_attempts: true };
+    let filter = Filter::default();
+    let start = StartOperation { queue: "q.dead".into(), filter, work, rate: 0, limit: 0 };
+    let begun = stage.turn(|core, now, out| core.start_operation(&start, now, out)).answer.unwrap();
+    let step = look(&mut stage, begun, 100);
+    stage.turn(|core, now, out| core.step_operation(&step, now, out)).answer.unwrap();
+    let queue = stage.core.queue("q").unwrap().id();
+    let pages: Vec<_> = stage.core.index.frozen().pages().to_vec();
+    let mut back = pages.iter().filter(|page| page.queue() == queue).peekable();
+    assert!(back.peek().is_some(), "some are paged out");
+    let is_publish = |lsn: Lsn| matches!(stage.log[&lsn].0, Record::Published(_));
+    for page in back {
+        for (birth, message) in rebuilt(&stage, Missing(Lsn(page.lsn)), is_publish) {
+            assert_eq!(message.since_ms, stage.now.wall_ms, "{birth} would expire too soon");
+        }
+    }
 }
 
 /// A log of which records are lost.

@@ -37,32 +37,102 @@ const SLOW_RATE: f64 = 0.75;
 /// Numbers are places in what there is, wherever that ends.
 #[derive(Clone, Debug)]
 enum Command {
-    Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>, rest: Rest },
-    Consume { session: u8, queues: Wanted, window: u8, bytes: u16, terms: u8, held: u16, how: How },
-    Pull { queues: Wanted, messages_max: u8, session: Option<u8>, request: Option<u8> },
+    Publish {
+        queue: u8,
+        count: u8,
+        size: u16,
+        due: Option<NewDue>,
+        id: Option<u8>,
+        rest: Rest,
+    },
+    Consume {
+        session: u8,
+        queues: Wanted,
+        window: u8,
+        bytes: u16,
+        terms: u8,
+        held: u16,
+        how: How,
+    },
+    Pull {
+        queues: Wanted,
+        messages_max: u8,
+        session: Option<u8>,
+        request: Option<u8>,
+    },
     CancelPull(u8),
     Undeliver(Vec<u8>),
     Unreadable(Vec<u8>),
-    Window { consumer: u8, messages: u8, bytes: u16 },
-    Subscribe { consumer: u8, queues: Wanted },
+    Window {
+        consumer: u8,
+        messages: u8,
+        bytes: u16,
+    },
+    Subscribe {
+        consumer: u8,
+        queues: Wanted,
+    },
     Drain(u8),
-    Begin { consumer: u8, leases: Vec<u8> },
+    Begin {
+        consumer: u8,
+        leases: Vec<u8>,
+    },
     Disconnect(u8),
     Close(u8),
-    Kick { consumer: u8, end_session: bool },
+    Kick {
+        consumer: u8,
+        end_session: bool,
+    },
     Settle(Vec<(u8, u8)>),
-    SettleWith { lease: u8, kind: u8, publish: Option<u8>, patch: Option<(u16, Option<u8>)> },
-    State { key: u8, how: state::How },
-    Extend { leases: Vec<u8>, session: Option<u8> },
-    Purge { queue: u8, states: u8, letters: bool },
-    Policy { queue: u8, what: u8, most: u8 },
+    SettleWith {
+        lease: u8,
+        kind: u8,
+        publish: Option<u8>,
+        patch: Option<(u16, Option<u8>)>,
+    },
+    State {
+        key: u8,
+        how: state::How,
+    },
+    Extend {
+        leases: Vec<u8>,
+        session: Option<u8>,
+    },
+    Purge {
+        queue: u8,
+        states: u8,
+        letters: bool,
+    },
+    Policy {
+        queue: u8,
+        what: u8,
+        most: u8,
+    },
     Delete(u8),
     Remove(Vec<u8>),
-    Update { messages: Vec<u8>, priority: Option<u8>, due: Option<NewDue> },
-    Pause { queue: u8, how: u8 },
-    Operate { queue: u8, to: Option<u8>, states: u8, how: u8 },
-    Advance { ms: u16 },
-    Restart { reboot: bool },
+    Update {
+        messages: Vec<u8>,
+        priority: Option<u8>,
+        due: Option<NewDue>,
+    },
+    Pause {
+        queue: u8,
+        how: u8,
+    },
+    Operate {
+        queue: u8,
+        to: Option<u8>,
+        states: u8,
+        how: u8,
+    },
+    /// Commands come between its steps, where only so many are done.
+    Advance {
+        ms: u16,
+        steps: Option<u8>,
+    },
+    Restart {
+        reboot: bool,
+    },
     DiskFull(bool),
     WriteOutcomes(u8),
 }
@@ -169,7 +239,9 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (any::<u8>(), prop::option::of(0..12_u8), 1..16_u8, any::<u8>()).prop_map(
             |(queue, to, states, how)| Command::Operate { queue, to, states, how }
         ),
-        6 => (1..12_000_u16).prop_map(|ms| Command::Advance { ms }),
+        6 => (1..12_000_u16, prop::option::of(0..4_u8)).prop_map(|(ms, steps)| {
+            Command::Advance { ms, steps }
+        }),
         1 => any::<bool>().prop_map(|reboot| Command::Restart { reboot }),
         1 => any::<bool>().prop_map(Command::DiskFull),
         3 => (1..5_u8).prop_map(Command::WriteOutcomes),
@@ -372,7 +444,13 @@ impl<I: StageIndex> Play<I> {
             Command::Operate { queue, to, states, how } => {
                 self.operate(*queue, *to, StateSet(u32::from(*states)), *how);
             }
-            Command::Advance { ms } => self.advance(u64::from(*ms)),
+            Command::Advance { ms, steps } => {
+                self.pass(u64::from(*ms));
+                match steps {
+                    None => self.advance(),
+                    Some(steps) => (0..*steps).for_each(|_| _ = self.tick()),
+                }
+            }
             Command::Restart { reboot } => self.restart(*reboot),
             Command::WriteOutcomes(count) => self.write_outcomes(usize::from(*count)),
             Command::DiskFull(full) => {
@@ -433,19 +511,27 @@ impl<I: StageIndex> Play<I> {
         }
     }
 
-    /// Time passes, and what is due by then is done.
-    fn advance(&mut self, ms: u64) {
+    fn pass(&mut self, ms: u64) {
         self.stage.now.boot_ms += ms;
         self.stage.now.wall_ms += ms;
+    }
+
+    /// What is due by now is done.
+    fn advance(&mut self) {
         for _ in 0..STEPS_MAX {
-            let heard = self.stage.turn(|core, now, out| core.tick(now, out));
-            self.heard(&heard, Asked { tick: true, ..Asked::default() });
-            if !self.stage.core.deadlines().is_over(self.stage.now) {
+            if self.tick() {
                 self.check_barriers_are_not_overdue();
                 return self.model.check_nothing_is_overdue(self.stage.now);
             }
         }
         panic!("{:?} stay over at {:?}", self.stage.core.deadlines(), self.stage.now);
+    }
+
+    /// A step of what is due by now; whether nothing is left.
+    fn tick(&mut self) -> bool {
+        let heard = self.stage.turn(|core, now, out| core.tick(now, out));
+        self.heard(&heard, Asked { tick: true, ..Asked::default() });
+        !self.stage.core.deadlines().is_over(self.stage.now)
     }
 
     fn restart(&mut self, reboot: bool) {

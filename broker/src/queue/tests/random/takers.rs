@@ -306,7 +306,7 @@ impl<I: StageIndex> Play<I> {
         assert!(heard.effects.iter().any(is_told));
         self.heard(&heard, asked);
         // What is beyond a step goes in others, at once.
-        self.advance(0);
+        self.advance();
         let is_held = |lease: &Lease| end_session && lease.session == session;
         assert!(!self.model.leases().any(|(_, lease)| is_held(lease)), "{session} is over");
     }
