@@ -68,6 +68,11 @@ impl StateSet {
         Self(self.0 | other.0)
     }
 
+    /// Without those of `other`.
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether all states of `other` are in it.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

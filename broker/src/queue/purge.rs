@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
-use super::index::{Cursor, Index, Message, StateSet};
+use super::index::{Cursor, Index, Lookup, Message, StateSet};
 use super::record::{Deleted, Record};
 use super::refused::Refused;
 use super::{Core, Lost, Output, Turn};
@@ -14,35 +14,61 @@ use super::{Core, Lost, Output, Turn};
 #[derive(Clone, Debug)]
 pub struct Purge {
     queue: QueueId,
-    states: StateSet,
     why: Lost,
+    course: Course,
+}
+
+/// Which messages a purge deletes, and how far it has looked for them.
+#[derive(Clone, Debug)]
+pub(super) struct Course {
+    pub(super) states: StateSet,
     /// Only messages that were there when it began.
-    before: Lsn,
-    lines: Lines,
+    pub(super) before: Lsn,
+    /// What is listed now: first those behind others, who would be ready when those are gone.
+    pass: StateSet,
     after: Option<Cursor>,
     /// Something was deleted since the listing was begun.
     deleted: bool,
+    /// Lines of ordering keys whose first ones it has deleted, and not those behind: whoever is the first
+    /// then was behind when it began.
+    lines: BTreeSet<u32>,
 }
 
-/// Lines of ordering keys whose first ones a purge has deleted that is not to take those behind: whoever
-/// is the first then was behind when it began.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Lines(BTreeSet<u32>);
+/// What a step of a purge looks at.
+#[derive(Clone, Debug)]
+pub(super) struct Stretch {
+    pub(super) listed: Vec<Cursor>,
+    pass: StateSet,
+    /// Where it goes on; `None`: there are no more.
+    last: Option<Cursor>,
+}
 
-impl Lines {
-    pub(super) fn was_behind(&self, message: &Message) -> bool {
-        message.led_line().is_some_and(|line| self.0.contains(&line))
+impl Course {
+    pub(super) fn new(states: StateSet, before: Lsn) -> Self {
+        let pass = if states.contains(StateSet::BEHIND) { StateSet::BEHIND } else { states };
+        let (after, deleted, lines) = (None, false, BTreeSet::new());
+        Self { states, before, pass, after, deleted, lines }
     }
 
-    /// Notes whom a step in these states is about to delete.
-    pub(super) fn note<'a>(
-        &mut self,
-        states: StateSet,
-        deleted: impl IntoIterator<Item = &'a Message>,
-    ) {
-        if !states.contains(StateSet::BEHIND) {
-            self.0.extend(deleted.into_iter().filter_map(Message::led_line));
+    pub(super) fn was_behind(&self, message: &Message) -> bool {
+        message.led_line().is_some_and(|line| self.lines.contains(&line))
+    }
+
+    /// Notes whom a step is about to delete.
+    pub(super) fn note<'a>(&mut self, deleted: impl IntoIterator<Item = &'a Message>) {
+        let mut deleted = deleted.into_iter().peekable();
+        self.deleted |= deleted.peek().is_some();
+        if !self.states.contains(StateSet::BEHIND) {
+            self.lines.extend(deleted.filter_map(Message::led_line));
         }
+    }
+
+    /// Notes what was looked at; whether that was the last step.
+    pub(super) fn step(&mut self, looked_at: &Stretch) -> bool {
+        let is_all = self.after.is_none() && looked_at.last.is_none();
+        (self.pass, self.after) = (looked_at.pass, looked_at.last);
+        // Between two steps a message may have moved to where the listing had been.
+        is_all || (self.after.is_none() && !std::mem::take(&mut self.deleted))
     }
 }
 
@@ -60,44 +86,59 @@ impl<I: Index> Core<I> {
     /// told who hold one of them.
     pub fn begin_purge(&self, queue: &str, states: StateSet, why: Lost) -> Result<Purge, Refused> {
         let queue = self.queue(queue)?.id();
-        let (before, lines) = (self.next, Lines::default());
-        Ok(Purge { queue, states, why, before, lines, after: None, deleted: false })
+        Ok(Purge { queue, why, course: Course::new(states, self.next) })
     }
 
     /// Does the next step of a purge. A message that was settled otherwise meanwhile, or that was
     /// not there when the purge began, is none of its business.
     pub fn purge(&mut self, purge: &mut Purge, out: &mut Output) -> Turn<PurgeStep> {
-        let (mut listed, most) = (Vec::new(), self.limits.step_max);
-        self.index.list(purge.queue, purge.states, purge.after, most, &mut listed)?;
+        let course = &mut purge.course;
+        let looked_at = self.stretch(purge.queue, course)?;
         let (mut births, mut messages) = (Vec::new(), Vec::new());
-        for &Cursor { birth, .. } in &listed {
+        for &Cursor { birth, .. } in &looked_at.listed {
             let message = self.index.message(birth)?.expect("what is listed is there");
-            let is_other = self.is_taken_instead(birth, purge.before, purge.states);
-            if purge.means(birth, &message) && !is_other {
+            if course.means(birth, &message) && !self.is_taken_instead(birth, course) {
                 births.push(birth);
                 messages.push(message);
             }
         }
+        course.note(&messages);
+        let deleted = self.delete_purged(births, purge.why, out);
+        Ok(PurgeStep { deleted, is_last: course.step(&looked_at) })
+    }
+
+    /// What a purge of a queue looks at next.
+    pub(super) fn stretch(&self, queue: QueueId, course: &Course) -> Lookup<Stretch> {
+        let (mut listed, most) = (Vec::new(), self.limits.step_max);
+        let mut pass = course.pass;
+        self.index.list(queue, pass, course.after, most, &mut listed)?;
+        let others = course.states.without(StateSet::BEHIND);
+        if listed.len() < most && pass == StateSet::BEHIND && others != StateSet(0) {
+            pass = others;
+            self.index.list(queue, pass, None, most - listed.len(), &mut listed)?;
+        }
+        let last = listed.last().copied().filter(|_| listed.len() == most);
+        Ok(Stretch { listed, pass, last })
+    }
+
+    /// Whether somebody took a message since a purge began that is not about ready ones: consumers take
+    /// others where leased ones go.
+    pub(super) fn is_taken_instead(&self, birth: Lsn, course: &Course) -> bool {
+        let is_taken = self.lease(birth).is_some_and(|lease| course.before <= lease.grant);
+        is_taken && !course.states.contains(StateSet::READY)
+    }
+
+    /// Deletes these; how many they are.
+    pub(super) fn delete_purged(&mut self, births: Vec<Lsn>, why: Lost, out: &mut Output) -> u64 {
         let deleted = births.len() as u64;
         if !births.is_empty() {
-            purge.lines.note(purge.states, &messages);
-            out.effects.extend(self.lost_leases(births.iter().copied(), purge.why));
+            out.effects.extend(self.lost_leases(births.iter().copied(), why));
             let mut draft = self.draft();
-            let births = births.into_iter().map(|birth| birth.0).collect();
+            let births = births.into_iter().map(|Lsn(birth)| birth).collect();
             draft.fact(Record::Deleted(Deleted { births }));
             self.commit(draft, out);
         }
-        Ok(PurgeStep {
-            deleted,
-            is_last: purge.step(listed.last(), listed.len() < most, 0 < deleted),
-        })
-    }
-
-    /// Whether somebody took a message since a purge of these states began, which are not of its business
-    /// before: consumers take others where leased ones go.
-    pub(super) fn is_taken_instead(&self, birth: Lsn, before: Lsn, states: StateSet) -> bool {
-        let is_taken = self.lease(birth).is_some_and(|lease| before <= lease.grant);
-        is_taken && !states.contains(StateSet::READY)
+        deleted
     }
 
     pub(super) fn apply_deleted(&mut self, deleted: &Deleted) {
@@ -109,25 +150,13 @@ impl<I: Index> Core<I> {
     }
 }
 
-impl Purge {
+impl Course {
     /// Whether a message was there when it began, as far as can be told: one that is ready by now may
     /// have been with a consumer then, or behind another one that is done.
     fn means(&self, birth: Lsn, message: &Message) -> bool {
         // Became ready, or was moved here, since: what was scheduled then has its place since, too.
         let is_new = !self.states.contains(StateSet::SCHEDULED) && self.before <= message.place;
         let came = birth.max(message.dead_letter);
-        came < self.before && !is_new && !self.lines.was_behind(message)
-    }
-
-    /// Notes what a step has listed last, and whether that is the end of the listing; whether the step was
-    /// the last one.
-    fn step(&mut self, listed: Option<&Cursor>, is_end: bool, deleted: bool) -> bool {
-        if is_end && self.after.is_none() {
-            return true;
-        }
-        self.deleted |= deleted;
-        self.after = if is_end { None } else { listed.copied() };
-        // Between two steps a message may have moved to where the listing had been.
-        is_end && !std::mem::take(&mut self.deleted)
+        came < self.before && !is_new && !self.was_behind(message)
     }
 }

@@ -8,8 +8,7 @@ use qbroker_storage::Lsn;
 use super::catalog::Queue;
 use super::ids::QueueId;
 use super::index::{Cursor, Index, Lookup, StateSet};
-use super::purge::Lines;
-use super::record::{Deleted, Record};
+use super::purge::{Course, Stretch};
 use super::refused::Refused;
 use super::{Core, Lost, Output, PurgeStep, Turn};
 
@@ -17,13 +16,7 @@ use super::{Core, Lost, Output, PurgeStep, Turn};
 #[derive(Clone, Debug)]
 pub struct LettersPurge {
     letters: QueueId,
-    states: StateSet,
-    /// Only letters that were there when it began.
-    before: Lsn,
-    lines: Lines,
-    after: Option<Cursor>,
-    /// Something was deleted since the listing was begun.
-    deleted: bool,
+    course: Course,
 }
 
 /// A dead letter, and the record that made it one.
@@ -37,7 +30,7 @@ pub struct LetterRecord {
 #[derive(Clone, Debug)]
 pub struct SomeLetters {
     pub letters: Vec<LetterRecord>,
-    last: Option<Cursor>,
+    looked_at: Stretch,
 }
 
 impl<I: Index> Core<I> {
@@ -50,33 +43,24 @@ impl<I: Index> Core<I> {
     ) -> Result<Option<LettersPurge>, Refused> {
         let name = self.queue(queue)?.dead_letter_queue_name();
         let letters = name.and_then(|name| self.catalog.named(&name)).map(Queue::id);
-        let (before, lines) = (self.next, Lines::default());
-        let (after, deleted) = (None, false);
-        Ok(letters.map(|letters| LettersPurge { letters, states, before, lines, after, deleted }))
+        let course = Course::new(states, self.next);
+        Ok(letters.map(|letters| LettersPurge { letters, course }))
     }
 
     /// The letters that a purge comes to next.
     pub fn next_letters(&self, purge: &LettersPurge) -> Lookup<SomeLetters> {
-        let mut listed = Vec::new();
-        self.index.list(
-            purge.letters,
-            purge.states,
-            purge.after,
-            self.limits.step_max,
-            &mut listed,
-        )?;
-        let last = listed.last().copied().filter(|_| listed.len() == self.limits.step_max);
+        let course = &purge.course;
+        let looked_at = self.stretch(purge.letters, course)?;
         let mut letters = Vec::new();
-        for Cursor { birth, .. } in listed {
+        for &Cursor { birth, .. } in &looked_at.listed {
             let message = self.index.message(birth)?.expect("what is listed is there");
             let record = message.dead_letter;
-            let is_new = record == Lsn(0) || purge.before <= record;
-            let is_other = self.is_taken_instead(birth, purge.before, purge.states);
-            if !is_new && !is_other && !purge.lines.was_behind(&message) {
+            let is_new = record == Lsn(0) || course.before <= record;
+            if !is_new && !self.is_taken_instead(birth, course) && !course.was_behind(&message) {
                 letters.push(LetterRecord { birth, record });
             }
         }
-        Ok(SomeLetters { letters, last })
+        Ok(SomeLetters { letters, looked_at })
     }
 
     /// Deletes those of the letters that are still what they were, and notes that the others have been
@@ -88,29 +72,19 @@ impl<I: Index> Core<I> {
         from_queue: &[LetterRecord],
         out: &mut Output,
     ) -> Turn<PurgeStep> {
+        let course = &mut purge.course;
         let (mut births, mut messages) = (Vec::new(), Vec::new());
         for &LetterRecord { birth, record } in from_queue {
             let message = self.index.message(birth)?.filter(|message| {
                 let is_there = message.queue == purge.letters && message.dead_letter == record;
-                let is_other = self.is_taken_instead(birth, purge.before, purge.states);
-                is_there && !is_other && purge.states.contains(message.state.into())
+                let is_meant = is_there && course.states.contains(message.state.into());
+                is_meant && !self.is_taken_instead(birth, course)
             });
             births.extend(message.map(|_| birth));
             messages.extend(message);
         }
-        let deleted = births.len() as u64;
-        if !births.is_empty() {
-            purge.lines.note(purge.states, &messages);
-            out.effects.extend(self.lost_leases(births.iter().copied(), Lost::Purged));
-            let mut draft = self.draft();
-            let births = births.into_iter().map(|Lsn(birth)| birth).collect();
-            draft.fact(Record::Deleted(Deleted { births }));
-            self.commit(draft, out);
-        }
-        purge.deleted |= 0 < deleted;
-        purge.after = looked_at.last;
-        // While the listing went on, a letter may have moved to where it had been.
-        let is_last = purge.after.is_none() && !std::mem::take(&mut purge.deleted);
-        Ok(PurgeStep { deleted, is_last })
+        course.note(&messages);
+        let deleted = self.delete_purged(births, Lost::Purged, out);
+        Ok(PurgeStep { deleted, is_last: course.step(&looked_at.looked_at) })
     }
 }

@@ -215,9 +215,11 @@ impl Page {
     /// between the first and the last, where nothing better is known at the last one's place.
     pub(in crate::queue) fn fit(&self, known: Message) -> Message {
         let within = self.first_order..=self.last_order;
-        // Which uptime its record was of is not known.
+        // Which uptime its record was of is not known. It may have come back from the dead letters since,
+        // without a time to live: nothing that no message of the page has is believed.
         let ttl_end = known.ttl_end.map(|end| Due::at(end.wall_ms));
-        // It may have been moved since: no retention ends early.
+        let ttl_end = ttl_end.filter(|it| self.ttl_any_wall_ms.is_some_and(|ms| ms <= it.wall_ms));
+        // Nor does a retention end early.
         let since_ms = known.since_ms.max(self.newest_since_ms);
         let known = Message { ttl_end, since_ms, ..known };
         if self.state() == StateSet::SCHEDULED {

@@ -4,6 +4,7 @@ mod publish;
 mod messages;
 mod effects;
 mod operations;
+mod purges;
 mod queues;
 mod state;
 mod takers;
@@ -14,6 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use qbroker_storage::Body;
 
+use self::purges::Purging;
 use self::takers::Pulls;
 use self::wanted::{Wanted, selectors, wanted};
 use super::mend::check_gaps;
@@ -34,105 +36,36 @@ const STEPS: std::ops::Range<usize> = 1..6;
 /// Deliveries a second of the slow queue.
 const SLOW_RATE: f64 = 0.75;
 
-/// Numbers are places in what there is, wherever that ends.
+/// Numbers are places in what there is, wherever that ends. Others come between the steps of a purge
+/// that is not done `at_once`, and of what is due, where only so many steps of it are done.
 #[derive(Clone, Debug)]
 enum Command {
-    Publish {
-        queue: u8,
-        count: u8,
-        size: u16,
-        due: Option<NewDue>,
-        id: Option<u8>,
-        rest: Rest,
-    },
-    Consume {
-        session: u8,
-        queues: Wanted,
-        window: u8,
-        bytes: u16,
-        terms: u8,
-        held: u16,
-        how: How,
-    },
-    Pull {
-        queues: Wanted,
-        messages_max: u8,
-        session: Option<u8>,
-        request: Option<u8>,
-    },
+    Publish { queue: u8, count: u8, size: u16, due: Option<NewDue>, id: Option<u8>, rest: Rest },
+    Consume { session: u8, queues: Wanted, window: u8, bytes: u16, terms: u8, held: u16, how: How },
+    Pull { queues: Wanted, messages_max: u8, session: Option<u8>, request: Option<u8> },
     CancelPull(u8),
     Undeliver(Vec<u8>),
     Unreadable(Vec<u8>),
-    Window {
-        consumer: u8,
-        messages: u8,
-        bytes: u16,
-    },
-    Subscribe {
-        consumer: u8,
-        queues: Wanted,
-    },
+    Window { consumer: u8, messages: u8, bytes: u16 },
+    Subscribe { consumer: u8, queues: Wanted },
     Drain(u8),
-    Begin {
-        consumer: u8,
-        leases: Vec<u8>,
-    },
+    Begin { consumer: u8, leases: Vec<u8> },
     Disconnect(u8),
     Close(u8),
-    Kick {
-        consumer: u8,
-        end_session: bool,
-    },
+    Kick { consumer: u8, end_session: bool },
     Settle(Vec<(u8, u8)>),
-    SettleWith {
-        lease: u8,
-        kind: u8,
-        publish: Option<u8>,
-        patch: Option<(u16, Option<u8>)>,
-    },
-    State {
-        key: u8,
-        how: state::How,
-    },
-    Extend {
-        leases: Vec<u8>,
-        session: Option<u8>,
-    },
-    Purge {
-        queue: u8,
-        states: u8,
-        letters: bool,
-    },
-    Policy {
-        queue: u8,
-        what: u8,
-        most: u8,
-    },
+    SettleWith { lease: u8, kind: u8, publish: Option<u8>, patch: Option<(u16, Option<u8>)> },
+    State { key: u8, how: state::How },
+    Extend { leases: Vec<u8>, session: Option<u8> },
+    Purge { queue: u8, states: u8, letters: bool, at_once: bool },
+    Policy { queue: u8, what: u8, most: u8 },
     Delete(u8),
     Remove(Vec<u8>),
-    Update {
-        messages: Vec<u8>,
-        priority: Option<u8>,
-        due: Option<NewDue>,
-    },
-    Pause {
-        queue: u8,
-        how: u8,
-    },
-    Operate {
-        queue: u8,
-        to: Option<u8>,
-        states: u8,
-        how: u8,
-    },
-    /// Commands come between its steps, where only so many are done.
-    Advance {
-        ms: u16,
-        steps: Option<u8>,
-    },
-    Restart {
-        reboot: bool,
-    },
+    Update { messages: Vec<u8>, priority: Option<u8>, due: Option<NewDue> },
+    Pause { queue: u8, how: u8 },
+    Operate { queue: u8, to: Option<u8>, states: u8, how: u8 },
+    Advance { ms: u16, steps: Option<u8> },
+    Restart { reboot: bool },
     DiskFull(bool),
     WriteOutcomes(u8),
 }
@@ -224,9 +157,11 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (leases(), prop::option::of(0..3_u8)).prop_map(|(leases, session)| {
             Command::Extend { leases, session }
         }),
-        1 => (any::<u8>(), 1..32_u8, any::<bool>()).prop_map(|(queue, states, letters)| {
-            Command::Purge { queue, states, letters }
-        }),
+        1 => (any::<u8>(), 1..32_u8, any::<bool>(), any::<bool>()).prop_map(
+            |(queue, states, letters, at_once)| {
+                Command::Purge { queue, states, letters, at_once }
+            }
+        ),
         2 => (any::<u8>(), 0..10_u8, 0..4_u8).prop_map(|(queue, what, most)| {
             Command::Policy { queue, what, most }
         }),
@@ -288,6 +223,7 @@ struct Play<I> {
     streams: Vec<(ConsumerId, String)>,
     /// Pulls with a name, by session and that, and what they got.
     pulls: Pulls,
+    purging: Option<Purging>,
     disk_full: bool,
 }
 
@@ -301,6 +237,7 @@ impl<I: StageIndex> Play<I> {
             tokens: Vec::new(),
             streams: Vec::new(),
             pulls: Pulls::default(),
+            purging: None,
             disk_full: false,
         };
         play.heard(&started, Asked::default());
@@ -343,6 +280,8 @@ impl<I: StageIndex> Play<I> {
     fn run(mut self, commands: &[Command]) {
         for command in commands {
             self.play(command);
+            self.compare();
+            self.go_on_purging();
             self.compare();
         }
         check_gaps(&self.stage);
@@ -428,11 +367,8 @@ impl<I: StageIndex> Play<I> {
             }
             Command::State { key, how } => self.state(*key, how),
             Command::Extend { leases, session } => self.extend(leases, *session),
-            Command::Purge { queue, states, letters: false } => {
-                self.purge(*queue, StateSet(u32::from(*states)));
-            }
-            Command::Purge { queue, states, letters: true } => {
-                self.purge_letters(*queue, StateSet(u32::from(*states)));
+            Command::Purge { queue, states, letters, at_once } => {
+                self.purge(*queue, StateSet(u32::from(*states)), *letters, *at_once);
             }
             Command::Policy { queue, what, most } => self.change_policy(*queue, *what, *most),
             Command::Delete(queue) => self.delete(*queue),
@@ -538,6 +474,7 @@ impl<I: StageIndex> Play<I> {
         self.stage.boot += u32::from(reboot);
         self.model.restart(self.stage.now, reboot);
         self.pulls.restart();
+        self.purging = None;
         let heard = self.stage.restart();
         self.heard(&heard, Asked::default());
         self.stage.core.set_disk_full(self.disk_full);

@@ -220,6 +220,21 @@ fn a_purge_of_what_is_leased_leaves_what_a_consumer_takes_instead() {
     assert_eq!((counts.leased, counts.ready), (4, 12));
 }
 
+/// Those behind are not ready in between, and nobody takes them.
+#[test]
+fn a_purge_of_what_is_leased_or_behind_takes_all_of_a_line() {
+    let limits = Limits { step_max: 2, ..Limits::default() };
+    let (mut stage, _) = Stage::<PagedIndex>::new(limits);
+    let in_line = NewMessage { ordering_hash: Some(7), ..message("mail") };
+    let publish = Publish { messages: vec![in_line; 5] };
+    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
+    let open = open("host", "mail", 4, false);
+    stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
+    let states = StateSet::LEASED.with(StateSet::BEHIND);
+    let mut purge = stage.core.begin_purge("mail", states, Lost::Purged).unwrap();
+    assert_eq!(purge_all(&mut stage, &mut purge), 5);
+}
+
 #[test]
 fn what_dies_while_its_dead_letter_queue_is_purged_stays() {
     let (mut stage, consumer) = holding(1);

@@ -1,83 +1,14 @@
 //! Random commands about queues as such.
 
 use super::{Asked, Play, QUEUES};
-use crate::queue::body::{StoredDeadLetter, small_body};
-use crate::queue::filter::{Filter, Is};
-use crate::queue::index::{StateSet, fairness_hash};
+use crate::queue::body::small_body;
+use crate::queue::index::fairness_hash;
 use crate::queue::outcomes::StoredOutcome;
 use crate::queue::policy::FairnessWeight;
-use crate::queue::tests::model::Message;
 use crate::queue::tests::stage::StageIndex;
-use crate::queue::{DeleteQueue, LettersPurge, Lost, PauseQueue, SomeLetters, UpdateQueue};
+use crate::queue::{DeleteQueue, PauseQueue, UpdateQueue};
 
 impl<I: StageIndex> Play<I> {
-    pub(super) fn purge(&mut self, queue: u8, states: StateSet) {
-        let name = QUEUES[usize::from(queue) % QUEUES.len()];
-        let id = self.model.queue_named(name).map(|queue| queue.id);
-        let Ok(mut purge) = self.stage.core.begin_purge(name, states, Lost::Purged) else {
-            return assert_eq!(id, None);
-        };
-        let queue = id.expect("it is there");
-        let mut meant = self.model.meant(queue, &Filter::default());
-        meant.retain(|birth| states.contains(self.model.messages[birth].state_bit()));
-        let mut deleted = 0;
-        loop {
-            let heard = self.stage.turn(|core, _, out| core.purge(&mut purge, out));
-            let (purge, meant) = (Some((queue, states)), Some(meant.clone()));
-            self.heard(&heard, Asked { purge, meant, ..Asked::default() });
-            let step = heard.answer.expect("a purge is not refused");
-            deleted += step.deleted;
-            if step.is_last {
-                break;
-            }
-        }
-        // What a consumer took between two steps is in another state.
-        let stays = |birth| self.model.messages.get(birth).map(Message::state_bit);
-        let stays = meant.iter().filter_map(stays).inspect(|it| assert!(!states.contains(*it)));
-        assert_eq!(deleted + stays.count() as u64, meant.len() as u64, "{meant:?}");
-    }
-
-    /// Purges what a queue has in its dead-letter queue.
-    pub(super) fn purge_letters(&mut self, queue: u8, states: StateSet) {
-        let name = QUEUES[usize::from(queue) % QUEUES.len()];
-        let Ok(begun) = self.stage.core.begin_letters_purge(name, states) else {
-            return assert!(self.model.queue_named(name).is_none());
-        };
-        let Some(mut purge) = begun else { return };
-        let letters = self.model.queue_named(&format!("{name}.dead")).expect("it is there").id;
-        let mut meant = self.model.meant(letters, &Filter::of(Is::Source(name.to_owned())));
-        meant.retain(|birth| states.contains(self.model.messages[birth].state_bit()));
-        let mut deleted = 0;
-        loop {
-            let looked_at = self.next_letters(&purge);
-            let mut from_queue = looked_at.letters.clone();
-            from_queue.retain(|letter| {
-                let (_, body) = &self.stage.log[&letter.record];
-                StoredDeadLetter::source_queue(body).expect("a body can be read") == name
-            });
-            let heard = self
-                .stage
-                .turn(|core, _, out| core.purge_letters(&mut purge, &looked_at, &from_queue, out));
-            let (purge, meant) = (Some((letters, states)), Some(meant.clone()));
-            self.heard(&heard, Asked { purge, meant, ..Asked::default() });
-            let step = heard.answer.expect("a purge is not refused");
-            deleted += step.deleted;
-            if step.is_last {
-                break;
-            }
-        }
-        assert_eq!(deleted, meant.len() as u64, "{meant:?}");
-    }
-
-    fn next_letters(&mut self, purge: &LettersPurge) -> SomeLetters {
-        loop {
-            match self.stage.core.next_letters(purge) {
-                Ok(letters) => return letters,
-                Err(missing) => self.stage.load(missing),
-            }
-        }
-    }
-
     /// Changes something in the policy of a queue, whatever waits in it.
     pub(super) fn change_policy(&mut self, queue: u8, what: u8, most: u8) {
         let name = QUEUES[usize::from(queue) % QUEUES.len()].to_owned();
