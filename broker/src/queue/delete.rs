@@ -20,13 +20,24 @@ impl<I: Index> Core<I> {
     ) -> Turn<NotDone> {
         let queue = self.queue_of_names(queue)?;
         let (births, refused) = self.messages_named(queue, messages, now, |_, _| Ok(()))?;
-        if !births.is_empty() {
-            out.effects.extend(self.lost_leases(births.iter().copied(), Lost::MessageDeleted));
-            let mut draft = self.draft();
-            let births = births.into_iter().map(|Lsn(birth)| birth).collect();
-            draft.fact(Record::Deleted(Deleted { births }));
-            self.commit(draft, out);
-        }
+        self.delete_births(births, Lost::MessageDeleted, out);
         Ok(refused)
+    }
+
+    /// Deletes these, whose holders are told why.
+    pub(super) fn delete_births(
+        &mut self,
+        births: impl IntoIterator<Item = Lsn>,
+        why: Lost,
+        out: &mut Output,
+    ) {
+        let births: Vec<u64> = births.into_iter().map(|Lsn(birth)| birth).collect();
+        if births.is_empty() {
+            return;
+        }
+        out.effects.extend(self.lost_leases(births.iter().copied().map(Lsn), why));
+        let mut draft = self.draft();
+        draft.fact(Record::Deleted(Deleted { births }));
+        self.commit(draft, out);
     }
 }

@@ -6,7 +6,8 @@ use qbroker_storage::Lsn;
 
 use super::ids::QueueId;
 use super::index::{Cursor, Index, Lookup, Message, StateSet};
-use super::record::{Deleted, Record};
+use super::lease::Lease;
+use super::record::Deleted;
 use super::refused::Refused;
 use super::{Core, Lost, Output, Turn};
 
@@ -24,11 +25,12 @@ pub(super) struct Course {
     pub(super) states: StateSet,
     /// Only messages that were there when it began.
     pub(super) before: Lsn,
-    /// What is listed now: first those behind others, who would be ready when those are gone.
+    /// What is listed now: at first those behind others, who would be ready when those are gone.
     pass: StateSet,
     after: Option<Cursor>,
-    /// Something was deleted since the listing was begun.
-    deleted: bool,
+    /// Everything is to be listed once more: between two steps a message may have moved to where the
+    /// listing had been.
+    again: bool,
     /// Lines of ordering keys whose first ones it has deleted, and not those behind: whoever is the first
     /// then was behind when it began.
     lines: BTreeSet<u32>,
@@ -38,37 +40,44 @@ pub(super) struct Course {
 #[derive(Clone, Debug)]
 pub(super) struct Stretch {
     pub(super) listed: Vec<Cursor>,
+    /// What is listed in the next step, and after whom; `None`: this was the end.
     pass: StateSet,
-    /// Where it goes on; `None`: there are no more.
-    last: Option<Cursor>,
+    next: Option<Cursor>,
 }
 
 impl Course {
     pub(super) fn new(states: StateSet, before: Lsn) -> Self {
         let pass = if states.contains(StateSet::BEHIND) { StateSet::BEHIND } else { states };
-        let (after, deleted, lines) = (None, false, BTreeSet::new());
-        Self { states, before, pass, after, deleted, lines }
+        Self { states, before, pass, after: None, again: true, lines: BTreeSet::new() }
     }
 
-    pub(super) fn was_behind(&self, message: &Message) -> bool {
-        message.led_line().is_some_and(|line| self.lines.contains(&line))
+    /// Whether a message is what it is since others are gone: it was behind one that this purge has deleted,
+    /// or ready, and a consumer took it instead.
+    pub(super) fn is_spared(&self, message: &Message, lease: Option<&Lease>) -> bool {
+        let is_taken = lease.is_some_and(|lease| self.before <= lease.grant);
+        // What came due for the first time since was behind nobody.
+        let was_behind = message.place < self.before
+            && message.led_line().is_some_and(|line| self.lines.contains(&line));
+        was_behind || (is_taken && !self.states.contains(StateSet::READY))
     }
 
-    /// Notes whom a step is about to delete.
-    pub(super) fn note<'a>(&mut self, deleted: impl IntoIterator<Item = &'a Message>) {
-        let mut deleted = deleted.into_iter().peekable();
-        self.deleted |= deleted.peek().is_some();
+    /// Whether a message was there when it began, as far as can be told: one that is ready by now may
+    /// have been with a consumer then, or behind another one that is done.
+    fn means(&self, birth: Lsn, message: &Message) -> bool {
+        // Became ready, or was moved here, since: what was scheduled then has its place since, too.
+        let is_new = !self.states.contains(StateSet::SCHEDULED) && self.before <= message.place;
+        birth.max(message.dead_letter) < self.before && !is_new
+    }
+
+    /// Notes what was looked at, and what of it is about to be deleted; whether that was the last step.
+    fn step(&mut self, looked_at: &Stretch, deleted: &[(Lsn, Message)]) -> bool {
         if !self.states.contains(StateSet::BEHIND) {
-            self.lines.extend(deleted.filter_map(Message::led_line));
+            self.lines.extend(deleted.iter().filter_map(|(_, message)| message.led_line()));
         }
-    }
-
-    /// Notes what was looked at; whether that was the last step.
-    pub(super) fn step(&mut self, looked_at: &Stretch) -> bool {
-        let is_all = self.after.is_none() && looked_at.last.is_none();
-        (self.pass, self.after) = (looked_at.pass, looked_at.last);
-        // Between two steps a message may have moved to where the listing had been.
-        is_all || (self.after.is_none() && !std::mem::take(&mut self.deleted))
+        let is_all = self.after.is_none() && looked_at.next.is_none();
+        (self.pass, self.after) = (looked_at.pass, looked_at.next);
+        self.again |= !deleted.is_empty();
+        is_all || (self.after.is_none() && !std::mem::take(&mut self.again))
     }
 }
 
@@ -94,51 +103,43 @@ impl<I: Index> Core<I> {
     pub fn purge(&mut self, purge: &mut Purge, out: &mut Output) -> Turn<PurgeStep> {
         let course = &mut purge.course;
         let looked_at = self.stretch(purge.queue, course)?;
-        let (mut births, mut messages) = (Vec::new(), Vec::new());
+        let mut meant = Vec::new();
         for &Cursor { birth, .. } in &looked_at.listed {
             let message = self.index.message(birth)?.expect("what is listed is there");
-            if course.means(birth, &message) && !self.is_taken_instead(birth, course) {
-                births.push(birth);
-                messages.push(message);
+            if course.means(birth, &message) && !course.is_spared(&message, self.lease(birth)) {
+                meant.push((birth, message));
             }
         }
-        course.note(&messages);
-        let deleted = self.delete_purged(births, purge.why, out);
-        Ok(PurgeStep { deleted, is_last: course.step(&looked_at) })
+        Ok(self.delete_step(course, &looked_at, &meant, purge.why, out))
     }
 
     /// What a purge of a queue looks at next.
     pub(super) fn stretch(&self, queue: QueueId, course: &Course) -> Lookup<Stretch> {
         let (mut listed, most) = (Vec::new(), self.limits.step_max);
+        self.index.list(queue, course.pass, course.after, most, &mut listed)?;
         let mut pass = course.pass;
-        self.index.list(queue, pass, course.after, most, &mut listed)?;
-        let others = course.states.without(StateSet::BEHIND);
-        if listed.len() < most && pass == StateSet::BEHIND && others != StateSet(0) {
-            pass = others;
-            self.index.list(queue, pass, None, most - listed.len(), &mut listed)?;
+        if listed.len() < most {
+            pass = course.states;
+            if course.pass == StateSet::BEHIND {
+                let others = pass.without(StateSet::BEHIND);
+                self.index.list(queue, others, None, most - listed.len(), &mut listed)?;
+            }
         }
-        let last = listed.last().copied().filter(|_| listed.len() == most);
-        Ok(Stretch { listed, pass, last })
+        let next = listed.last().copied().filter(|_| listed.len() == most);
+        Ok(Stretch { listed, pass, next })
     }
 
-    /// Whether somebody took a message since a purge began that is not about ready ones: consumers take
-    /// others where leased ones go.
-    pub(super) fn is_taken_instead(&self, birth: Lsn, course: &Course) -> bool {
-        let is_taken = self.lease(birth).is_some_and(|lease| course.before <= lease.grant);
-        is_taken && !course.states.contains(StateSet::READY)
-    }
-
-    /// Deletes these; how many they are.
-    pub(super) fn delete_purged(&mut self, births: Vec<Lsn>, why: Lost, out: &mut Output) -> u64 {
-        let deleted = births.len() as u64;
-        if !births.is_empty() {
-            out.effects.extend(self.lost_leases(births.iter().copied(), why));
-            let mut draft = self.draft();
-            let births = births.into_iter().map(|Lsn(birth)| birth).collect();
-            draft.fact(Record::Deleted(Deleted { births }));
-            self.commit(draft, out);
-        }
-        deleted
+    /// Deletes what a step of a purge has met and means.
+    pub(super) fn delete_step(
+        &mut self,
+        course: &mut Course,
+        looked_at: &Stretch,
+        meant: &[(Lsn, Message)],
+        why: Lost,
+        out: &mut Output,
+    ) -> PurgeStep {
+        self.delete_births(meant.iter().map(|(birth, _)| *birth), why, out);
+        PurgeStep { deleted: meant.len() as u64, is_last: course.step(looked_at, meant) }
     }
 
     pub(super) fn apply_deleted(&mut self, deleted: &Deleted) {
@@ -147,16 +148,5 @@ impl<I: Index> Core<I> {
             let message = self.finish(Lsn(birth), grant);
             self.catalog.totals(message.queue).deleted += 1;
         }
-    }
-}
-
-impl Course {
-    /// Whether a message was there when it began, as far as can be told: one that is ready by now may
-    /// have been with a consumer then, or behind another one that is done.
-    fn means(&self, birth: Lsn, message: &Message) -> bool {
-        // Became ready, or was moved here, since: what was scheduled then has its place since, too.
-        let is_new = !self.states.contains(StateSet::SCHEDULED) && self.before <= message.place;
-        let came = birth.max(message.dead_letter);
-        came < self.before && !is_new && !self.was_behind(message)
     }
 }

@@ -30,7 +30,7 @@ pub struct LetterRecord {
 #[derive(Clone, Debug)]
 pub struct SomeLetters {
     pub letters: Vec<LetterRecord>,
-    looked_at: Stretch,
+    stretch: Stretch,
 }
 
 impl<I: Index> Core<I> {
@@ -50,17 +50,17 @@ impl<I: Index> Core<I> {
     /// The letters that a purge comes to next.
     pub fn next_letters(&self, purge: &LettersPurge) -> Lookup<SomeLetters> {
         let course = &purge.course;
-        let looked_at = self.stretch(purge.letters, course)?;
+        let stretch = self.stretch(purge.letters, course)?;
         let mut letters = Vec::new();
-        for &Cursor { birth, .. } in &looked_at.listed {
+        for &Cursor { birth, .. } in &stretch.listed {
             let message = self.index.message(birth)?.expect("what is listed is there");
             let record = message.dead_letter;
             let is_new = record == Lsn(0) || course.before <= record;
-            if !is_new && !self.is_taken_instead(birth, course) && !course.was_behind(&message) {
+            if !is_new && !course.is_spared(&message, self.lease(birth)) {
                 letters.push(LetterRecord { birth, record });
             }
         }
-        Ok(SomeLetters { letters, looked_at })
+        Ok(SomeLetters { letters, stretch })
     }
 
     /// Deletes those of the letters that are still what they were, and notes that the others have been
@@ -73,18 +73,15 @@ impl<I: Index> Core<I> {
         out: &mut Output,
     ) -> Turn<PurgeStep> {
         let course = &mut purge.course;
-        let (mut births, mut messages) = (Vec::new(), Vec::new());
+        let mut meant = Vec::new();
         for &LetterRecord { birth, record } in from_queue {
             let message = self.index.message(birth)?.filter(|message| {
                 let is_there = message.queue == purge.letters && message.dead_letter == record;
                 let is_meant = is_there && course.states.contains(message.state.into());
-                is_meant && !self.is_taken_instead(birth, course)
+                is_meant && !course.is_spared(message, self.lease(birth))
             });
-            births.extend(message.map(|_| birth));
-            messages.extend(message);
+            meant.extend(message.map(|message| (birth, message)));
         }
-        course.note(&messages);
-        let deleted = self.delete_purged(births, Lost::Purged, out);
-        Ok(PurgeStep { deleted, is_last: course.step(&looked_at.looked_at) })
+        Ok(self.delete_step(course, &looked_at.stretch, &meant, Lost::Purged, out))
     }
 }

@@ -5,9 +5,10 @@
 //! attempts, the exact place or time and the last failure, is what the log still tells: the records
 //! since the first of them was born are applied to an empty core, as behind a gap. Where they tell
 //! less than all, a place or a time is the last one of the page, so that no delay ends early, and
-//! attempts are forgotten, so that no message is given up too soon. Each came into its queue when the
-//! last of the page did, so that no retention ends early: a message whose way to the dead letters and
-//! back is no longer in the log would be as old as its publish.
+//! attempts are forgotten, so that no message is given up too soon. A message whose way to the dead
+//! letters and back is no longer in the log would be as old as its publish, and have its time to live
+//! again: so each came into its queue when the last of the page did, for which operations may pass over
+//! it, and a time to live is believed unless it is over before any of the page.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

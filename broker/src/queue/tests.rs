@@ -13,6 +13,7 @@ mod mend;
 mod model;
 mod operations;
 mod producers;
+mod purges;
 mod queues;
 mod random;
 mod schedules;

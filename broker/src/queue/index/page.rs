@@ -216,7 +216,7 @@ impl Page {
     pub(in crate::queue) fn fit(&self, known: Message) -> Message {
         let within = self.first_order..=self.last_order;
         // Which uptime its record was of is not known. It may have come back from the dead letters since,
-        // without a time to live: nothing that no message of the page has is believed.
+        // without a time to live: none is believed that is over before any of the page.
         let ttl_end = known.ttl_end.map(|end| Due::at(end.wall_ms));
         let ttl_end = ttl_end.filter(|it| self.ttl_any_wall_ms.is_some_and(|ms| ms <= it.wall_ms));
         // Nor does a retention end early.

@@ -171,6 +171,7 @@ fn a_message_whose_moves_are_lost_is_not_older_than_it_was() {
     for page in back {
         for (birth, message) in rebuilt(&stage, Missing(Lsn(page.lsn)), is_publish) {
             assert_eq!(message.since_ms, stage.now.wall_ms, "{birth} would expire too soon");
+            assert_eq!(message.ttl_end, None, "{birth} has none since it came back");
         }
     }
 }

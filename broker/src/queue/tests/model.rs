@@ -363,7 +363,7 @@ impl Model {
         if it.consumer == 0 {
             self.check_pull(lsn, it, &name, asked, now);
         } else {
-            self.check_window(it, &name, &sizes);
+            self.check_window(it, &name, &sizes, now);
         }
         let epoch = self.epoch;
         for &birth in &it.births {

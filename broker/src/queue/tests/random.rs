@@ -381,7 +381,7 @@ impl<I: StageIndex> Play<I> {
                 self.operate(*queue, *to, StateSet(u32::from(*states)), *how);
             }
             Command::Advance { ms, steps } => {
-                self.pass(u64::from(*ms));
+                self.let_pass(u64::from(*ms));
                 match steps {
                     None => self.advance(),
                     Some(steps) => (0..*steps).for_each(|_| _ = self.tick()),
@@ -447,7 +447,8 @@ impl<I: StageIndex> Play<I> {
         }
     }
 
-    fn pass(&mut self, ms: u64) {
+    /// Time passes, and nothing is done yet.
+    fn let_pass(&mut self, ms: u64) {
         self.stage.now.boot_ms += ms;
         self.stage.now.wall_ms += ms;
     }

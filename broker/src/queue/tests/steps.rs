@@ -4,23 +4,22 @@ use bytes::Bytes;
 use qbroker_storage::{Body, Lsn};
 
 use super::stage::Stage;
-use crate::queue::body::StoredFailure;
 use crate::queue::ids::ConsumerId;
+use crate::queue::index::Index;
 use crate::queue::index::memory::MemoryIndex;
 use crate::queue::index::paged::PagedIndex;
-use crate::queue::index::{Index, StateSet};
 use crate::queue::names::{MessageName, NamedBy};
 use crate::queue::policy::{Overflow, Policy};
 use crate::queue::record::{BIRTHS_MAX, Record};
 use crate::queue::{
-    CreateQueue, Expected, Limits, Lost, NewDue, NewMessage, OpenConsumer, Outcome, Publish, Pull,
-    Pulled, Purge, PurgeStep, Selector, Settle, Settlement, UpdateQueue, Window,
+    CreateQueue, Expected, Limits, NewMessage, OpenConsumer, Outcome, Publish, Selector, Settle,
+    Settlement, UpdateQueue, Window,
 };
 
 /// More than two steps.
-const MESSAGES: u32 = 2_500;
+pub(super) const MESSAGES: u32 = 2_500;
 
-fn message(queue: &str) -> NewMessage {
+pub(super) fn message(queue: &str) -> NewMessage {
     NewMessage {
         queue: queue.into(),
         payload_bytes: 1,
@@ -29,7 +28,7 @@ fn message(queue: &str) -> NewMessage {
     }
 }
 
-fn open(session: &str, queue: &str, messages: u32, reset_session: bool) -> OpenConsumer {
+pub(super) fn open(session: &str, queue: &str, messages: u32, reset_session: bool) -> OpenConsumer {
     OpenConsumer {
         queues: vec![Selector::plain(queue)],
         window: Window { messages, bytes: 1 << 20 },
@@ -46,7 +45,7 @@ fn open(session: &str, queue: &str, messages: u32, reset_session: bool) -> OpenC
 }
 
 /// A stream of session `host` that holds `messages`.
-fn holding(messages: u32) -> (Stage<MemoryIndex>, ConsumerId) {
+pub(super) fn holding(messages: u32) -> (Stage<MemoryIndex>, ConsumerId) {
     let (mut stage, _) = Stage::new(Limits::default());
     let publish = Publish { messages: vec![message("mail"); messages as usize] };
     stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
@@ -103,158 +102,6 @@ fn a_call_that_names_very_many_messages_takes_several_records() {
     assert!(outcome.answer.unwrap().is_empty());
     assert_eq!(outcome.logged.len(), 3);
     assert_eq!(stage.core.lease_count(), 0);
-}
-
-#[test]
-fn a_large_queue_is_purged_in_steps_of_what_was_there_when_it_began() {
-    let (mut stage, _) = Stage::<PagedIndex>::new(Limits::default());
-    let publish = Publish { messages: vec![message("mail"); MESSAGES as usize] };
-    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
-    let pull = Pull {
-        queues: vec![Selector::plain("mail")],
-        messages_max: 1,
-        lease_duration_ms: None,
-        session: String::new(),
-        request_id: String::new(),
-    };
-    let pulled = stage.turn(|core, now, out| core.pull(&pull, now, out)).answer.unwrap();
-    let Pulled::Now(deliveries) = pulled else { panic!("it waits") };
-    let mut purge = stage.core.begin_purge("mail", StateSet::ALL, Lost::Purged).unwrap();
-    let mut step = |stage: &mut Stage<PagedIndex>| {
-        stage.turn(|core, _, out| core.purge(&mut purge, out)).answer.unwrap()
-    };
-    assert_eq!(step(&mut stage), PurgeStep { deleted: 1_000, is_last: false });
-    // Where the purge has been, a message comes back; where it is going, others arrive.
-    let tokens = deliveries.iter().map(|delivery| delivery.token);
-    stage.turn(|core, _, out| core.undeliver(tokens.clone(), out)).answer.unwrap();
-    let publish = Publish { messages: vec![message("mail"); 3] };
-    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
-    assert_eq!(step(&mut stage), PurgeStep { deleted: 1_000, is_last: false });
-    assert_eq!(step(&mut stage), PurgeStep { deleted: 499, is_last: false });
-    assert_eq!(step(&mut stage), PurgeStep { deleted: 1, is_last: true });
-    let queue = stage.core.queue("mail").unwrap().id();
-    assert_eq!(stage.core.index().counts(queue).ready, 3);
-}
-
-/// Purges a queue to the end; how many went.
-fn purge_all(stage: &mut Stage<PagedIndex>, purge: &mut Purge) -> u64 {
-    let mut deleted = 0;
-    loop {
-        let step = stage.turn(|core, _, out| core.purge(purge, out)).answer.unwrap();
-        deleted += step.deleted;
-        if step.is_last {
-            return deleted;
-        }
-    }
-}
-
-#[test]
-fn a_purge_of_what_is_ready_leaves_those_behind_however_many_steps_it_takes() {
-    let (mut stage, _) = Stage::<PagedIndex>::new(Limits::default());
-    let mut messages = vec![NewMessage { ordering_hash: Some(7), ..message("mail") }; 5];
-    messages.extend(vec![message("mail"); MESSAGES as usize]);
-    let publish = Publish { messages };
-    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
-    let mut purge = stage.core.begin_purge("mail", StateSet::READY, Lost::Purged).unwrap();
-    assert_eq!(purge_all(&mut stage, &mut purge), 1 + u64::from(MESSAGES));
-    let queue = stage.core.queue("mail").unwrap().id();
-    let counts = stage.core.index().counts(queue);
-    assert_eq!((counts.ready, counts.behind), (1, 3));
-    let all = StateSet::READY.with(StateSet::BEHIND);
-    let mut purge = stage.core.begin_purge("mail", all, Lost::Purged).unwrap();
-    assert_eq!(purge_all(&mut stage, &mut purge), 4);
-}
-
-#[test]
-fn a_purge_of_leased_dead_letters_leaves_what_a_consumer_takes_instead() {
-    let (mut stage, consumer) = holding(20);
-    let dead = || Outcome::DeadLetter { failure: StoredFailure::default() };
-    let tokens: Vec<_> = stage.tokens.values().flatten().copied().collect();
-    let settlements = tokens.into_iter().map(|token| Settlement::plain(token, dead())).collect();
-    let settle = Settle { consumer, number: 1, answered_through: 0, settlements };
-    stage.turn(|core, now, out| core.settle(&settle, now, out)).answer.unwrap();
-    let open = open("other", "mail.dead", 4, false);
-    stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
-    let begun = stage.core.begin_letters_purge("mail", StateSet::LEASED).unwrap();
-    let (mut purge, mut deleted) = (begun.expect("there are some"), 0);
-    loop {
-        let looked_at = stage.core.next_letters(&purge).unwrap();
-        let all = looked_at.letters.clone();
-        let step = stage.turn(|core, _, out| core.purge_letters(&mut purge, &looked_at, &all, out));
-        let PurgeStep { deleted: more, is_last } = step.answer.unwrap();
-        deleted += more;
-        if is_last {
-            break;
-        }
-    }
-    let letters = stage.core.queue("mail.dead").unwrap().id();
-    let counts = stage.core.index().counts(letters);
-    assert_eq!((deleted, counts.leased, counts.ready), (4, 4, 12));
-}
-
-/// Those that wait for their time wait for nobody in their line.
-#[test]
-fn a_purge_of_what_is_scheduled_takes_all_of_a_line() {
-    let limits = Limits { step_max: 3, ..Limits::default() };
-    let (mut stage, _) = Stage::<PagedIndex>::new(limits);
-    let due = Some(NewDue::After(1_000));
-    let later = NewMessage { ordering_hash: Some(7), due, ..message("mail") };
-    let publish = Publish { messages: vec![later; 5] };
-    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
-    let mut purge = stage.core.begin_purge("mail", StateSet::SCHEDULED, Lost::Purged).unwrap();
-    assert_eq!(purge_all(&mut stage, &mut purge), 5);
-}
-
-#[test]
-fn a_purge_of_what_is_leased_leaves_what_a_consumer_takes_instead() {
-    let limits = Limits { step_max: 3, ..Limits::default() };
-    let (mut stage, _) = Stage::<PagedIndex>::new(limits);
-    let publish = Publish { messages: vec![message("mail"); 20] };
-    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
-    let open = open("host", "mail", 4, false);
-    stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
-    let mut purge = stage.core.begin_purge("mail", StateSet::LEASED, Lost::Purged).unwrap();
-    assert_eq!(purge_all(&mut stage, &mut purge), 4);
-    let queue = stage.core.queue("mail").unwrap().id();
-    let counts = stage.core.index().counts(queue);
-    assert_eq!((counts.leased, counts.ready), (4, 12));
-}
-
-/// Those behind are not ready in between, and nobody takes them.
-#[test]
-fn a_purge_of_what_is_leased_or_behind_takes_all_of_a_line() {
-    let limits = Limits { step_max: 2, ..Limits::default() };
-    let (mut stage, _) = Stage::<PagedIndex>::new(limits);
-    let in_line = NewMessage { ordering_hash: Some(7), ..message("mail") };
-    let publish = Publish { messages: vec![in_line; 5] };
-    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
-    let open = open("host", "mail", 4, false);
-    stage.turn(|core, now, out| core.open_consumer(&open, now, out)).answer.unwrap();
-    let states = StateSet::LEASED.with(StateSet::BEHIND);
-    let mut purge = stage.core.begin_purge("mail", states, Lost::Purged).unwrap();
-    assert_eq!(purge_all(&mut stage, &mut purge), 5);
-}
-
-#[test]
-fn what_dies_while_its_dead_letter_queue_is_purged_stays() {
-    let (mut stage, consumer) = holding(1);
-    let publish = Publish { messages: vec![message("mail.dead"); MESSAGES as usize] };
-    stage.turn(|core, now, out| core.publish(&publish, now, out)).answer.unwrap();
-    let mut purge = stage.core.begin_purge("mail.dead", StateSet::ALL, Lost::Purged).unwrap();
-    let mut step = |stage: &mut Stage<MemoryIndex>| {
-        stage.turn(|core, _, out| core.purge(&mut purge, out)).answer.unwrap()
-    };
-    assert_eq!(step(&mut stage), PurgeStep { deleted: 1_000, is_last: false });
-    let token = *stage.tokens.values().next().expect("one is held").last().expect("by this");
-    let dead = Outcome::DeadLetter { failure: StoredFailure::default() };
-    let settlements = vec![Settlement::plain(token, dead)];
-    let settle = Settle { consumer, number: 1, answered_through: 0, settlements };
-    stage.turn(|core, now, out| core.settle(&settle, now, out)).answer.unwrap();
-    assert_eq!(step(&mut stage), PurgeStep { deleted: 1_000, is_last: false });
-    assert_eq!(step(&mut stage), PurgeStep { deleted: 500, is_last: false });
-    assert_eq!(step(&mut stage), PurgeStep { deleted: 0, is_last: true });
-    let letters = stage.core.queue("mail.dead").unwrap().id();
-    assert_eq!(stage.core.index().counts(letters).ready, 1);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::queue::time::Now;
 const SIZE_MAX: u64 = 60;
 
 impl Model {
-    pub(super) fn check_window(&self, it: &Granted, queue: &str, sizes: &[u64]) {
+    pub(super) fn check_window(&self, it: &Granted, queue: &str, sizes: &[u64], now: Now) {
         let consumer = &self.consumers[&it.consumer];
         assert_eq!(consumer.session, it.session);
         let Some(selector) = consumer.queues.get(queue) else {
@@ -39,7 +39,7 @@ impl Model {
         assert!(fits(selector, sizes.len()), "{} of the window of {queue}", it.consumer);
         let before: u64 = before.iter().sum();
         for better in consumer.queues.values().filter(|other| other.rank < selector.rank) {
-            if self.first_size(&better.queue).is_none() {
+            if self.first_size(&better.queue, now).is_none() {
                 continue;
             }
             // It gives way for lack of bytes until there are more, whatever comes first meanwhile.
@@ -75,13 +75,16 @@ impl Model {
         by_key || policy.max_leased.is_some() || policy.max_delivery_rate.is_some()
     }
 
-    /// Bytes of the first message that a queue could give.
-    fn first_size(&self, queue: &str) -> Option<u64> {
+    /// Bytes of the first message that a queue could give. One that has outlived its time holds its queue
+    /// back until it is given up.
+    fn first_size(&self, queue: &str, now: Now) -> Option<u64> {
         let queue = self.queue_named(queue).filter(|queue| !queue.paused)?;
         if self.is_held_back(queue.id) {
             return None;
         }
-        self.ready(queue.id).first().map(|birth| self.messages[birth].size)
+        let first = self.ready(queue.id).first().map(|birth| &self.messages[birth])?;
+        let has_outlived = first.ttl_end.is_some_and(|end| end.is_over(now));
+        (!has_outlived).then_some(first.size)
     }
 
     pub(super) fn check_pull(
@@ -111,7 +114,7 @@ impl Model {
         assert!(it.births.len() <= most as usize, "more than was asked for");
         let better = pulling.queues.values().filter(|other| other.rank < selector.rank);
         for better in better.filter(|better| better.window.is_none()) {
-            assert_eq!(self.first_size(&better.queue), None, "{} comes before", better.queue);
+            assert_eq!(self.first_size(&better.queue, now), None, "{} comes before", better.queue);
         }
     }
 }

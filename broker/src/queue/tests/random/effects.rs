@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use qbroker_storage::Body;
+use qbroker_storage::{Body, Lsn};
 
 use super::messages::outcome;
 use super::{Command, Play, QUEUES};
-use crate::queue::record::Published;
+use crate::queue::record::{Published, Record};
 use crate::queue::refused::Refused;
 use crate::queue::tests::model::Asked;
 use crate::queue::tests::stage::StageIndex;
@@ -43,7 +43,7 @@ impl<I: StageIndex> Play<I> {
         };
         let effects = Effects {
             patch: patch.map(|(size, priority)| Patch {
-                published: Published::default(),
+                published: self.published(token.birth),
                 priority,
                 payload_bytes: size.into(),
                 body: bytes(size),
@@ -83,7 +83,15 @@ impl<I: StageIndex> Play<I> {
         };
         assert!(allowed.iter().any(is_allowed), "{told:?}, where {allowed:?} is allowed");
         let logged = heard.logged.iter().map(|(_, record, _)| record);
-        let births = logged.filter(|it| matches!(it, crate::queue::record::Record::Published(_)));
+        let births = logged.filter(|it| matches!(it, Record::Published(_)));
         assert_eq!(births.count(), usize::from(published));
+    }
+
+    /// What the head of a birth said.
+    fn published(&self, birth: Lsn) -> Published {
+        match &self.stage.log[&birth].0 {
+            Record::Published(published) => published.clone(),
+            other => panic!("{birth} is {other:?}"),
+        }
     }
 }
