@@ -189,6 +189,9 @@ fn a_reminder_comes_in_its_time_and_can_be_taken_back() {
     bench.run(program, &["send", "2", "1"]);
     assert_eq!(worker.line(), "user 2: your cart is waiting");
     assert_eq!(bench.run(program, &["cancel", later.trim()]), "canceled\n");
+    let again = bench.command(program, &["cancel", later.trim()]).output().unwrap();
+    assert!(!again.status.success(), "it was gone");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("MESSAGE_NOT_FOUND"), "{again:?}");
     assert!(worker.stop().0.success());
 }
 

@@ -27,7 +27,12 @@ async fn main() -> anyhow::Result<()> {
             send(&broker, user_id.parse()?, Duration::from_secs(seconds.parse()?)).await?;
         }
         ["cancel", message_id] => {
-            broker.client().delete_messages(QUEUE, vec![message_id.to_owned()]).await?;
+            let id = vec![message_id.to_owned()];
+            let refused = broker.client().delete_messages(QUEUE, id).await?;
+            // Done, or never there: the call succeeds, and says of which messages it did nothing.
+            if let Some((id, refusal)) = refused.first() {
+                anyhow::bail!("{id}: {refusal}");
+            }
             println!("canceled");
         }
         ["work"] => Worker::new(broker).register(remind).run_until_shutdown().await?,
