@@ -139,7 +139,12 @@ fn nobody_there_is_69_for_commands_and_1_for_health() {
         assert_eq!(refused.code, 69, "{command:?}: {}", refused.err);
         assert_eq!(refused.out, "");
         assert!(refused.err.contains("is the broker running there?"), "{}", refused.err);
+        assert!(refused.err.contains(&url), "{}", refused.err);
+        assert!(!refused.err.contains("transport error"), "{}", refused.err);
     }
+    let below = run(&["queue", "list", "--url", &format!("{url}/foo")]);
+    assert_eq!(below.code, 64, "{}", below.err);
+    assert!(below.err.contains("not found below a path"), "{}", below.err);
     let health = run(&["health", "--url", &url]);
     assert_eq!((health.code, health.out.as_str()), (1, ""));
     let address = url.strip_prefix("http://").unwrap();

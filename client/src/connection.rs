@@ -103,6 +103,11 @@ impl Client {
         self.shared.backoff.clone()
     }
 
+    /// The error of a call or stream of this client, with the URL where it was met.
+    pub(crate) fn met(&self, error: Error) -> Error {
+        error.at(&self.shared.url)
+    }
+
     /// Makes a call, again and again while that is safe and can help, within the request timeout
     /// and `wait`, the time that the broker may take by itself.
     ///
@@ -126,7 +131,7 @@ impl Client {
                 tried.is_on_its_way = true;
                 let error = match call(self.channel(), request.clone()).await {
                     Ok(response) => return Ok(response.into_inner()),
-                    Err(status) => Error::from(status),
+                    Err(status) => self.met(status.into()),
                 };
                 tried.is_on_its_way = false;
                 if !error.is_retryable() || !(repeatable || error.nothing_was_done()) {

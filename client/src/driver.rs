@@ -303,7 +303,7 @@ async fn run_stream<M: Machine>(
                 Ok(())
             }
             Ok(()) => Err(Error::Disconnected("the broker ended the stream".to_owned())),
-            Err(error) => Err(error),
+            Err(error) => Err(client.met(error)),
         }
     });
     // Who waits for what this stream would have sent waits in vain.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use qbroker_proto::v1;
 use tonic_types::StatusExt as _;
 
+use crate::options::and_causes;
 pub use crate::reason::Reason;
 
 /// The broker said no: nothing of what was asked has been done.
@@ -29,6 +30,16 @@ impl Refusal {
     /// Of what the broker would refuse, and was not sent for that.
     pub(crate) fn unsent(reason: Reason, message: String) -> Self {
         Self { reason, message, metadata: HashMap::new(), retryable: false, retry_delay: None }
+    }
+
+    /// Where what has answered is no broker, the same with where it is: with its URL as `stranger` in the
+    /// metadata.
+    fn at(mut self, url: &str) -> Self {
+        if let Some(answer) = self.message.strip_prefix(NO_GRPC) {
+            self.message = format!("what answers at {url} is no qbroker: {answer}");
+            self.metadata.insert("stranger".to_owned(), url.to_owned());
+        }
+        self
     }
 }
 
@@ -161,6 +172,17 @@ impl Error {
         }
     }
 
+    /// The same with where it was met, which the transport does not say.
+    pub(crate) fn at(self, url: &str) -> Self {
+        match self {
+            Self::Disconnected(why) if !why.starts_with(url) => {
+                Self::Disconnected(format!("{url}: {why}"))
+            }
+            Self::Refused(refusal) => Self::Refused(refusal.at(url)),
+            other => other,
+        }
+    }
+
     /// Whether nothing can have been done, so that trying again cannot do it twice.
     pub(crate) fn nothing_was_done(&self) -> bool {
         matches!(self, Self::Refused(_))
@@ -209,14 +231,11 @@ const REASON_TRAILER: &str = "qbroker-reason";
 
 /// A status that the transport made, not the broker.
 fn without_reason(status: &tonic::Status) -> Error {
-    let mut message = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    Error::Disconnected(message)
+    Error::Disconnected(and_causes(status.message().to_owned(), status))
 }
+
+/// How the transport says that an answer was HTTP, and no gRPC.
+const NO_GRPC: &str = "grpc-status header missing, mapped from ";
 
 #[cfg(test)]
 mod tests {
@@ -274,6 +293,26 @@ mod tests {
         let error = Error::from(Status::unavailable("tcp connect error"));
         assert!(matches!(error, Error::Disconnected(_)), "{error:?}");
         assert!(error.is_retryable() && !error.nothing_was_done());
+    }
+
+    #[test]
+    fn where_it_was_met_is_told_once_and_so_is_its_cause() {
+        let cause = std::io::Error::other("stream closed");
+        let mut status = Status::unavailable("transport error");
+        status.set_source(std::sync::Arc::new(cause));
+        let error = Error::from(status).at("http://b:1");
+        assert_eq!(error, Error::Disconnected("http://b:1: stream closed".to_owned()));
+        assert_eq!(error.clone().at("http://b:1"), error);
+    }
+
+    #[test]
+    fn what_answers_without_a_status_is_no_broker() {
+        let message = format!("{NO_GRPC}HTTP status code 404");
+        let error = Error::from(Status::unimplemented(message)).at("http://b:1");
+        let Error::Refused(refusal) = &error else { panic!("{error:?}") };
+        let told = "what answers at http://b:1 is no qbroker: HTTP status code 404";
+        assert_eq!(refusal.message, told);
+        assert_eq!(refusal.metadata["stranger"], "http://b:1");
     }
 
     #[test]

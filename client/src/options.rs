@@ -148,6 +148,13 @@ impl ClientBuilder {
             .http2_keep_alive_interval(self.keepalive_interval)
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
+        // It would be left out: the calls have paths of their own.
+        if !matches!(endpoint.uri().path_and_query().map_or("", |path| path.as_str()), "" | "/") {
+            let url = &self.url;
+            return Err(Error::Option(format!(
+                "url {url:?} must end with the port: a broker is not found below a path"
+            )));
+        }
         match endpoint.uri().scheme_str() {
             Some("http") => Ok(endpoint),
             Some("https") => endpoint
@@ -187,18 +194,27 @@ const FRAME_BYTES: u32 = 128 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    and_causes(error.to_string(), error)
+}
+
+/// `text` and what `error` was caused by.
+pub(crate) fn and_causes(mut text: String, error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let told = cause.to_string();
-        // Many an error repeats its cause in its own words.
-        if !text.contains(&told) {
+        if text == TRANSPORT_ERROR {
+            text = told;
+        } else if !text.contains(&told) && told != TRANSPORT_ERROR {
+            // Many an error repeats its cause in its own words.
             text = format!("{text}: {told}");
         }
         source = cause.source();
     }
     text
 }
+
+/// What the transport says of each of its errors before it tells the cause.
+const TRANSPORT_ERROR: &str = "transport error";
 
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

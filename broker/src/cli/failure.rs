@@ -69,16 +69,32 @@ impl From<Error> for Failure {
 
 /// The client's message, and what to do about it where that is not plain.
 fn hint(error: &Error) -> String {
-    let advice = match (error, error.reason()) {
-        (_, Some(Reason::Unauthenticated)) => {
-            "; give a token with --token-file or QBROKER_TOKEN (a broker's first one is in \
-             bootstrap-token in its data folder)"
+    match (error, error.reason()) {
+        (Error::Refused(refusal), _) if refusal.metadata.contains_key("stranger") => {
+            format!("{}; look for the broker: {PORTS} {FLAG}", refusal.message)
         }
-        (Error::Disconnected(_), _) => "; is the broker running there? (--url, QBROKER_URL)",
-        _ => "",
-    };
-    format!("{error}{advice}")
+        (_, Some(Reason::Unauthenticated)) => format!(
+            "{error}; give a token with --token-file or QBROKER_TOKEN (a broker's first one is in \
+             bootstrap-token in its data folder)"
+        ),
+        (Error::Disconnected(why), _) => format!("{error}; {}", unreached(why)),
+        _ => error.to_string(),
+    }
 }
+
+/// What to look at where no broker answers at a URL.
+pub(super) fn unreached(url: &str) -> String {
+    let tls = match url.starts_with("https://") {
+        true => ", and without TLS its URL begins with http://",
+        false => "",
+    };
+    format!("is the broker running there? {PORTS}{tls} {FLAG}")
+}
+
+const PORTS: &str = "its gRPC port is 7650 by default, 7651 is for HTTP";
+
+/// How it is said where the broker is.
+const FLAG: &str = "(--url, QBROKER_URL)";
 
 fn exit_of(error: &Error) -> Exit {
     match error {
@@ -120,6 +136,18 @@ mod tests {
         assert_eq!(exit_of_reason(&Reason::DiskFull, true), Exit::TryLater);
         assert_eq!(exit_of_reason(&Reason::Unauthenticated, false), Exit::NotPermitted);
         assert_eq!(exit_of_reason(&Reason::FeatureUnsupported, false), Exit::Unavailable);
+    }
+
+    #[test]
+    fn who_reaches_no_broker_is_told_what_to_look_at() {
+        let told = |why: &str| hint(&Error::Disconnected(why.to_owned()));
+        let plain = told("http://b:7651: stream closed");
+        for word in ["http://b:7651: ", "is the broker running there?", "7650", "--url"] {
+            assert!(plain.contains(word), "{word}: {plain}");
+        }
+        assert!(!plain.contains("TLS"), "{plain}");
+        let secure = told("https://b:7650: received corrupt message");
+        assert!(secure.contains("without TLS its URL begins with http://"), "{secure}");
     }
 
     #[test]

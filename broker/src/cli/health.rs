@@ -13,7 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::Outcome;
-use super::failure::{Failure, say};
+use super::failure::{Failure, say, unreached};
 use super::globals::Globals;
 use super::output::write_out;
 
@@ -57,16 +57,23 @@ impl HealthArgs {
 /// Asks `grpc.health.v1`, as any gRPC probe would.
 async fn ask_grpc(globals: &Globals) -> Result<String, String> {
     let endpoint = endpoint(globals).map_err(|failure| failure.to_string())?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| format!("nobody answers at {}: {}", globals.url, causes(&error)))?;
+    let channel =
+        endpoint.connect().await.map_err(|error| nobody(&globals.url, &causes(&error)))?;
     let request = HealthCheckRequest { service: String::new() };
     let answer = HealthClient::new(channel).check(request).await;
-    match answer.map_err(|status| status.message().to_owned())?.into_inner().status() {
+    let answer = answer.map_err(|status| match std::error::Error::source(&status) {
+        // The transport's own, which says less than what it was caused by.
+        Some(cause) => nobody(&globals.url, &causes(cause)),
+        None => format!("{}: {}", globals.url, status.message()),
+    })?;
+    match answer.into_inner().status() {
         ServingStatus::Serving => Ok("ready".to_owned()),
         other => Err(format!("the broker is {}", other.as_str_name())),
     }
+}
+
+fn nobody(url: &str, why: &str) -> String {
+    format!("nobody answers at {url}: {why}; {}", unreached(url))
 }
 
 fn endpoint(globals: &Globals) -> Result<Endpoint, Failure> {
@@ -74,6 +81,11 @@ fn endpoint(globals: &Globals) -> Result<Endpoint, Failure> {
         Failure::new(Exit::Usage, format!("url {:?}: {}", globals.url, causes(&error)))
     };
     let endpoint = Endpoint::from_shared(globals.url.clone()).map_err(bad)?;
+    // As every other command: it would be left out.
+    if !matches!(endpoint.uri().path(), "" | "/") {
+        let why = format!("url {:?}: a broker is not found below a path", globals.url);
+        return Err(Failure::new(Exit::Usage, why));
+    }
     if endpoint.uri().scheme_str() != Some("https") {
         return Ok(endpoint);
     }
@@ -86,7 +98,13 @@ fn endpoint(globals: &Globals) -> Result<Endpoint, Failure> {
 
 fn causes(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    sources.map(ToString::to_string).fold(error.to_string(), |text, cause| match text.as_str() {
+        // It says nothing that is not plain.
+        "transport error" => cause,
+        // Many an error repeats its cause in its own words.
+        told if told.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
 }
 
 /// Asks `/readyz` with the least HTTP there is.

@@ -164,7 +164,7 @@ impl Events {
                     return Ok(response.events.into_iter().map(Event::from).collect());
                 }
                 Ok(None) => Error::Disconnected("the watch ended".to_owned()),
-                Err(status) => Error::from(status),
+                Err(status) => self.client.met(status.into()),
             };
             if !error.is_retryable() {
                 return Err(error);

@@ -2,10 +2,12 @@
 
 use std::net::TcpListener;
 
+use axum::http::Response;
 use qbroker_tests::front::Front;
 use qbroker_tests::server::Server;
 use qbroker_tests::shell::Shell;
 use rustix::process::Signal;
+use tokio::net::TcpStream;
 
 use super::{Gate, Stage, check_refused, until};
 
@@ -74,5 +76,41 @@ async fn no_answer_in_time_is_75_and_a_stranger_that_answers_is_69() {
     let stage = Stage::new().await;
     let url = format!("http://{}", stage.server.http());
     let shell = Shell::at(&url).with(&["--timeout", "300ms"]);
-    check_refused(&shell.run(&["queue", "list"]).await, 69, &[]);
+    for command in [&["queue", "list"][..], &["message", "publish", "q", "x"]] {
+        let refused = shell.run(command).await;
+        check_refused(&refused, 69, &[&url, "gRPC port is 7650", "7651 is for HTTP"]);
+        assert!(!refused.err.contains("transport error"), "{}", refused.err);
+    }
+    check_refused(&shell.run(&["health"]).await, 1, &[&url, "gRPC port is 7650"]);
+    let tls = format!("https://{}", stage.server.grpc());
+    let refused = Shell::at(&tls).run(&["queue", "list"]).await;
+    check_refused(&refused, 69, &[&tls, "without TLS its URL begins with http://"]);
+}
+
+/// A web server, say, or a proxy that knows no broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_answers_and_is_no_broker_is_called_so() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(not_found(stream));
+        }
+    });
+    let shell = Shell::at(&url);
+    for command in [&["queue", "list"][..], &["message", "consume", "q"]] {
+        let refused = shell.run(command).await;
+        check_refused(&refused, 69, &[&format!("what answers at {url} is no qbroker"), "404"]);
+        assert!(!refused.err.contains("the broker refused"), "{}", refused.err);
+    }
+}
+
+/// Answers each request of a connection with HTTP's own 404.
+async fn not_found(stream: TcpStream) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((_, mut respond))) = connection.accept().await {
+        let answer = Response::builder().status(404).body(()).unwrap();
+        // Whoever asked may be gone.
+        respond.send_response(answer, true).ok();
+    }
 }
