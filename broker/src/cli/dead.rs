@@ -6,11 +6,11 @@ use qbroker_client::{Client, ListedMessage, MessageQuery, Reason};
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::failure::Failure;
+use super::failure::{Failure, say};
 use super::globals::Globals;
 use super::message::filter::{FILTER_HELP, FilterArgs, WhichArgs};
 use super::message::{GetArgs, listed_item, many};
-use super::operation::BulkArgs;
+use super::operation::{BulkArgs, Work};
 use super::output::{Column, Item, column};
 
 const QUEUE_HELP: &str = "\
@@ -78,13 +78,19 @@ impl DeadCommand {
                 Self::List(args) => args.run(globals).await,
                 Self::Show(args) => args.run(globals).await,
                 Self::Redrive(args) => {
-                    let queue = letters(globals, &args.queue).await?;
-                    let (to, filter) = (args.to.as_deref(), args.which.filter());
+                    let to = args.to.as_deref();
+                    let (queue, exists) = letters(globals, &args.queue).await?;
+                    if !exists {
+                        return none_died(globals, &args.bulk, &Work::of_move(&queue, to));
+                    }
                     let how = (!args.keep_attempts, &args.bulk);
-                    many::moved(globals, &queue, to, filter, how).await
+                    many::moved(globals, &queue, to, args.which.filter(), how).await
                 }
                 Self::Delete(args) => {
-                    let queue = letters(globals, &args.queue).await?;
+                    let (queue, exists) = letters(globals, &args.queue).await?;
+                    if !exists {
+                        return none_died(globals, &args.bulk, &Work::of_delete(&queue));
+                    }
                     many::deleted(globals, &queue, args.which.filter(), &args.bulk).await
                 }
             }
@@ -92,9 +98,24 @@ impl DeadCommand {
     }
 }
 
-/// The queue that holds the dead letters of this one, which may be it.
-async fn letters(globals: &Globals, queue: &str) -> Result<String, Failure> {
-    letters_of(&globals.connect().await?, queue).await
+/// The queue that holds the dead letters of this one, which may be it, and whether it exists: it is made
+/// when the first one dies.
+async fn letters(globals: &Globals, queue: &str) -> Result<(String, bool), Failure> {
+    let client = globals.connect().await?;
+    let letters = letters_of(&client, queue).await?;
+    // Whoever may not look at it may still be allowed to work on it.
+    let found = client.get_queue(&letters).await;
+    let is_missing = found.is_err_and(|error| error.reason() == Some(&Reason::QueueNotFound));
+    Ok((letters, !is_missing))
+}
+
+/// Tells that nothing has died yet as it is told that nothing matched.
+fn none_died(globals: &Globals, bulk: &BulkArgs, work: &Work<'_>) -> Outcome {
+    if !globals.quiet {
+        let queue = work.queue;
+        say(&format!("there are no dead letters: {queue} is made when the first message dies"));
+    }
+    bulk.nothing(globals, work)
 }
 
 async fn letters_of(client: &Client, queue: &str) -> Result<String, Failure> {

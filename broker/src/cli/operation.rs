@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use qbroker::exit::Exit;
 use qbroker_client::{Client, Operation, OperationKind, OperationOptions, OperationState};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Outcome;
 use super::failure::say;
@@ -135,18 +135,85 @@ impl BulkArgs {
         client: &Client,
         begun: &Operation,
     ) -> Outcome {
-        if begun.operation_id.is_empty() {
-            let columns = [column("MATCHED", "matched"), column("ALL", "all")];
-            let counted = json!({"matched": begun.matched, "all": !begun.is_running()});
-            let item = counted.as_object().expect("it was just made as an object").clone();
-            globals.output().item(&columns, item)?;
-            return Ok(Exit::Ok);
+        let id = &begun.operation_id;
+        if id.is_empty() {
+            return show_count(begun.matched, !begun.is_running(), globals);
         }
-        match self.wait {
-            true => wait(client, globals, &begun.operation_id).await,
-            false => show(begun, globals),
+        if self.wait {
+            return wait(client, globals, id).await;
         }
+        if begun.is_running() && !globals.quiet {
+            say(&format!(
+                "{id} goes on by itself: `qbroker operation show {id}` says how far it is, \
+                 `qbroker operation wait {id}` waits for its end"
+            ));
+        }
+        show(begun, globals)
     }
+
+    /// Shows what there would be to show had it matched nothing, where there is no queue to begin it on.
+    pub(in crate::cli) fn nothing(&self, globals: &Globals, work: &Work<'_>) -> Outcome {
+        if self.dry_run {
+            return show_count(0, true, globals);
+        }
+        globals.output().item(&DETAILS, work.ended(globals))?;
+        Ok(Exit::Ok)
+    }
+}
+
+/// What an operation would have done, had there been a queue.
+#[derive(Debug)]
+pub(in crate::cli) struct Work<'a> {
+    kind: &'static str,
+    pub(in crate::cli) queue: &'a str,
+    to: Option<&'a str>,
+}
+
+impl<'a> Work<'a> {
+    /// To move messages, back to their source queues where none is named.
+    pub(in crate::cli) fn of_move(queue: &'a str, to: Option<&'a str>) -> Self {
+        Self { kind: MOVE, queue, to }
+    }
+
+    /// To delete them.
+    pub(in crate::cli) fn of_delete(queue: &'a str) -> Self {
+        Self { kind: DELETE, queue, to: None }
+    }
+
+    /// The same keys as of an operation; it has no id and no times, for there was none.
+    fn ended(&self, globals: &Globals) -> Item {
+        let Self { kind, queue, to } = *self;
+        let to_sources = kind == MOVE && globals.output().has_columns();
+        object(json!({
+            "operation_id": null,
+            "kind": kind,
+            "queue": queue,
+            "to": to.or_else(|| to_sources.then_some(THEIR_SOURCES)),
+            "state": "succeeded",
+            "examined": 0,
+            "total": 0,
+            "matched": 0,
+            "done": 0,
+            "failed": 0,
+            "failed_reasons": {},
+            "error": null,
+            "create_time": null,
+            "end_time": null,
+        }))
+    }
+}
+
+const DELETE: &str = "delete";
+const MOVE: &str = "move";
+
+/// What people are told where messages go back to.
+const THEIR_SOURCES: &str = "(their sources)";
+
+/// How many match, where nothing is to be done; `all` says that none was left uncounted.
+fn show_count(matched: u64, all: bool, globals: &Globals) -> Outcome {
+    let columns = [column("MATCHED", "matched"), column("ALL", "all")];
+    globals.output().item(&columns, object(json!({"matched": matched, "all": all})))?;
+    Ok(Exit::Ok)
 }
 
 /// How many match, in words, before they are gone.
@@ -193,14 +260,14 @@ fn progress(globals: &Globals) -> ProgressBar {
 
 fn item(operation: &Operation, globals: &Globals) -> Item {
     let kind = match operation.kind {
-        OperationKind::Delete => "delete",
-        OperationKind::Move => "move",
+        OperationKind::Delete => DELETE,
+        OperationKind::Move => MOVE,
         _ => "unknown",
     };
     let to_sources =
         operation.kind == OperationKind::Move && operation.destination_queue.is_empty();
     let to = match operation.destination_queue.as_str() {
-        "" if to_sources && globals.output().has_columns() => Some("(their sources)"),
+        "" if to_sources && globals.output().has_columns() => Some(THEIR_SOURCES),
         "" => None,
         queue => Some(queue),
     };
@@ -213,7 +280,7 @@ fn item(operation: &Operation, globals: &Globals) -> Item {
     };
     let error = operation.error.as_ref().map(|why| format!("{}: {}", why.reason, why.message));
     let reasons: std::collections::BTreeMap<_, _> = operation.failed_reasons.iter().collect();
-    let item = json!({
+    object(json!({
         "operation_id": operation.operation_id,
         "kind": kind,
         "queue": operation.queue,
@@ -228,6 +295,10 @@ fn item(operation: &Operation, globals: &Globals) -> Item {
         "error": error,
         "create_time": time(operation.create_time),
         "end_time": time(operation.end_time),
-    });
-    item.as_object().expect("it was just made as an object").clone()
+    }))
+}
+
+fn object(value: Value) -> Item {
+    let Value::Object(item) = value else { unreachable!("callers make objects") };
+    item
 }

@@ -73,6 +73,29 @@ async fn dead_letters_are_listed_shown_redriven_and_deleted() {
     assert_eq!(stage.held("work.dead").await, [0, 0, 0]);
 }
 
+/// They ended with the name of a queue that nobody had made.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_has_died_nothing_is_matched() {
+    let stage = Stage::new().await;
+    stage.shell.out(&["queue", "create", "quiet"]).await;
+    let all = ["quiet", "--all"];
+    for verb in ["redrive", "delete"] {
+        let line = [&["dead", verb][..], &all].concat();
+        let counted = stage.shell.json(&[&line[..], &["--dry-run"]].concat()).await;
+        assert_eq!(counted, json!({"matched": 0, "all": true}));
+        for how in [&[][..], &["--wait"]] {
+            let ended = stage.shell.json(&[&line[..], how].concat()).await;
+            let told = (&ended["state"], &ended["matched"], &ended["queue"]);
+            assert_eq!(told, (&json!("succeeded"), &json!(0), &json!("quiet.dead")));
+        }
+        let told = stage.shell.run(&line).await;
+        assert_eq!(told.code, 0, "{}", told.err);
+        assert!(told.err.contains("there are no dead letters"), "{}", told.err);
+        let missing = stage.shell.run(&["dead", verb, "none", "--all", "--yes"]).await;
+        check_refused(&missing, 65, &["QUEUE_NOT_FOUND", "\"none\""]);
+    }
+}
+
 /// It took the queue itself for the one of its dead letters, and deleted what was waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_in_a_queue_without_dead_letters_is_not_taken_for_them() {
@@ -130,8 +153,10 @@ async fn messages_are_moved_and_deleted_and_operations_told_of() {
     assert!(back.err.contains("NOT_DEAD_LETTER"), "{}", back.err);
 
     let slow = ["message", "delete", "--queue", "other", "-f", "contains=o", "--rate", "0.001"];
-    let begun = stage.shell.json(&[&slow[..], &["--yes"]].concat()).await;
-    let id = begun["operation_id"].as_str().unwrap();
+    let begun = stage.shell.run(&[&slow[..], &["--yes", "-o", "json"]].concat()).await;
+    let told: serde_json::Value = serde_json::from_str(&begun.out).unwrap();
+    let id = told["operation_id"].as_str().unwrap();
+    assert!(begun.err.contains(&format!("`qbroker operation wait {id}`")), "{}", begun.err);
     assert_eq!(stage.shell.json(&["operation", "cancel", id]).await["state"], "canceled");
     let both = stage.shell.run(&["message", "delete", "q.1", "--wait"]).await;
     check_usage(&both, "go with --filter");
