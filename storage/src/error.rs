@@ -83,8 +83,8 @@ pub enum OpenError {
     Unused,
     /// Confirmed data is damaged. Nothing was changed. Exit code 74; restarting does not help.
     #[error(
-        "{0}. Nothing was changed and restarting does not help: restore a backup, or run \
-         `qbroker data verify`, then `qbroker data repair`"
+        "{0}. Nothing was changed and restarting does not help: restore a backup, or repair \
+         the folder"
     )]
     Damaged(Box<Damage>),
     /// The disk has no room for what a start must write.

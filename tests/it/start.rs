@@ -206,7 +206,8 @@ async fn damaged_confirmed_data_is_refused_verified_repaired_and_served_again() 
     let ended = refused(&folder, &[]).await;
     assert_eq!(ended.code, Some(74));
     let errors = ended.errors();
-    for told in [file.as_str(), "is damaged at offset", "LSN", "`qbroker data verify`"] {
+    let verify = format!("`qbroker data verify --data-dir {}`", folder.data_text());
+    for told in [file.as_str(), "is damaged at offset", "LSN", &verify] {
         assert!(errors.contains(told), "{told:?} is not told: {errors}");
     }
     assert!(contents(folder.data()) == before, "a refused start changed the folder");
@@ -214,6 +215,8 @@ async fn damaged_confirmed_data_is_refused_verified_repaired_and_served_again() 
     let verified = data(&folder, &["verify", "-o", "json"]);
     assert_eq!(verified.code, 74, "{}", verified.err);
     assert!(verified.err.contains(&file), "{}", verified.err);
+    let repair = format!("`qbroker data repair --dry-run --data-dir {}`", folder.data_text());
+    assert!(verified.err.contains(&repair), "{}", verified.err);
     let report: serde_json::Value = serde_json::from_str(&verified.out).unwrap();
     assert_eq!(report["damages"][0]["file"], format!("log/{file}"), "{report}");
 
@@ -311,7 +314,7 @@ async fn two_damaged_checkpoints_are_a_refusal_once_they_are_needed() {
     assert_eq!(ended.code, Some(74), "{}", ended.log);
     let errors = ended.errors();
     assert!(errors.contains("no checkpoint is usable"), "{errors}");
-    assert!(errors.contains("`qbroker data verify`"), "{errors}");
+    assert!(errors.contains("`qbroker data verify --data-dir "), "{errors}");
     assert!(contents(folder.data()) == before, "a refused start changed the folder");
     assert_eq!(data(&folder, &["verify"]).code, 74);
     // Without them settled work may come again: that must be said to be accepted.

@@ -87,25 +87,26 @@ fn check(args: &FolderArgs, globals: &Globals) -> Outcome {
     for damage in &report.damages {
         say(&damage.to_string());
     }
-    if let Some(advice) = advice(&report) {
-        say(advice);
+    if let Some(advice) = advice(&report, &folder) {
+        say(&advice);
     }
     globals.output().item(&VERIFIED, counted(verified(&folder, &report), "damages", globals))?;
     Ok(if report.damages.is_empty() { Exit::Ok } else { Exit::Damaged })
 }
 
 /// What damage means for the next start.
-fn advice(report: &VerifyReport) -> Option<&'static str> {
+fn advice(report: &VerifyReport, folder: &Path) -> Option<String> {
+    let repair = format!("`qbroker data repair --dry-run --data-dir {}`", folder.display());
     match (report.damages.is_empty(), report.refused) {
         (true, _) => None,
-        (false, true) => Some(
-            "a start refuses this folder: restore a backup, or see with \
-             `qbroker data repair --dry-run` what a repair would give up",
-        ),
-        (false, false) => Some(
+        (false, true) => Some(format!(
+            "a start refuses this folder: restore a backup, or see with {repair} what a repair \
+             would give up"
+        )),
+        (false, false) => Some(format!(
             "a start accepts this folder, and meets the damage when somebody needs what is there; \
-             `qbroker data repair --dry-run` says what is lost",
-        ),
+             {repair} says what is lost"
+        )),
     }
 }
 

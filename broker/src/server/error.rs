@@ -1,7 +1,8 @@
 //! Why the broker does not serve, and how the process then ends.
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qbroker_storage::{OpenError, WriteError};
 
@@ -21,7 +22,9 @@ pub enum ServeError {
     #[error("the data folder {} is not usable: {source}", path.display())]
     DataDir { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(StartError),
+    #[error("{source}; {}", Remedy(folder))]
+    Damaged { folder: PathBuf, source: StartError },
     #[error(transparent)]
     Access(#[from] AccessError),
     #[error(transparent)]
@@ -40,13 +43,36 @@ pub enum ServeError {
     Close(WriteError),
 }
 
+/// The commands that tell what is damaged in a folder, and what a repair of it would cost.
+#[derive(Debug)]
+pub(super) struct Remedy<'a>(pub(super) &'a Path);
+
+impl fmt::Display for Remedy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let folder = self.0.display();
+        write!(
+            f,
+            "see `qbroker data verify --data-dir {folder}`, then `qbroker data repair --dry-run \
+             --data-dir {folder}`"
+        )
+    }
+}
+
 impl ServeError {
+    /// Why a start on this folder failed.
+    pub(super) fn of_start(folder: &Path, source: StartError) -> Self {
+        match source {
+            StartError::Log(OpenError::Damaged(_)) | StartError::Page(_) => {
+                Self::Damaged { folder: folder.to_owned(), source }
+            }
+            source => Self::Start(source),
+        }
+    }
+
     /// The process's exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Start(StartError::Log(OpenError::Damaged(_)) | StartError::Page(_)) => {
-                Exit::Damaged
-            }
+            Self::Damaged { .. } => Exit::Damaged,
             Self::Start(StartError::Log(OpenError::NewerFormat { .. }))
             | Self::Start(StartError::Log(OpenError::NotADataFolder { .. }))
             | Self::Start(StartError::Record { .. } | StartError::Snapshot(_))

@@ -7,6 +7,7 @@ mod stop;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
+use error::Remedy;
 pub use error::ServeError;
 use front::Front;
 
@@ -58,6 +60,8 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     tokio::pin!(shutdown);
     let front = Front::open(&settings).await?;
+    let folder = settings.data_dir.clone();
+    let die = move |failure: &Failure| die(failure, &folder);
     // Recovery may be cut short at any moment, as by a crash.
     let recovered = tokio::select! {
         recovered = recover(settings.clone(), Clock::System, die) => recovered,
@@ -87,12 +91,16 @@ pub async fn run(
 /// cache holds is not to be believed before it was written again; without a page of the index the
 /// broker does not know its messages.
 #[expect(clippy::exit, reason = "the one answer to what nothing can make good")]
-fn die(failure: &Failure) {
+fn die(failure: &Failure, folder: &Path) {
     let exit = match failure {
         Failure::Write(_) => Exit::Unavailable,
         Failure::Page(_) => Exit::Damaged,
     };
-    error!(exit_code = exit.code(), "{failure}; the process ends");
+    let remedy = match exit {
+        Exit::Damaged => format!(": {}", Remedy(folder)),
+        _ => String::new(),
+    };
+    error!(exit_code = exit.code(), "{failure}; the process ends{remedy}");
     std::process::exit(i32::from(exit.code()));
 }
 
@@ -270,7 +278,8 @@ async fn recover(
             pending_bytes_max: settings.pending_bytes_max,
             clock,
         };
-        Ok(Engine::open(Arc::new(disk), options, on_failure)?)
+        let opened = Engine::open(Arc::new(disk), options, on_failure);
+        opened.map_err(|source| ServeError::of_start(folder, source))
     })
     .await;
     let (engine, report) = opened.map_err(ServeError::Recovery)??;

@@ -49,7 +49,7 @@ fn open_damaged(disk: &SimDisk, live: &BTreeMap<Lsn, Vec<u8>>, outcomes: &mut Ou
     let (recovery, found) = match recover(disk, &tiny()) {
         Ok(recovered) => recovered,
         Err(refused @ OpenError::Damaged(_)) => {
-            assert!(refused.to_string().contains("qbroker data repair"), "{refused}");
+            assert!(refused.to_string().contains("repair the folder"), "{refused}");
             outcomes.refused += 1;
             return;
         }
