@@ -13,11 +13,19 @@ impl Globals {
     /// # Errors
     /// Where the person declines, and where there is nobody to ask and no `--yes`.
     pub(super) fn confirm(&self, what: &str) -> Result<(), Failure> {
+        self.confirm_or_say(what, "--yes")
+    }
+
+    /// The same of what needs other flags beside `--yes`.
+    ///
+    /// # Errors
+    /// As [`Self::confirm`].
+    pub(super) fn confirm_or_say(&self, what: &str, flags: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            let message = format!("refused to {what}: nobody to ask, so say --yes");
+            let message = format!("refused to {what}: nobody to ask, so say {flags}");
             return Err(Failure::new(Exit::Usage, message));
         }
         let mut answer = String::new();

@@ -2,14 +2,17 @@
 
 use qbroker::config::parse_bytes;
 
-/// Reads a number of bytes that is not 0.
+use super::limit::removable;
+
+/// Reads the bytes that a queue's setting is limited to.
 ///
 /// # Errors
-/// Where it is none.
-pub(super) fn parse_some(text: &str) -> Result<u64, String> {
-    match parse_bytes(text)? {
-        0 => Err("must be at least 1 byte".to_owned()),
-        bytes => Ok(bytes),
+/// Where it is none, or 0; says how a limit is taken away.
+pub(super) fn parse_limit(setting: &str, text: &str) -> Result<u64, String> {
+    match parse_bytes(text) {
+        Ok(0) => Err(removable(setting, "must be at least 1 byte")),
+        Ok(bytes) => Ok(bytes),
+        Err(why) => Err(removable(setting, &why)),
     }
 }
 
@@ -32,7 +35,7 @@ mod tests {
         assert_eq!((parse_bytes("10MB"), parse_bytes("10MiB")), (Ok(10_000_000), Ok(10 << 20)));
         assert_eq!((parse_bytes("0"), parse_payload("1KiB")), (Ok(0), Ok(1_024)));
         for bad in ["", "ten", "-1", "1.5MB", "0"] {
-            assert!(parse_some(bad).is_err(), "{bad}");
+            assert!(parse_limit("max-bytes", bad).is_err(), "{bad}");
         }
         assert!(parse_payload("8GiB").is_err());
     }

@@ -184,6 +184,10 @@ async fn what_holds_messages_is_deleted_only_by_force() {
         let shell = stage.shell.clone();
         async move { shell.run(&arguments).await }
     };
+    check_refused(&delete(&["work"]).await, 64, &["say --yes --force"]);
+    check_refused(&delete(&["empty", "work"]).await, 64, &["say --yes (and --force"]);
+    let unneeded = delete(&["empty"]).await;
+    assert!(unneeded.code == 64 && !unneeded.err.contains("--force"), "{}", unneeded.err);
     check_refused(&delete(&["work", "--yes"]).await, 65, &["QUEUE_NOT_EMPTY", "force"]);
     assert_eq!(stage.held("work").await, [1, 0, 0]);
     // What can be done is done, and the exit code says that it was not all.

@@ -106,7 +106,7 @@ pub(super) struct UpdateArgs {
     /// Create the queue where it is missing.
     #[arg(long)]
     create: bool,
-    /// Return a setting to its default: max-attempts, retention, ...; may be repeated.
+    /// Return a setting to its default, such as max-messages to no limit; may be repeated.
     #[arg(long, value_name = "SETTING", value_parser = policy::path)]
     reset: Vec<String>,
     #[command(flatten)]
@@ -205,11 +205,21 @@ async fn update(args: UpdateArgs, client: &Client, globals: &Globals) -> Outcome
 }
 
 async fn delete(args: &DeleteArgs, client: &Client, globals: &Globals) -> Outcome {
-    let what = match args.names.as_slice() {
-        [name] => format!("delete the queue {name}{}", holdings(client, name).await?),
-        names => format!("delete {} queues", names.len()),
+    let (what, flags) = match args.names.as_slice() {
+        [name] => {
+            let held = held(client, name).await?;
+            let holding = held.map(|held| format!(" with {held} messages")).unwrap_or_default();
+            let needs_force = !args.force && held.is_some_and(|held| 0 < held);
+            let flags = if needs_force { "--yes --force" } else { "--yes" };
+            (format!("delete the queue {name}{holding}"), flags)
+        }
+        names if args.force => (format!("delete {} queues", names.len()), "--yes"),
+        names => {
+            let flags = "--yes (and --force where they hold messages)";
+            (format!("delete {} queues", names.len()), flags)
+        }
     };
-    globals.confirm(&what)?;
+    globals.confirm_or_say(&what, flags)?;
     let mut tally = Tally::default();
     for name in &args.names {
         match client.delete_queue(name, args.force).await {
@@ -220,14 +230,13 @@ async fn delete(args: &DeleteArgs, client: &Client, globals: &Globals) -> Outcom
     tally.outcome()
 }
 
-/// What a person should know before it is gone; nothing where the queue does not exist.
-async fn holdings(client: &Client, name: &str) -> Result<String, Failure> {
+/// How many messages would be gone with it; nothing where the queue does not exist.
+async fn held(client: &Client, name: &str) -> Result<Option<u64>, Failure> {
     match client.get_queue(name).await {
         Ok(Queue { stats, .. }) => {
-            let held = stats.ready + stats.scheduled + stats.leased + stats.parked + stats.behind;
-            Ok(format!(" with {held} messages"))
+            Ok(Some(stats.ready + stats.scheduled + stats.leased + stats.parked + stats.behind))
         }
-        Err(error) if error.reason() == Some(&Reason::QueueNotFound) => Ok(String::new()),
+        Err(error) if error.reason() == Some(&Reason::QueueNotFound) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -6,7 +6,8 @@ use clap::Args;
 use qbroker_client::{Limit, QueuePolicy, RetryPolicy};
 
 use super::overflow::OverflowArg;
-use crate::cli::{limit, size};
+use crate::cli::limit::{self, parse_set};
+use crate::cli::size;
 
 /// What may be said about a queue when it is created or updated.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
@@ -56,29 +57,29 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     message_ttl: Option<Duration>,
     /// Leases at a time, over all consumers [default: no limit].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = |text: &str| parse_set::<u32>("max-leased", text))]
     max_leased: Option<u32>,
     /// Deliveries a second, over all consumers [default: no limit].
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = |text: &str| parse_set::<f64>("max-delivery-rate", text))]
     max_delivery_rate: Option<f64>,
     /// Leases of one fairness key at a time [default: no limit].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = |text: &str| parse_set::<u32>("max-leased-per-fairness-key", text))]
     max_leased_per_fairness_key: Option<u32>,
     /// The share of a fairness key, 1 to 1000; may be repeated. On update: replaces all
     /// [default: 1 each].
     #[arg(long = "fairness-weight", value_name = "KEY=WEIGHT", value_parser = weight)]
     fairness_weights: Vec<(String, u32)>,
     /// Messages at most, whatever they do [default: no limit].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = |text: &str| parse_set::<u64>("max-messages", text))]
     max_messages: Option<u64>,
     /// Bytes at most, such as 10MB or 10MiB [default: no limit].
-    #[arg(long, value_name = "SIZE", value_parser = size::parse_some)]
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| size::parse_limit("max-bytes", text))]
     max_bytes: Option<u64>,
     /// What happens to a publish beyond these [default: reject].
     #[arg(long, value_name = "POLICY")]
     overflow: Option<OverflowArg>,
     /// Bytes that it keeps as a dead-letter queue, the newest ones [default: no limit].
-    #[arg(long, value_name = "SIZE", value_parser = size::parse_some)]
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| size::parse_limit("retention-bytes", text))]
     retention_bytes: Option<u64>,
     /// How long it can be told what became of finished messages; 0s: not at all [default: not at all].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -225,5 +226,23 @@ mod tests {
         assert!(parse(&["--max-attempts", "0"]).is_err());
         assert!(parse(&["--max-crashes", "-1"]).is_err());
         assert!(parse(&["--max-crashes", "many"]).is_err());
+    }
+
+    #[test]
+    fn who_means_no_limit_is_told_how_to_say_it() {
+        for flag in [
+            "max-messages",
+            "max-bytes",
+            "max-leased",
+            "max-leased-per-fairness-key",
+            "max-delivery-rate",
+            "retention-bytes",
+        ] {
+            for none in ["0", "none"] {
+                let refused = parse(&[&format!("--{flag}"), none]).expect_err(none).to_string();
+                assert!(refused.contains(&format!("--reset {flag}`")), "{refused}");
+            }
+            assert!(parse(&[&format!("--{flag}"), "7"]).is_ok());
+        }
     }
 }
