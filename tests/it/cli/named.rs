@@ -24,6 +24,7 @@ async fn messages_get_another_priority_and_another_time() {
     let ran = stage.shell.run(&update).await;
     assert_eq!(ran.code, 3, "{}", ran.err);
     assert!(ran.err.contains("q.1: MESSAGE_NOT_FOUND"), "{}", ran.err);
+    assert!(ran.err.contains("`qbroker message trace q.1`"), "{}", ran.err);
     assert_eq!(stage.held("work").await, [2, 0, 1]);
     let at = "2999-01-01T00:00:00Z";
     stage.shell.out(&["message", "update", &second, "--at", at]).await;
@@ -32,7 +33,7 @@ async fn messages_get_another_priority_and_another_time() {
     let ran = stage.shell.run(&["message", "update", "q.1", "--now"]).await;
     assert_eq!(ran.code, 65, "{}", ran.err);
     let ran = stage.shell.run(&["message", "update", "own", "--now"]).await;
-    check_refused(&ran, 65, &["INVALID_ARGUMENT", "queue"]);
+    check_refused(&ran, 64, &["own: ", "--queue QUEUE", "q.40"]);
     check_usage(&stage.shell.run(&["message", "update", "q.1"]).await, "--now");
     let both = ["message", "update", "q.1", "--now", "--delay", "1s"];
     check_usage(&stage.shell.run(&both).await, "cannot be used with");

@@ -32,7 +32,8 @@ async fn a_job_is_traced_while_it_waits_and_when_it_is_done() {
     let plain = stage.shell.out(&[&trace[..], &["-o", "plain"]].concat()).await;
     assert!(plain.lines().count() == 6 && plain.contains("exit 3: broken"), "{plain}");
     let ran = stage.shell.run(&["message", "trace", "q.999"]).await;
-    check_refused(&ran, 65, &["MESSAGE_NOT_FOUND"]);
+    check_refused(&ran, 65, &["MESSAGE_NOT_FOUND", "never was", "--outcome-retention 1h"]);
+    assert!(!ran.err.contains("use q."), "{}", ran.err);
     let ran = stage.shell.run(&["message", "trace", "--correlation-id", "o-7"]).await;
     check_refused(&ran, 69, &["FEATURE_UNSUPPORTED", "search-index"]);
     check_usage(&stage.shell.run(&["message", "trace"]).await, "--correlation-id");
@@ -60,5 +61,6 @@ async fn what_happened_to_all_of_an_order_is_told_together() {
     assert_eq!(each(events, "event"), ["published", "published"]);
     assert_eq!(told["message"]["message_id"], "c");
     let elsewhere = [&trace[..], &["--queue", "other"]].concat();
-    check_refused(&stage.shell.run(&elsewhere).await, 65, &["MESSAGE_NOT_FOUND"]);
+    let told = ["MESSAGE_NOT_FOUND", "the correlation id \"o-7\" is found in the queue other"];
+    check_refused(&stage.shell.run(&elsewhere).await, 65, &told);
 }

@@ -15,6 +15,7 @@ mod find;
 mod line;
 pub(super) mod many;
 mod named;
+mod naming;
 mod peek;
 mod publish;
 mod pull;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::filter::{FILTER_HELP, FilterArgs};
 use super::line::failure;
 use super::many::deleted;
+use super::naming;
 use super::publish::timestamp;
 use crate::cli::Outcome;
 use crate::cli::dead::{LETTER, letter_item};
@@ -53,6 +54,8 @@ pub(in crate::cli) struct UpdateArgs {
 impl UpdateArgs {
     /// Changes them. Exits with 3 where some were refused, and with 65 where all were.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+        let Names { ids, queue } = &self.names;
+        naming::check(ids, queue)?;
         let mut update = MessageUpdate::new();
         if let Some(priority) = self.priority {
             update = update.priority(priority);
@@ -64,9 +67,8 @@ impl UpdateArgs {
             update = update.deliver_time(time);
         }
         let client = globals.connect().await?;
-        let Names { ids, queue } = &self.names;
         let refused = client.update_messages(queue, ids.clone(), update).await?;
-        tell(globals, ids.len(), &refused)
+        tell(globals, (ids.len(), queue), &refused)
     }
 }
 
@@ -101,9 +103,10 @@ impl DeleteArgs {
             let why = "--rate, --limit, --dry-run and --wait go with --filter";
             return Err(Failure::new(Exit::Usage, why));
         }
+        naming::check(ids, queue)?;
         let client = globals.connect().await?;
         let refused = client.delete_messages(queue, ids.clone()).await?;
-        tell(globals, ids.len(), &refused)
+        tell(globals, (ids.len(), queue), &refused)
     }
 }
 
@@ -138,8 +141,11 @@ const DETAILS: [Column; 14] = [
 impl GetArgs {
     /// Shows it.
     pub(in crate::cli) async fn run(&self, globals: &Globals) -> Outcome {
+        let Self { id, queue } = self;
+        naming::check([id], queue)?;
         let client = globals.connect().await?;
-        let found = client.get_message(&self.queue, &self.id).await?;
+        let found = client.get_message(queue, id).await;
+        let found = found.map_err(|error| naming::unseen(error, id, queue))?;
         let for_columns = globals.output().has_columns();
         let mut item = letter_item(&found, for_columns);
         let attempts = match for_columns {
@@ -172,13 +178,17 @@ fn in_words(attempt: &Attempt) -> String {
 }
 
 /// Says which were refused, and how many were not.
-fn tell(globals: &Globals, named: usize, refused: &[(String, Refusal)]) -> Outcome {
+fn tell(
+    globals: &Globals,
+    (named, queue): (usize, &str),
+    refused: &[(String, Refusal)],
+) -> Outcome {
     let mut item = Item::new();
     item.insert("done".to_owned(), json!(named.saturating_sub(refused.len())));
     item.insert("refused".to_owned(), json!(refused.len()));
     globals.output().item(&[column("DONE", "done"), column("REFUSED", "refused")], item)?;
     for (id, why) in refused {
-        say(&format!("{id}: {}: {}", why.reason, why.message));
+        say(&format!("{id}: {}: {}", why.reason, naming::refused(why, id, queue)));
     }
     Ok(match refused.len() {
         0 => Exit::Ok,

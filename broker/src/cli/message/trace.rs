@@ -4,6 +4,7 @@ use clap::{ArgGroup, Args};
 use qbroker::exit::Exit;
 use serde_json::{Value, json};
 
+use super::naming;
 use super::peek::listed_item;
 use super::watch::{COLUMNS, event_item};
 use crate::cli::Outcome;
@@ -28,10 +29,19 @@ pub(in crate::cli) struct TraceArgs {
 impl TraceArgs {
     /// Tells it: a line for each step, or one JSON object with the message where it is still there.
     pub(super) async fn run(&self, globals: &Globals) -> Outcome {
+        let Self { id, correlation_id, queue } = self;
+        naming::check(id, queue)?;
         let client = globals.connect().await?;
-        let trace = match (&self.id, &self.correlation_id) {
-            (None, Some(id)) => client.trace_correlated(&self.queue, id).await?,
-            (id, _) => client.trace_message(&self.queue, id.as_deref().unwrap_or_default()).await?,
+        let trace = match (id, correlation_id) {
+            (None, Some(id)) => {
+                let traced = client.trace_correlated(queue, id).await;
+                traced.map_err(|error| naming::uncorrelated(error, id, queue))?
+            }
+            (id, _) => {
+                let id = id.as_deref().unwrap_or_default();
+                let traced = client.trace_message(queue, id).await;
+                traced.map_err(|error| naming::untraced(error, id, queue))?
+            }
         };
         let output = globals.output();
         let has_columns = output.has_columns();
