@@ -94,7 +94,35 @@ fn every_ms(cron: &str) -> Option<Result<u64, String>> {
 
 fn parse(cron: &str) -> Result<Cron, String> {
     let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-    parser.parse(cron).map_err(|error| error.to_string())
+    parser.parse(cron).map_err(|error| match bad_field(&parser, cron) {
+        Some(field) => format!("{field}: {error}"),
+        None => error.to_string(),
+    })
+}
+
+/// The fields of an expression with seconds, and what each of them takes.
+const FIELDS: [(&str, &str); 6] = [
+    ("second", "0 to 59"),
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of month", "1 to 31"),
+    ("month", "1 to 12, or JAN to DEC"),
+    ("day of week", "0 to 7, or SUN to SAT"),
+];
+
+/// The first field that is wrong by itself, which the parser does not tell.
+fn bad_field(parser: &CronParser, cron: &str) -> Option<String> {
+    let fields: Vec<&str> = cron.split_whitespace().collect();
+    // Without the seconds, or with them.
+    let names = FIELDS.get(FIELDS.len().checked_sub(fields.len())?..).filter(|it| 5 <= it.len())?;
+    let is_bad = |at: usize| {
+        let mut alone = vec!["*"; fields.len()];
+        alone[at] = fields[at];
+        parser.parse(&alone.join(" ")).is_err()
+    };
+    let at = (0..fields.len()).find(|at| is_bad(*at))?;
+    let (name, range) = names[at];
+    Some(format!("the {name} \"{}\" is not of {range}", fields[at]))
 }
 
 fn zoned(zone: &str, ms: u64) -> Option<Zoned> {
@@ -181,6 +209,20 @@ mod tests {
             assert_eq!(after(cron, "Europe/Berlin", last), Some(next), "{cron}");
             assert_eq!(until(cron, "Europe/Berlin", last), Some(last), "{cron}");
         }
+    }
+
+    #[test]
+    fn the_field_that_is_wrong_is_named_with_what_it_takes() {
+        for (cron, told) in [
+            ("99 * * * *", "the minute \"99\" is not of 0 to 59"),
+            ("0 24 * * *", "the hour \"24\" is not of 0 to 23"),
+            ("61 0 0 * * *", "the second \"61\" is not of 0 to 59"),
+            ("0 0 * * 9", "the day of week \"9\" is not of 0 to 7"),
+        ] {
+            let refused = check(cron, "").expect_err(cron);
+            assert!(refused.starts_with(told), "{refused}");
+        }
+        assert!(!check("* * *", "").expect_err("two are missing").contains("is not of"));
     }
 
     #[test]

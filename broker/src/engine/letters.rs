@@ -60,7 +60,7 @@ impl Letters {
 }
 
 fn tell(queue: &str, count: u64) {
-    warn!(queue, count, "messages were dead-lettered; look at them with `qbroker message peek`");
+    warn!(queue, count, "messages were dead-lettered; see `qbroker dead list {queue}`");
 }
 
 #[cfg(test)]

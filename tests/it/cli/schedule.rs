@@ -67,6 +67,7 @@ async fn times_that_cannot_be_are_refused() {
     };
     check_usage(&run(&[]).await, "--cron");
     check_refused(&run(&["--cron", "soon"]).await, 65, &["cron"]);
+    check_refused(&run(&["--cron", "99 * * * *"]).await, 65, &["minute \"99\"", "0 to 59"]);
     check_refused(&run(&["--cron", "@daily", "--time-zone", "Mars"]).await, 65, &["Mars"]);
     check_usage(&run(&["--cron", "@daily", "--catch-up", "never"]).await, "--catch-up");
     check_usage(&run(&["--cron", "@daily", "--jitter", "some"]).await, "--jitter");

@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use qbroker_client::Message;
-use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::net::{TcpListener, ToSocketAddrs, lookup_host};
 
 use super::{JobEnd, Middleware, Settlement};
 use crate::context::Context;
@@ -120,7 +120,10 @@ impl Prometheus {
     ///
     /// The address is not free, or not one of this machine.
     pub async fn serve(&self, address: impl ToSocketAddrs) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address).await?;
+        let addresses: Vec<SocketAddr> = lookup_host(address).await?.collect();
+        let listener = TcpListener::bind(&addresses[..]).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {addresses:?}: {error}"))
+        })?;
         let address = listener.local_addr()?;
         let metrics = self.clone();
         let page = move || std::future::ready(([(CONTENT_TYPE, OPEN_METRICS)], metrics.text()));

@@ -252,6 +252,8 @@ async fn prometheus_is_told_what_dramatiq_would_tell_it() {
     let mut bench = Bench::start().await;
     let metrics = Prometheus::new();
     let address = metrics.serve("127.0.0.1:0").await.unwrap();
+    let taken = metrics.serve(address).await.expect_err("it is in use").to_string();
+    assert!(taken.contains(&address.to_string()), "{taken}");
     let broker = bench.broker.clone().middleware(metrics);
     let worker = run(bench.worker_of(broker.clone()).register(flaky));
     flaky::send(&broker, 2).await.unwrap();

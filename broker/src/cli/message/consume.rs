@@ -51,12 +51,12 @@ pub(in crate::cli) struct ConsumeArgs {
 
 const EXEC_HELP: &str = "\
 With --exec, the command gets the payload on stdin and in its environment QBROKER_MESSAGE_ID and
-QBROKER_MESSAGE_ATTEMPT, and beside them, named the same way, QUEUE, SEQUENCE, TYPE, CORRELATION_ID,
-CONTENT_TYPE, PRIORITY, PUBLISH_TIME, FAILURES, CRASHES, HEADERS (JSON) and HEADER_<KEY>. Exit code 0 acks the message; any other nacks it, with the end of
-its stderr for an error, and it comes again by the queue's policy. With --then-publish, what it writes
-is the payload of a message that is published in the same step as the ack; where the broker refuses
-it, the message is nacked. A lease that is lost ends the
-command by SIGTERM.
+QBROKER_MESSAGE_ATTEMPT, and beside them, named the same way, QUEUE, SEQUENCE, TYPE,
+CORRELATION_ID, CONTENT_TYPE, PRIORITY, PUBLISH_TIME, FAILURES, CRASHES, HEADERS (JSON) and
+HEADER_<KEY>. Exit code 0 acks the message; any other nacks it, with the end of its stderr for an
+error, and it comes again by the queue's policy. With --then-publish, what it writes is the
+payload of a message that is published in the same step as the ack; where the broker refuses it,
+the message is nacked. A lease that is lost ends the command by SIGTERM.
 
 Without --exec, messages are written to stdout as JSON lines; each is acked once it is written.
 

@@ -15,7 +15,7 @@ pub(in crate::cli) struct MessageArgs {
     /// The application's own id.
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
-    /// What the payload is; application/json for --jsonl.
+    /// What the payload is, such as application/json.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// A header; may be repeated.
@@ -24,7 +24,7 @@ pub(in crate::cli) struct MessageArgs {
     /// How urgent it is, 0 (the least) to 9.
     #[arg(long, value_name = "N")]
     priority: Option<u8>,
-    /// Dead-letter it where it was not done by this long from now; 0s: never.
+    /// Dead-letter it where it was not done so long after it was published; 0s: never.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
     /// Failures until it is dead-lettered, or "unlimited", instead of the queue's limit.

@@ -25,7 +25,8 @@ pub(in crate::cli) struct PublishArgs {
     /// The payload; read from stdin where it is missing or "-".
     payload: Option<String>,
 
-    /// Publish each line of FILE ("-": stdin), which must be JSON, as one message.
+    /// Publish each line of FILE ("-": stdin), which must be JSON, as one message, whose content type
+    /// is application/json unless another is named.
     #[arg(long, value_name = "FILE")]
     jsonl: Option<PathBuf>,
     /// Lines are objects as `message consume` prints them: payload (or payload_base64), message_id

@@ -17,7 +17,7 @@ use crate::cli::output::{Item, line, write_out};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PullArgs {
-    /// The queue.
+    /// The queue; made on demand, unless the broker was told not to.
     queue: String,
     /// The most messages to take.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1000))]
