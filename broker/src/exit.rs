@@ -81,7 +81,9 @@ impl Exit {
             Self::Data => "bad data, not found, or in conflict",
             Self::Unavailable => "broker, port or data folder not available",
             Self::Internal => "internal error (a panic ends by SIGABRT: 134 in a shell)",
-            Self::Damaged => "damaged data: do not restart, see `qbroker data verify`",
+            Self::Damaged => {
+                "damaged data: do not restart, see `qbroker data verify --data-dir DIR`"
+            }
             Self::TryLater => "timed out or overloaded: try again later",
             Self::NotPermitted => "not permitted: token missing or refused",
             Self::Config => "bad configuration",

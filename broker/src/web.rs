@@ -140,9 +140,9 @@ impl Web {
             Phase::Ready => None,
             Phase::Starting => Some("starting\n"),
             Phase::Stopping => Some("stopping\n"),
-            Phase::Damaged => {
-                Some("serving nothing: the data is damaged, look with: qbroker data verify\n")
-            }
+            Phase::Damaged => Some(
+                "serving nothing: the data is damaged, look with: qbroker data verify --data-dir DIR\n",
+            ),
         }
     }
 }

@@ -87,6 +87,19 @@ fn every_command_has_help() {
 }
 
 #[test]
+fn help_speaks_of_what_the_command_has_and_does() {
+    let help = |command: &[&str]| run(&[command, &["-h"]].concat()).out;
+    assert!(help(&["message", "pull"]).contains("made on demand"));
+    let schedule = help(&["schedule", "create"]);
+    assert!(!schedule.contains("--jsonl") && !schedule.contains("from now"), "{schedule}");
+    assert!(help(&["message", "publish"]).contains("application/json unless"));
+    // A line that is too long is broken where the terminal ends, and one that is broken by hand looks so.
+    let consume = help(&["message", "consume"]);
+    let (_, with_exec) = consume.split_once("With --exec, ").expect("it is told of");
+    assert!(with_exec.lines().all(|line| line.len() <= 100), "{with_exec}");
+}
+
+#[test]
 fn settings_are_shown_with_where_they_came_from() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("q.toml");

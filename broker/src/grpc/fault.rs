@@ -68,7 +68,7 @@ pub(crate) enum Fault {
     ShuttingDown,
     #[error("the server stopped before it could answer; what was asked may have been done")]
     Stopped,
-    #[error("a stored record cannot be read: {0}; `qbroker data verify` tells more")]
+    #[error("a stored record cannot be read: {0}; `qbroker data verify --data-dir DIR` tells more")]
     Damaged(String),
 }
 

@@ -41,6 +41,8 @@ async fn messages_are_looked_for_by_what_they_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_shown_redriven_and_deleted() {
     let stage = with_letters().await;
+    let warning = "messages were dead-lettered; see `qbroker dead list work`";
+    assert!(stage.server.wait_for(warning).await.is_some(), "{}", stage.server.log());
     let listed = stage.shell.json(&["dead", "list", "work"]).await;
     let listed = listed.as_array().unwrap();
     assert_eq!(each(listed, "payload"), ["one", "two"]);
