@@ -2,6 +2,7 @@
 //!
 //! `dead-letters payments` lists those of the queue "payments"; `dead-letters payments redrive` sends those
 //! back that have used up their retries: whatever was in their way is over. What was given up stays.
+//! Here `dead-letters` is `cargo run -p qbroker-examples --bin dead-letters --`.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use anyhow::{Context as _, ensure};

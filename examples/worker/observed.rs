@@ -2,6 +2,7 @@
 //!
 //! `observed send`, then `observed work`: the metrics are at http://127.0.0.1:9191/metrics, or at
 //! METRICS_LISTEN.
+//! Here `observed` is `cargo run -p qbroker-examples --bin observed --`.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use qbroker_worker::middleware::Prometheus;

@@ -2,6 +2,7 @@
 //!
 //! `payments send`, then `payments work`, until Ctrl+C; `dead-letters payments` shows what failed, and
 //! `dead-letters payments redrive` sends it back; then `BANK_IS_BACK=1 payments work`.
+//! Here `payments` is `cargo run -p qbroker-examples --bin payments --`, and `dead-letters` likewise.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Download, resize, tell: a pipeline whose steps are safe against every crash between them.
 //!
 //! `pictures work` in one terminal, `pictures send a.png b.png missing.png` in another.
+//! Here `pictures` is `cargo run -p qbroker-examples --bin pictures --`.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use std::time::Duration;

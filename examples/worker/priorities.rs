@@ -1,6 +1,7 @@
 //! Three queues of different rank, and a worker for each way of sharing them.
 //!
 //! `priorities send`, then `priorities strict` or `priorities weighted` or `priorities urgent-only`.
+//! Here `priorities` is `cargo run -p qbroker-examples --bin priorities --`.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use qbroker_worker::{Broker, Context, QueueShare, Worker, actor};

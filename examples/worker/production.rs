@@ -9,6 +9,8 @@
 //! | `METRICS_LISTEN` | default `127.0.0.1:9191` |
 //! | `CONCURRENCY` | jobs at a time; default 32 |
 //!
+//! Try it with `cargo run -p qbroker-examples --bin production`.
+//!
 //! Under systemd: `Restart=always`, `TimeoutStopSec=60`. Exit codes: 0 stopped in order, 1 told twice, 75
 //! a job does not stop; anything else is an error that is logged.
 #![expect(clippy::print_stdout, reason = "who tests it needs the address of the metrics")]

@@ -1,6 +1,7 @@
 //! A reminder in 30 minutes, which can be taken back until then.
 //!
 //! `reminder send 7` (or `reminder send 7 5` for five seconds), `reminder cancel ID`, `reminder work`.
+//! Here `reminder` is `cargo run -p qbroker-examples --bin reminder --`.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use std::time::Duration;

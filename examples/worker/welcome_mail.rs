@@ -1,6 +1,7 @@
 //! A welcome mail with retries: the mail server is away at first.
 //!
 //! `welcome-mail send ann@example.org`, then `welcome-mail work`, until Ctrl+C.
+//! Here `welcome-mail` is `cargo run -p qbroker-examples --bin welcome-mail --`.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use qbroker_worker::{Broker, Context, Worker, actor};

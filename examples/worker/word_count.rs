@@ -2,6 +2,7 @@
 //! when all have ended the counts are added up, once.
 //!
 //! `word-count work` in as many terminals as you like, `word-count send "one two" "" "three"` in another.
+//! Here `word-count` is `cargo run -p qbroker-examples --bin word-count --`.
 #![expect(clippy::print_stdout, reason = "what it does is for whoever runs it")]
 
 use std::time::Duration;
