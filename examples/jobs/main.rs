@@ -3,6 +3,8 @@
 //! The passages go into a JSON-lines file, from there through the broker to a Rust worker and to a
 //! few processes of `qbroker message consume --exec`, and their results into a table: each of them
 //! there, each counted once, whatever was killed on the way.
+//!
+//! `cargo run -p qbroker-examples --bin jobs`; with `-- --jobs 2000 --shell-jobs 50 --kills 1` it is short.
 #![expect(clippy::print_stdout, reason = "what it has to say is for whoever runs it")]
 
 mod jobs;
