@@ -1,6 +1,7 @@
 //! What time does to messages and leases: delays, backoffs, leases that end, sessions that are lost.
 //! The clock is the test's, but for the last test, which shows on a real one that nothing is early.
 
+use std::process::Command;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use qbroker::queue::time::Now;
@@ -46,6 +47,32 @@ async fn payloads(broker: &Embedded) -> Vec<String> {
 
 async fn settle(client: &Client, leased: &Leased, outcome: Outcome) -> Result<(), Error> {
     client.settle(vec![(leased.lease_token.clone(), outcome)]).await.unwrap().remove(0)
+}
+
+/// A backup counts on from where the original did: what the original has granted since is nothing to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_copy_knows_no_lease_that_was_granted_since_it_was_made() {
+    let (folder, copy, clock) = (Folder::new(), Folder::new(), clock());
+    let broker = Embedded::start(&folder, &clock).await;
+    publish(&broker.client().await, OutgoingMessage::new("job")).await;
+    broker.stop().await;
+    let copied = Command::new("cp").arg("-a").args([folder.data(), copy.data()]).status();
+    assert!(copied.expect("cp runs").success());
+
+    clock.advance(1_000);
+    let broker = Embedded::start(&folder, &clock).await;
+    let granted = pull(&broker, HOUR).await.remove(0);
+    broker.stop().await;
+
+    clock.advance(1_000);
+    let broker = Embedded::start(&copy, &clock).await;
+    let again = pull(&broker, HOUR).await.remove(0);
+    assert_ne!(granted.lease_token, again.lease_token);
+    let client = broker.client().await;
+    let refused = settle(&client, &granted, Outcome::Ack).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::LeaseLost));
+    settle(&client, &again, Outcome::Ack).await.unwrap();
+    broker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,7 +140,7 @@ impl Engine {
         let mut recovery = Log::recover(disk, options.log)?;
         let (mut core, rebuilt) = recover(&mut recovery, limits, &options.clock)?;
         core.set_calendar(CALENDAR);
-        let (epoch, last) = (recovery.epoch(), core.last_lsn());
+        let (opened, last) = (recovery.epoch(), core.last_lsn());
         let report = recovery.report().clone();
         let (sender, durable) = watch::channel(Durable { lsn: last, stopped: false });
         let unsynced = Arc::new(Unsynced::default());
@@ -179,19 +179,41 @@ impl Engine {
             pages_rebuilt: AtomicU64::new(rebuilt),
         });
         engine
-            .begin(u32::try_from(epoch).unwrap_or(u32::MAX))
+            .begin(u32::try_from(opened).unwrap_or(u32::MAX))
             .map_err(|Stopped| StartError::Stopped)?;
         Ok((engine, report, rest))
     }
 
-    /// The start's own record: sessions and leases have their whole time from here on.
-    fn begin(&self, epoch: u32) -> Result<(), Stopped> {
+    /// The start's own record: sessions and leases have their whole time from here on. The log has been
+    /// `opened` so many times.
+    fn begin(&self, opened: u32) -> Result<(), Stopped> {
         let boot_id = self.clock.boot_id();
         let (_, begun) = self.turn(|core, now, out| {
+            let epoch = epoch_after(core.epoch(), now.wall_ms).max(opened);
             core.start(epoch, boot_id.clone(), now, out);
             Ok(())
         })?;
         begun.expect("a start is not refused");
         Ok(())
+    }
+}
+
+/// The epoch of a start: above the `last` one, and the second it begins in, so that a lease is told from
+/// those that were granted at its place and by its number on a copy of the folder.
+fn epoch_after(last: u32, wall_ms: u64) -> u32 {
+    let second = u32::try_from(wall_ms / 1_000).unwrap_or_default();
+    second.max(last.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::epoch_after;
+
+    #[test]
+    fn an_epoch_is_above_the_last_one_whatever_the_clock_shows() {
+        assert_eq!(epoch_after(0, 1_700_000_000_999), 1_700_000_000);
+        assert_eq!(epoch_after(1_700_000_000, 1_700_000_000_999), 1_700_000_001);
+        assert_eq!(epoch_after(1_700_000_000, 0), 1_700_000_001);
+        assert_eq!(epoch_after(7, u64::MAX), 8);
     }
 }

@@ -47,8 +47,8 @@ impl fmt::Display for ConsumerId {
 /// Names one lease of one message, on any connection and after a restart.
 ///
 /// The message is named by its birth, the lease by the record that granted it. LSNs can be given
-/// again only after a repair cut confirmed records away; the epoch tells such a lease from an older
-/// one at the same place.
+/// again only after a repair cut confirmed records away, or where a copy of the folder goes on: the epoch
+/// tells such a lease from another one at the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseToken {
     /// LSN of the message's publish.

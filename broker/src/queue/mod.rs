@@ -435,6 +435,11 @@ impl<I: Index> Core<I> {
         self.weigh_all();
     }
 
+    /// The epoch of the last start.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// LSN of the next record; an effect waits for [`Self::last_lsn`].
     pub fn next_lsn(&self) -> Lsn {
         self.next

@@ -155,7 +155,8 @@ impl Record {
 /// The first record of every start.
 #[derive(Clone, PartialEq, Message)]
 pub struct Started {
-    /// The log's epoch of this start.
+    /// No other start has it, of this folder or of a copy: above the last one, and mostly the second of the
+    /// wall clock.
     #[prost(uint32, tag = "1")]
     pub epoch: u32,
     /// Names the machine's uptime; relative delays run on its clock.
